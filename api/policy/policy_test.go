@@ -1,0 +1,218 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+var teamA = Namespace{Name: "team-a", Labels: map[string]string{"team": "a"}}
+
+func patterns(texts ...string) []v1alpha1.RepositoryPattern {
+	var all []v1alpha1.RepositoryPattern
+	for _, text := range texts {
+		all = append(all, v1alpha1.RepositoryPattern(text))
+	}
+	return all
+}
+
+func images(names ...string) *v1alpha1.ImagePrefetchSpec {
+	spec := &v1alpha1.ImagePrefetchSpec{}
+	for _, name := range names {
+		spec.Images = append(spec.Images, v1alpha1.ImageReference(name))
+	}
+	return spec
+}
+
+// policyFor selects the namespaces of a team; of every one if team is empty.
+func policyFor(name, team string, spec v1alpha1.PrefetchPolicySpec) v1alpha1.PrefetchPolicy {
+	if team != "" {
+		spec.NamespaceSelector = metav1.LabelSelector{MatchLabels: map[string]string{"team": team}}
+	}
+	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+}
+
+func TestEvaluate(t *testing.T) {
+	allowOrg := policyFor("org", "a", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org/**")})
+	allowHub := policyFor("hub", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("docker.io/library/*")})
+	denyBad := policyFor("deny", "", v1alpha1.PrefetchPolicySpec{DeniedRepositories: patterns("ghcr.io/org/bad/**")})
+	digests := policyFor("digests", "", v1alpha1.PrefetchPolicySpec{RequireDigest: ptr.To(true)})
+	others := policyFor("others", "b", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**"), DeniedRepositories: patterns("docker.io/**")})
+	withReplicas := func(n int32, names ...string) *v1alpha1.ImagePrefetchSpec {
+		spec := images(names...)
+		spec.Replicas = &n
+		return spec
+	}
+
+	for _, tt := range []struct {
+		reason   string
+		spec     *v1alpha1.ImagePrefetchSpec
+		policies []v1alpha1.PrefetchPolicy
+		fallback Default
+		// want has, for each violation in order, what its text must have, separated by "|".
+		want []string
+	}{
+		{"no policy and Allow lets everything through", images("nginx"), nil, DefaultAllow, nil},
+		{"no policy and Deny lets nothing through, and says so", images("nginx"), nil, DefaultDeny,
+			[]string{`spec.images[0]|"nginx"|no PrefetchPolicy selects namespace "team-a"|ask`}},
+		{"a default that is not set denies", images("nginx"), nil, "", []string{"spec.images[0]"}},
+		{"what does not parse is refused also without policies", images("nginx", "ghcr.io/Org/app"), nil, DefaultAllow,
+			[]string{`spec.images[1]|"ghcr.io/Org/app"`}},
+		{"a policy that selects other namespaces is none", images("nginx"), []v1alpha1.PrefetchPolicy{others}, DefaultDeny,
+			[]string{"no PrefetchPolicy selects"}},
+		{"another namespace's denial does not bind", images("nginx"), []v1alpha1.PrefetchPolicy{others}, DefaultAllow, nil},
+		{"selected, the default does not count", images("nginx"), []v1alpha1.PrefetchPolicy{allowOrg}, DefaultAllow,
+			[]string{`spec.images[0]|"nginx"|docker.io/library/nginx|ghcr.io/org/**|ask|"org"`}},
+		{"what any policy allows is allowed", images("nginx", "ghcr.io/org/app:v1"), []v1alpha1.PrefetchPolicy{allowOrg, allowHub}, DefaultDeny, nil},
+		{"what one denies stays denied", images("ghcr.io/org/bad/app", "ghcr.io/org/app"), []v1alpha1.PrefetchPolicy{allowOrg, denyBad}, DefaultDeny,
+			[]string{`spec.images[0]|"deny" denies "ghcr.io/org/bad/**"`}},
+		{"what one denies stays denied in another spelling", images("GHCR.io:443/org/bad/app"),
+			[]v1alpha1.PrefetchPolicy{policyFor("all", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**")}), denyBad}, DefaultDeny,
+			[]string{`"deny" denies`}},
+		{"all violations at once", images("nginx", "ghcr.io/org/app", "quay.io/x/y", "ghcr.io/org/bad/z"), []v1alpha1.PrefetchPolicy{allowOrg, denyBad}, DefaultDeny,
+			[]string{"spec.images[0]", "spec.images[2]", "spec.images[3]"}},
+		{"a policy that allows nothing allows nothing", images("nginx"), []v1alpha1.PrefetchPolicy{digests}, DefaultAllow,
+			[]string{"prefetch from: nothing"}},
+		{"a digest asked for by one policy is asked for of every image", images("ghcr.io/org/app:v1", "ghcr.io/org/app"+digest), []v1alpha1.PrefetchPolicy{allowOrg, digests}, DefaultDeny,
+			[]string{`spec.images[0]|"digests" asks for a digest|ghcr.io/org/app@sha256:`}},
+		{"a tag beside the digest does no harm", images("ghcr.io/org/app:v1" + digest), []v1alpha1.PrefetchPolicy{allowOrg, digests}, DefaultDeny, nil},
+		{"the tightest maxImages binds", images("ghcr.io/org/a", "ghcr.io/org/b", "ghcr.io/org/c"), []v1alpha1.PrefetchPolicy{allowOrg,
+			policyFor("loose", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](9)}), policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})}, DefaultDeny,
+			[]string{`spec.images: |"tight" allows 2 images|has 3`}},
+		{"maxNodes asks for replicas", images("ghcr.io/org/a"), []v1alpha1.PrefetchPolicy{allowOrg, policyFor("nodes", "", v1alpha1.PrefetchPolicySpec{MaxNodes: ptr.To[int32](3)})}, DefaultDeny,
+			[]string{`spec.replicas|set replicas to 3 or less`}},
+		{"maxNodes bounds replicas", withReplicas(4, "ghcr.io/org/a"), []v1alpha1.PrefetchPolicy{allowOrg, policyFor("nodes", "", v1alpha1.PrefetchPolicySpec{MaxNodes: ptr.To[int32](3)})}, DefaultDeny,
+			[]string{`spec.replicas|"nodes" allows 3 nodes, not 4`}},
+		{"replicas within maxNodes pass", withReplicas(3, "ghcr.io/org/a"), []v1alpha1.PrefetchPolicy{allowOrg, policyFor("nodes", "", v1alpha1.PrefetchPolicySpec{MaxNodes: ptr.To[int32](3)})}, DefaultDeny, nil},
+		{"an allowed pattern written past the webhook that is broken allows nothing", images("ghcr.io/org-evil/app", "org/app"),
+			[]v1alpha1.PrefetchPolicy{policyFor("p", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org*/app", "ghcr.io/org*", "*/org/**", "", "/", "*./app")})}, DefaultAllow,
+			[]string{"spec.images[0]", "spec.images[1]"}},
+		{"a denied pattern written past the webhook that is broken denies everything", images("ghcr.io/org/app"),
+			[]v1alpha1.PrefetchPolicy{allowOrg, policyFor("p", "", v1alpha1.PrefetchPolicySpec{DeniedRepositories: patterns("evil")})}, DefaultAllow,
+			[]string{`PrefetchPolicy "p" cannot be understood|"evil"|spec.deniedRepositories[0]`}},
+		{"a selector written past the webhook that is broken denies everything", images("ghcr.io/org/app"),
+			[]v1alpha1.PrefetchPolicy{allowOrg, {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.PrefetchPolicySpec{
+				NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Like"}}}}}}, DefaultAllow,
+			[]string{`PrefetchPolicy "p" cannot be understood|spec.namespaceSelector`}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			got := Evaluate(teamA, tt.spec, tt.policies, tt.fallback)
+			if len(got) != len(tt.want) {
+				t.Fatalf("%d violations, want %d: %v", len(got), len(tt.want), got)
+			}
+			for i, err := range got {
+				for part := range strings.SplitSeq(tt.want[i], "|") {
+					if !strings.Contains(err.Error(), part) {
+						t.Errorf("violation %d is %q, want %q in it", i, err, part)
+					}
+				}
+			}
+			slices.Reverse(tt.policies)
+			if again := Evaluate(teamA, tt.spec, tt.policies, tt.fallback); fmt.Sprint(again) != fmt.Sprint(got) {
+				t.Errorf("with the policies in another order: %v, before: %v", again, got)
+			}
+		})
+	}
+}
+
+func TestMessagesNameTheContact(t *testing.T) {
+	policy := policyFor("p", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org/**")})
+	policy.Annotations = map[string]string{v1alpha1.ContactAnnotation: "#platform on chat"}
+	got := Evaluate(teamA, images("nginx"), []v1alpha1.PrefetchPolicy{policy}, DefaultDeny).ToAggregate().Error()
+	if !strings.Contains(got, "ask #platform on chat") {
+		t.Error(got)
+	}
+}
+
+func TestMessagesAreBounded(t *testing.T) {
+	policy := policyFor("p", "", v1alpha1.PrefetchPolicySpec{})
+	for i := range 256 {
+		policy.Spec.AllowedRepositories = append(policy.Spec.AllowedRepositories, v1alpha1.RepositoryPattern(fmt.Sprintf("ghcr.io/org/app-%03d", i)))
+	}
+	got := Evaluate(teamA, images("nginx"), []v1alpha1.PrefetchPolicy{policy}, DefaultDeny).ToAggregate().Error()
+	if !strings.Contains(got, "ghcr.io/org/app-007 and 248 more") {
+		t.Error(got)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	spec := v1alpha1.PrefetchPolicySpec{
+		NamespaceSelector:   metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn}}},
+		AllowedRepositories: patterns("ghcr.io/org/**", "nginx", "quay.io/bad/app"),
+		DeniedRepositories:  patterns("ghcr.io/org/bad", "quay.io/**", "ghcr.io/org:v1"),
+	}
+	var got []string
+	for _, err := range Validate(&spec) {
+		got = append(got, err.Field)
+	}
+	want := []string{"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[2]", "spec.allowedRepositories[1]", "spec.allowedRepositories[2]"}
+	if !slices.Equal(got, want) {
+		t.Errorf("refused %q, want %q", got, want)
+	}
+
+	good := v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**"), DeniedRepositories: patterns("docker.io/**")}
+	if errs := Validate(&good); len(errs) > 0 {
+		t.Error(errs)
+	}
+}
+
+func TestAPolicyThatAllowsNothingIsWarnedOf(t *testing.T) {
+	if len(Warnings(&v1alpha1.PrefetchPolicySpec{})) != 1 {
+		t.Error("no warning")
+	}
+	if got := Warnings(&v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**")}); len(got) > 0 {
+		t.Error(got)
+	}
+}
+
+func TestUnchanged(t *testing.T) {
+	withReplicas := func(n int32, names ...string) *v1alpha1.ImagePrefetchSpec {
+		spec := images(names...)
+		spec.Replicas = &n
+		return spec
+	}
+	moreSecrets := images("a", "b")
+	moreSecrets.ImagePullSecrets = []v1alpha1.SecretReference{{Name: "s"}}
+	for _, tt := range []struct {
+		reason        string
+		before, after *v1alpha1.ImagePrefetchSpec
+		want          bool
+	}{
+		{"the same", images("a", "b"), images("a", "b"), true},
+		{"the list is a set", images("a", "b"), images("b", "a"), true},
+		{"a policy does not speak of secrets", images("a", "b"), moreSecrets, true},
+		{"another image", images("a", "b"), images("a", "c"), false},
+		{"one image less", images("a", "b"), images("a"), false},
+		{"one image more", images("a"), images("a", "b"), false},
+		{"replicas set", images("a"), withReplicas(1, "a"), false},
+		{"replicas removed", withReplicas(1, "a"), images("a"), false},
+		{"replicas changed", withReplicas(1, "a"), withReplicas(2, "a"), false},
+		{"replicas the same", withReplicas(1, "a"), withReplicas(1, "a"), true},
+	} {
+		if got := Unchanged(tt.before, tt.after); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
+
+func TestParseDefault(t *testing.T) {
+	for _, s := range []string{"Allow", "Deny"} {
+		if d, err := ParseDefault(s); err != nil || string(d) != s {
+			t.Errorf("ParseDefault(%q) = %q, %v", s, d, err)
+		}
+	}
+	for _, s := range []string{"", "allow", "deny", "Maybe"} {
+		if _, err := ParseDefault(s); err == nil {
+			t.Errorf("ParseDefault(%q) is accepted", s)
+		}
+	}
+}

@@ -1,0 +1,113 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Conditions of an ImagePrefetch; the controller sets all of them.
+const (
+	// ConditionReady is True when every desired node, less the tolerated failures,
+	// holds every image with the digest in status.images. Positive polarity: it is the summary.
+	ConditionReady = "Ready"
+	// ConditionDegraded is True when something works worse than asked for, whether
+	// or not Ready is True. Negative polarity: True wants attention.
+	ConditionDegraded = "Degraded"
+)
+
+// Reasons of the Ready condition of an ImagePrefetch.
+const (
+	// ReasonAllNodesHoldImages (True): every desired node holds every image.
+	ReasonAllNodesHoldImages = "AllNodesHoldImages"
+	// ReasonFailuresTolerated (True): some nodes failed, no more than spec.failureTolerance.
+	ReasonFailuresTolerated = "FailuresTolerated"
+	// ReasonWaitingForSeeds (False): no node holds some image yet, and a seed is
+	// resolving or pulling it from the upstream registry.
+	ReasonWaitingForSeeds = "WaitingForSeeds"
+	// ReasonDistributing (False): every image is in the cluster, and nodes are
+	// pulling it from the mirror.
+	ReasonDistributing = "Distributing"
+	// ReasonNodesFailed (False): more nodes failed than spec.failureTolerance
+	// allows; status.failures says which and why.
+	ReasonNodesFailed = "NodesFailed"
+	// ReasonNoMatchingNodes (False): no node is Ready, schedulable, tolerated and
+	// matched by spec.nodeSelector.
+	ReasonNoMatchingNodes = "NoMatchingNodes"
+	// ReasonInvalidSpec (False): the spec says something that only its author can
+	// mend; the message says what. Nothing is retried until the spec changes.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonPolicyDenied (False): a PrefetchPolicy, or the default policy, no
+	// longer admits one of the images. Nothing new is pulled.
+	ReasonPolicyDenied = "PolicyDenied"
+	// ReasonUnsupported (False): the spec uses a field that this version does not serve yet.
+	ReasonUnsupported = "Unsupported"
+	// ReasonReconcileFailed (False): the controller could not write what it
+	// decided; it tries again by itself.
+	ReasonReconcileFailed = "ReconcileFailed"
+)
+
+// Reasons of the Degraded condition of an ImagePrefetch.
+const (
+	// ReasonAsExpected (False): nothing to report.
+	ReasonAsExpected = "AsExpected"
+	// ReasonNodeFailures (True): at least one node failed; status.failures says why.
+	ReasonNodeFailures = "NodeFailures"
+	// ReasonTooFewNodes (True): fewer nodes match than spec.replicas asks for; all that match are used.
+	ReasonTooFewNodes = "TooFewNodes"
+	// ReasonMirrorUnavailable (True): the mirror served nothing, so nodes pull from
+	// the upstream registry, one after the other.
+	ReasonMirrorUnavailable = "MirrorUnavailable"
+)
+
+// ReasonImagesPresent and its like are the reasons of the Ready condition of a
+// NodeImageSet; the node's agent sets it.
+const (
+	// ReasonImagesPresent (True): every image of the spec is Present on the node.
+	ReasonImagesPresent = "ImagesPresent"
+	// ReasonImagesPending (False): at least one image is Pending or Pulling.
+	ReasonImagesPending = "ImagesPending"
+	// ReasonImagesFailed (False): none is on its way any more, and at least one is Failed.
+	ReasonImagesFailed = "ImagesFailed"
+	// ReasonUnsupportedRuntime (False): the node's container runtime is not
+	// containerd 2.1 or newer; nothing is pulled there.
+	ReasonUnsupportedRuntime = "UnsupportedRuntime"
+)
+
+// Reasons of an image's state on a node, and of a failure in an ImagePrefetch's status.
+const (
+	// ReasonImageNotFound: the registry does not know the image. Final until the spec changes.
+	ReasonImageNotFound = "ImageNotFound"
+	// ReasonImagePullUnauthorized: the registry refused the credentials, or asks
+	// for some. Final until they or the spec change.
+	ReasonImagePullUnauthorized = "ImagePullUnauthorized"
+	// ReasonCredentialsUnavailable: the controller did not give the registry
+	// credentials, or the agent could not ask for them. Tried again.
+	ReasonCredentialsUnavailable = "CredentialsUnavailable"
+	// ReasonRegistryUnavailable: the registry could not be reached, or answered
+	// with an error of its own. Tried again.
+	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonNotOnMirror: a manifest or layer was not to be had from the mirror. Tried again.
+	ReasonNotOnMirror = "NotOnMirror"
+	// ReasonNoProgress: the pull received nothing for too long and was stopped. Tried again.
+	ReasonNoProgress = "NoProgress"
+	// ReasonRuntimeUnavailable: containerd did not answer. Tried again.
+	ReasonRuntimeUnavailable = "RuntimeUnavailable"
+	// ReasonPlatformNotProvided: the image has no manifest for the node's platform. Final until the spec changes.
+	ReasonPlatformNotProvided = "PlatformNotProvided"
+	// ReasonInsufficientDisk: the pull would bring the disk past the kubelet's
+	// eviction line, or the node is under disk pressure.
+	ReasonInsufficientDisk = "InsufficientDisk"
+	// ReasonPullFailed: any other failure; the message tells. Tried again.
+	ReasonPullFailed = "PullFailed"
+	// ReasonAgentNotRunning: the node's agent does not answer.
+	ReasonAgentNotRunning = "AgentNotRunning"
+)
+
+// Reasons of the Events on an ImagePrefetch that no condition has.
+const (
+	// ReasonPullSecretMissing (Warning): one of spec.imagePullSecrets does not exist,
+	// or the controller may not read it. Pulls go on with the others.
+	ReasonPullSecretMissing = "PullSecretMissing"
+	// ReasonPullSecretMalformed (Warning): one of spec.imagePullSecrets, or an entry
+	// of it, cannot be used; the note says which and why, without its content. Pulls
+	// go on with what remains.
+	ReasonPullSecretMalformed = "PullSecretMalformed"
+)

@@ -1,0 +1,276 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// RegistryPolicy says where a node may get an image from.
+//
+// +kubebuilder:validation:Enum=Default;Mirror
+type RegistryPolicy string
+
+const (
+	// RegistryPolicyDefault pulls as the kubelet would: through the node's
+	// hosts.toml, the upstream registry included. The node is a seed.
+	RegistryPolicyDefault RegistryPolicy = "Default"
+	// RegistryPolicyMirror pulls from the node's mirrors only. The upstream registry
+	// is never contacted.
+	RegistryPolicyMirror RegistryPolicy = "Mirror"
+)
+
+// NodeImageSetSpec is what one node shall hold. Only the controller writes it.
+type NodeImageSetSpec struct {
+	// nodeName is the node; it equals the object's name.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="nodeName cannot change: a NodeImageSet belongs to the node it is named after"
+	NodeName string `json:"nodeName"`
+
+	// imageSet are the images that the node shall hold or pull now.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=5000
+	ImageSet []NodeImage `json:"imageSet,omitempty"`
+}
+
+// NodeImage is one image that a node shall hold.
+type NodeImage struct {
+	// name is the normalized reference, as CRI names it:
+	// "docker.io/library/nginx:latest", "ghcr.io/org/app@sha256:…".
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Name string `json:"name"`
+
+	// digest is what the node shall hold under the name. Empty: the node asks the
+	// registry what the tag means and reports it; only a seed is asked to.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=160
+	Digest string `json:"digest,omitempty"`
+
+	// request asks the node to resolve the tag (again): while it differs from the
+	// request in the status, the registry is asked what the tag means now. It is a
+	// list, separated by commas, of marks of those who ask.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=2048
+	Request string `json:"request,omitempty"`
+
+	// registryPolicy says where the image may come from. Default: Mirror.
+	//
+	// +optional
+	// +default="Mirror"
+	RegistryPolicy RegistryPolicy `json:"registryPolicy,omitempty"`
+
+	// imageDownloadRetryLimit is how often the pull is tried again after the first
+	// failure before the image is Failed. Default: 3.
+	//
+	// +optional
+	// +default=3
+	// +kubebuilder:validation:Minimum=0
+	ImageDownloadRetryLimit *int32 `json:"imageDownloadRetryLimit,omitempty"`
+
+	// retention: Pinned (default) keeps the image from the kubelet's garbage collection.
+	//
+	// +optional
+	// +default="Pinned"
+	Retention RetentionPolicy `json:"retention,omitempty"`
+
+	// imagePullSecrets are the Secrets, in the namespaces of the ImagePrefetches
+	// that want the image, whose credentials may be used for it. The agent cannot
+	// read them: it asks the controller.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	ImagePullSecrets []NamespacedSecretReference `json:"imagePullSecrets,omitempty"`
+}
+
+// NamespacedSecretReference names a Secret in any namespace.
+type NamespacedSecretReference struct {
+	// namespace of the Secret.
+	//
+	// +required
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+
+	// name of the Secret.
+	//
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// ImageState is how far one image is on one node.
+//
+// +kubebuilder:validation:Enum=Pending;Pulling;Present;Failed
+type ImageState string
+
+const (
+	// ImagePending is seen and not started, or waits for its next try.
+	ImagePending ImageState = "Pending"
+	// ImagePulling is being pulled.
+	ImagePulling ImageState = "Pulling"
+	// ImagePresent has the digest's content complete, unpacked, and found by CRI
+	// under the name a Pod would use.
+	ImagePresent ImageState = "Present"
+	// ImageFailed has reached the retry limit, or trying again cannot help.
+	ImageFailed ImageState = "Failed"
+)
+
+// ImageSource is where a node got an image from.
+//
+// +kubebuilder:validation:Enum=Local;Mirror;Upstream
+type ImageSource string
+
+const (
+	// SourceLocal is the node itself: it held the image, and nothing was pulled.
+	SourceLocal ImageSource = "Local"
+	// SourceMirror is the mirror: the upstream registry was not asked.
+	SourceMirror ImageSource = "Mirror"
+	// SourceUpstream is the upstream registry, through the node's hosts.toml, as for the kubelet.
+	SourceUpstream ImageSource = "Upstream"
+)
+
+// NodeImageSetStatus is what the node holds. Only the node's agent writes it.
+type NodeImageSetStatus struct {
+	// observedGeneration is the generation of the spec that the agent has taken up.
+	//
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions: Ready is True when every image of the spec is Present.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// images tells of each image of the spec.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=5000
+	Images []NodeImageStatus `json:"images,omitempty"`
+}
+
+// NodeImageStatus is how far one image is on the node.
+type NodeImageStatus struct {
+	// name is the name in the spec.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Name string `json:"name"`
+
+	// state is Pending, Pulling, Present or Failed.
+	//
+	// +required
+	State ImageState `json:"state"`
+
+	// digest is what the node holds, or is pulling, under the name. A seed reports
+	// it as soon as the tag is resolved, before the content is complete.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=160
+	Digest string `json:"digest,omitempty"`
+
+	// request is the request of the spec that digest answers.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=2048
+	Request string `json:"request,omitempty"`
+
+	// sizeBytes is the compressed size of the image for the node's platform, in bytes.
+	//
+	// +optional
+	SizeBytes int64 `json:"sizeBytes,omitempty"`
+
+	// pulledBytes is how much of it was received over the network by the present
+	// or the last pull, in bytes.
+	//
+	// +optional
+	PulledBytes int64 `json:"pulledBytes,omitempty"`
+
+	// source is where it comes or came from.
+	//
+	// +optional
+	Source ImageSource `json:"source,omitempty"`
+
+	// attempts is how many pulls were started for the present digest and policy.
+	//
+	// +optional
+	Attempts int32 `json:"attempts,omitempty"`
+
+	// reason is one word for what went wrong last; empty when nothing did.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
+
+	// message explains the reason for a person. It holds no credentials.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// startedAt is when the present or the last pull began.
+	//
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// finishedAt is when it ended.
+	//
+	// +optional
+	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
+}
+
+// NodeImageSet is what one node shall hold and holds; it is named as its node and
+// goes with it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=nis,categories=sluice
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.nodeName",message="a NodeImageSet is named as its node: set metadata.name to spec.nodeName"
+type NodeImageSet struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object's metadata.
+	//
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what the node shall hold.
+	//
+	// +required
+	Spec NodeImageSetSpec `json:"spec"`
+
+	// status is what it holds.
+	//
+	// +optional
+	Status NodeImageSetStatus `json:"status,omitempty"`
+}
+
+// NodeImageSetList is a list of NodeImageSets.
+//
+// +kubebuilder:object:root=true
+type NodeImageSetList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeImageSet `json:"items"`
+}
