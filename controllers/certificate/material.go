@@ -1,0 +1,161 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package certificate
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+)
+
+// How long certificates are valid, and how long before their end they are renewed:
+// the same as those that the chart asks of cert-manager.
+const (
+	caLifetime      = 10 * 365 * 24 * time.Hour
+	caRenewBefore   = 365 * 24 * time.Hour
+	leafLifetime    = 90 * 24 * time.Hour
+	leafRenewBefore = 30 * 24 * time.Hour
+	// skew is how far clocks may be apart.
+	skew = 5 * time.Minute
+)
+
+// Keys of the secret, as cert-manager names them; the CA's key is beside them.
+const (
+	caCertKey   = "ca.crt"
+	caKeyKey    = "ca.key"
+	leafCertKey = "tls.crt"
+	leafKeyKey  = "tls.key"
+)
+
+// material is the content of the secret, in PEM.
+type material map[string][]byte
+
+// renewed returns what the secret shall hold at the given time: what it holds, as far
+// as that is still good for the names.
+//
+// The CA keeps its key when it is renewed. So certificates that it signed before are
+// good under its new certificate and those it signs now under the old one, and
+// nothing depends on who hears first of the new CA.
+func (m material) renewed(now time.Time, names []string) (material, error) {
+	ca, caKey, err := parsePair(m[caCertKey], m[caKeyKey])
+	switch {
+	case err != nil: // none, or none that is of use
+		if caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return nil, err
+		}
+		ca = nil
+	case now.After(ca.NotAfter.Add(-caRenewBefore)):
+		ca = nil
+	}
+	next := material{caCertKey: m[caCertKey], caKeyKey: m[caKeyKey], leafCertKey: m[leafCertKey], leafKeyKey: m[leafKeyKey]}
+	if ca == nil {
+		template := &x509.Certificate{
+			Subject:               pkix.Name{CommonName: "sluice-ca"},
+			NotAfter:              now.Add(caLifetime),
+			IsCA:                  true,
+			BasicConstraintsValid: true,
+			KeyUsage:              x509.KeyUsageCertSign,
+		}
+		if next[caCertKey], ca, err = sign(now, template, template, caKey, caKey); err != nil {
+			return nil, fmt.Errorf("make the CA: %w", err)
+		}
+		if next[caKeyKey], err = encodeKey(caKey); err != nil {
+			return nil, err
+		}
+	}
+	leaf, _, err := parsePair(m[leafCertKey], m[leafKeyKey])
+	if err == nil && serves(leaf, ca, names, now.Add(leafRenewBefore)) {
+		return next, nil
+	}
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: names[0]},
+		DNSNames:    names,
+		NotAfter:    now.Add(leafLifetime),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if next[leafCertKey], _, err = sign(now, template, ca, leafKey, caKey); err != nil {
+		return nil, fmt.Errorf("make the certificate: %w", err)
+	}
+	next[leafKeyKey], err = encodeKey(leafKey)
+	return next, err
+}
+
+// serves tells whether clients that trust the CA take the certificate for all of the names.
+func serves(leaf, ca *x509.Certificate, names []string, at time.Time) bool {
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	return !slices.ContainsFunc(names, func(name string) bool {
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: at})
+		return err != nil
+	})
+}
+
+// equal tells whether both hold the same.
+func (m material) equal(other material) bool {
+	for _, key := range []string{caCertKey, caKeyKey, leafCertKey, leafKeyKey} {
+		if !bytes.Equal(m[key], other[key]) {
+			return false
+		}
+	}
+	return true
+}
+
+func sign(now time.Time, template, parent *x509.Certificate, key, by *ecdsa.PrivateKey) ([]byte, *x509.Certificate, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, nil, err
+	}
+	template.SerialNumber = serial
+	template.NotBefore = now.Add(-skew)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+	if err != nil {
+		return nil, nil, err
+	}
+	certificate, err := x509.ParseCertificate(der)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), certificate, err
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// parsePair reads a certificate and its key.
+func parsePair(certificate, key []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	certificateBlock, _ := pem.Decode(certificate)
+	keyBlock, _ := pem.Decode(key)
+	if certificateBlock == nil || keyBlock == nil {
+		return nil, nil, errors.New("not PEM")
+	}
+	parsed, err := x509.ParseCertificate(certificateBlock.Bytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	parsedKey, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	ecKey, ok := parsedKey.(*ecdsa.PrivateKey)
+	if !ok || !ecKey.PublicKey.Equal(parsed.PublicKey) {
+		return nil, nil, errors.New("certificate and key do not belong together")
+	}
+	return parsed, ecKey, nil
+}

@@ -1,0 +1,368 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package credentials_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	apicredentials "github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+const image = "ghcr.io/shop/app:v1"
+
+var _ = Describe("Credential endpoint", func() {
+	var shop string // the tenant's namespace
+	var onA []v1alpha1.NodeImage
+
+	// want has a node pull images, as the controller would write it.
+	want := func(ctx context.Context, node string, images ...v1alpha1.NodeImage) {
+		GinkgoHelper()
+		set := &v1alpha1.NodeImageSet{
+			ObjectMeta: metav1.ObjectMeta{Name: node},
+			Spec:       v1alpha1.NodeImageSetSpec{NodeName: node, ImageSet: images},
+		}
+		Expect(client.IgnoreNotFound(api.Delete(ctx, set.DeepCopy()))).To(Succeed())
+		create(ctx, set)
+	}
+	namespace := func(ctx context.Context) string {
+		GinkgoHelper()
+		made := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-"}}
+		create(ctx, made)
+		return made.Name
+	}
+
+	BeforeEach(func(ctx SpecContext) {
+		shop = namespace(ctx)
+		create(ctx, pullSecret(shop, "pull", entry("ghcr.io", "robot", "p4ssw0rd")))
+		create(ctx, prefetch(shop, "app", []v1alpha1.ImageReference{image}, "pull"))
+		onA = []v1alpha1.NodeImage{fromUpstream(image, secretRef(shop, "pull"))}
+		want(ctx, "node-a", onA...)
+		want(ctx, "node-b", fromUpstream("ghcr.io/other/app:v1", secretRef(shop, "pull")))
+	})
+
+	Context("when a node shall pull the image from the registry", func() {
+		It("gives the node's agent what fits", func(ctx SpecContext) {
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(And(HaveStatus(200), HaveField("Credentials", []string{"robot:p4ssw0rd"})))
+		})
+
+		It("gives an empty list where no secret has an entry for the registry", func(ctx SpecContext) {
+			const public = "quay.io/shop/app:v1"
+			create(ctx, prefetch(shop, "public", []v1alpha1.ImageReference{public}, "pull"))
+			want(ctx, "node-a", fromUpstream(public, secretRef(shop, "pull")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), public)).To(And(HaveStatus(200), HaveField("Body", MatchJSON(`{"credentials": []}`))))
+		})
+
+		It("knows the image under every way to write it", func(ctx SpecContext) {
+			create(ctx, pullSecret(shop, "hub", entry("https://index.docker.io/v1/", "hub", "p4ssw0rd")))
+			create(ctx, prefetch(shop, "short", []v1alpha1.ImageReference{"nginx"}, "hub"))
+			want(ctx, "node-a", fromUpstream("docker.io/library/nginx:latest", secretRef(shop, "hub")))
+			for _, name := range []string{"docker.io/library/nginx:latest", "nginx"} {
+				Expect(ask(ctx, tokenOf(ctx, "node-a"), name)).To(HaveField("Credentials", []string{"hub:p4ssw0rd"}))
+			}
+		})
+
+		It("gives those of several prefetches in several namespaces, the most specific first", func(ctx SpecContext) {
+			other := namespace(ctx)
+			create(ctx, pullSecret(other, "pull", entry("ghcr.io/shop", "special", "p4ssw0rd")))
+			create(ctx, prefetch(other, "app", []v1alpha1.ImageReference{image}, "pull"))
+			want(ctx, "node-a", fromUpstream(image, secretRef(shop, "pull"), secretRef(other, "pull")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"special:p4ssw0rd", "robot:p4ssw0rd"}))
+		})
+	})
+
+	Context("when the Secret is rotated", func() {
+		It("gives the new one at the next request", func(ctx SpecContext) {
+			held := tokenOf(ctx, "node-a")
+			Expect(ask(ctx, held, image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+
+			rotated := pullSecret(shop, "pull", entry("ghcr.io", "robot", "n3w"))
+			Expect(api.Update(ctx, rotated)).To(Succeed())
+			Expect(ask(ctx, held, image)).To(HaveField("Credentials", []string{"robot:n3w"}))
+
+			Expect(api.Delete(ctx, rotated)).To(Succeed())
+			Expect(ask(ctx, held, image)).To(And(HaveStatus(200), HaveField("Credentials", BeEmpty())))
+		})
+	})
+
+	Context("when the node shall not pull the image from the registry", func() {
+		It("gives node A nothing of node B, and node B nothing of node A", func(ctx SpecContext) {
+			Expect(ask(ctx, tokenOf(ctx, "node-b"), image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/other/app:v1")).To(BeRefused(404, apicredentials.ReasonNotWanted))
+		})
+
+		It("gives nothing for another tag of the same repository", func(ctx SpecContext) {
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/shop/app:v2")).To(BeRefused(404, apicredentials.ReasonNotWanted))
+		})
+
+		It("gives nothing to a node without a NodeImageSet", func(ctx SpecContext) {
+			Expect(ask(ctx, tokenOf(ctx, "node-without-set"), image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
+		})
+
+		It("gives nothing to a node that pulls it from the mirror", func(ctx SpecContext) {
+			onA[0].RegistryPolicy = v1alpha1.RegistryPolicyMirror
+			want(ctx, "node-a", onA...)
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(BeRefused(403, apicredentials.ReasonNotNeeded))
+		})
+
+		It("gives nothing any more once the image is withdrawn", func(ctx SpecContext) {
+			held := tokenOf(ctx, "node-a")
+			Expect(ask(ctx, held, image)).To(HaveStatus(200))
+			want(ctx, "node-a")
+			Expect(ask(ctx, held, image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
+		})
+	})
+
+	Context("when a NodeImageSet names a Secret that no prefetch of its namespace offers for the image", func() {
+		It("leaves the Secret out", func(ctx SpecContext) {
+			victim := namespace(ctx)
+			create(ctx, pullSecret(victim, "pull", entry("ghcr.io", "victim", "p4ssw0rd")))
+			want(ctx, "node-a", fromUpstream(image, secretRef(victim, "pull"), secretRef(shop, "pull")))
+			By("having no prefetch at all")
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+
+			By("having one that names the Secret for another image")
+			create(ctx, prefetch(victim, "own", []v1alpha1.ImageReference{"ghcr.io/victim/app:v1"}, "pull"))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+
+			By("having one that names the image without the Secret")
+			create(ctx, prefetch(victim, "same", []v1alpha1.ImageReference{image}))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+		})
+	})
+
+	DescribeTable("refuses a token that is not a valid one of an agent on a node",
+		func(ctx SpecContext, make func(context.Context) string, why string) {
+			presented := make(ctx)
+			before := len(logs.String())
+			said := ask(ctx, presented, image)
+			Expect(said).To(BeRefused(401, apicredentials.ReasonUnauthorized))
+
+			logged := logs.String()[before:]
+			Expect(logged).To(ContainSubstring("Refused to hand out credentials"))
+			Expect(logged).To(ContainSubstring(why))
+			for _, part := range strings.Split(presented, ".") {
+				if len(part) > 20 {
+					Expect(logged).NotTo(ContainSubstring(part))
+					Expect(said.Body).NotTo(ContainSubstring(part))
+				}
+			}
+		},
+		Entry("none", func(context.Context) string { return "" }, "no bearer token"),
+		Entry("nonsense", func(context.Context) string { return "this-is-not-a-token-at-all" }, "not valid"),
+		Entry("expired", func(ctx context.Context) string {
+			return resigned(tokenOf(ctx, "node-a"), -time.Hour)
+		}, "not valid"),
+		Entry("signed by another", func(ctx context.Context) string {
+			parts := strings.Split(tokenOf(ctx, "node-a"), ".")
+			parts[2] = base64.RawURLEncoding.EncodeToString(make([]byte, 256))
+			return strings.Join(parts, ".")
+		}, "not valid"),
+		Entry("for the API server", func(ctx context.Context) string {
+			return token(ctx, agent, "node-a", "https://kubernetes.default.svc.cluster.local")
+		}, "not valid"),
+		Entry("for another audience", func(ctx context.Context) string {
+			return token(ctx, agent, "node-a", "vault")
+		}, "not valid"),
+		Entry("of another service account on the node", func(ctx context.Context) string {
+			return token(ctx, "stranger", "node-a", apicredentials.Audience)
+		}, "belongs to system:serviceaccount:"+system+":stranger"),
+		Entry("of the agent's account, but bound to no node", func(ctx context.Context) string {
+			return request(ctx, agent, authenticationv1.TokenRequestSpec{Audiences: []string{apicredentials.Audience}})
+		}, "not bound to a node"),
+		Entry("of an agent's Pod that is gone", func(ctx context.Context) string {
+			pod := podOf(agent, "node-a")
+			pod.Name = "gone"
+			create(ctx, pod)
+			held := request(ctx, agent, authenticationv1.TokenRequestSpec{
+				Audiences:      []string{apicredentials.Audience},
+				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name},
+			})
+			Expect(api.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+			return held
+		}, "not valid"),
+	)
+
+	It("would take the token that is refused as expired if it were not", func(ctx SpecContext) {
+		Expect(ask(ctx, resigned(tokenOf(ctx, "node-a"), time.Hour), image)).To(HaveStatus(200))
+	})
+
+	Context("when a pull secret cannot be used", func() {
+		It("goes on without one that is missing, and says so on the prefetch", func(ctx SpecContext) {
+			both := prefetch(shop, "both", []v1alpha1.ImageReference{image}, "missing", "pull")
+			create(ctx, both)
+			want(ctx, "node-a", fromUpstream(image, secretRef(shop, "missing"), secretRef(shop, "pull")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+
+			Eventually(eventsOn(shop, "both")).WithContext(ctx).Should(ConsistOf(And(
+				HaveField("Type", "Warning"),
+				HaveField("Reason", v1alpha1.ReasonPullSecretMissing),
+				HaveField("Note", fmt.Sprintf("Secret %s/missing does not exist; pulling goes on without it", shop)),
+			)))
+			Consistently(eventsOn(shop, "app")).WithContext(ctx).WithTimeout(200 * time.Millisecond).Should(BeEmpty())
+		})
+
+		It("uses the good entries of a malformed one, and names the bad ones without their content", func(ctx SpecContext) {
+			create(ctx, pullSecret(shop, "broken", `"ghcr.io/shop": {"auth": "c3VwZXJzZWNyZXQ="}`, `"supersecret": {"auth": "ghcr.io"}`, entry("ghcr.io", "second", "p4ssw0rd")))
+			create(ctx, prefetch(shop, "broken", []v1alpha1.ImageReference{image}, "broken"))
+			want(ctx, "node-a", fromUpstream(image, secretRef(shop, "broken")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"second:p4ssw0rd"}))
+
+			Eventually(eventsOn(shop, "broken")).WithContext(ctx).Should(ConsistOf(And(
+				HaveField("Reason", v1alpha1.ReasonPullSecretMalformed),
+				HaveField("Note", And(ContainSubstring("entry ghcr.io:"), ContainSubstring("Secret "+shop+"/broken, key .dockerconfigjson"))),
+				HaveField("Related.Name", "broken"),
+			)))
+		})
+	})
+
+	DescribeTable("refuses what is not a request",
+		func(ctx SpecContext, body string, status int) {
+			Expect(post(ctx, tokenOf(ctx, "node-a"), body)).To(BeRefused(status, apicredentials.ReasonBadRequest))
+		},
+		Entry("no JSON", "image=nginx", 400),
+		Entry("nothing", "", 400),
+		Entry("no image", "{}", 400),
+		Entry("an image that does not parse", `{"image": "https://ghcr.io/shop/app"}`, 400),
+		Entry("a body without end", `{"image": "`+strings.Repeat("a", 2*apicredentials.MaxRequestBytes), 413),
+	)
+
+	It("speaks nothing but TLS 1.3", func(ctx SpecContext) {
+		address := strings.TrimPrefix(endpoint, "https://")
+		_, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool(), MaxVersion: tls.VersionTLS12})
+		Expect(err).To(MatchError(ContainSubstring("protocol version")))
+
+		response, err := http.Post("http://"+address+apicredentials.Path, "application/json", strings.NewReader("{}"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(response.Body.Close()).To(Succeed())
+		Expect(response.StatusCode).To(Equal(http.StatusBadRequest))
+	})
+
+	It("serves a renewed certificate", func(ctx SpecContext) {
+		serial := writeCertificate()
+		Eventually(func(g Gomega) {
+			connection, err := tls.Dial("tcp", strings.TrimPrefix(endpoint, "https://"), &tls.Config{RootCAs: pool()})
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(connection.ConnectionState().PeerCertificates[0].SerialNumber).To(Equal(serial))
+			g.Expect(connection.Close()).To(Succeed())
+		}).WithContext(ctx).WithTimeout(20 * time.Second).Should(Succeed())
+	})
+
+	AfterEach(func(ctx SpecContext) {
+		// Whatever was asked and refused in a spec: neither a password nor its base64
+		// may have come to where people look.
+		var all eventsv1.EventList
+		Expect(api.List(ctx, &all)).To(Succeed())
+		told, err := json.Marshal(all.Items)
+		Expect(err).NotTo(HaveOccurred())
+		var prefetches v1alpha1.ImagePrefetchList
+		Expect(api.List(ctx, &prefetches)).To(Succeed())
+		statuses, err := json.Marshal(prefetches.Items)
+		Expect(err).NotTo(HaveOccurred())
+		for where, text := range map[string]string{"the log": logs.String(), "an Event": string(told), "a status": string(statuses)} {
+			for _, secret := range []string{"p4ssw0rd", "n3w", "supersecret", "c3VwZXJzZWNyZXQ", base64.StdEncoding.EncodeToString([]byte("robot:p4ssw0rd")), base64.StdEncoding.EncodeToString([]byte("p4ssw0rd"))} {
+				Expect(text).NotTo(ContainSubstring(secret), "in %s", where)
+			}
+		}
+	})
+})
+
+// HaveStatus matches an answer by its status.
+func HaveStatus(status int) OmegaMatcher { return HaveField("Status", status) }
+
+// BeRefused matches an answer that gives nothing, with the reason.
+func BeRefused(status int, reason apicredentials.Reason) OmegaMatcher {
+	return And(HaveStatus(status), HaveField("Reason", reason), HaveField("Credentials", BeEmpty()))
+}
+
+func entry(registry, username, password string) string {
+	return fmt.Sprintf("%q: {%q: %q}", registry, "auth", base64.StdEncoding.EncodeToString([]byte(username+":"+password)))
+}
+
+func pullSecret(namespace, name string, entries ...string) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Type:       corev1.SecretTypeDockerConfigJson,
+		Data:       map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths": {` + strings.Join(entries, ", ") + `}}`)},
+	}
+}
+
+func prefetch(namespace, name string, images []v1alpha1.ImageReference, pullSecrets ...string) *v1alpha1.ImagePrefetch {
+	made := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	made.Spec.Images = images
+	for _, secret := range pullSecrets {
+		made.Spec.ImagePullSecrets = append(made.Spec.ImagePullSecrets, v1alpha1.SecretReference{Name: secret})
+	}
+	return made
+}
+
+func secretRef(namespace, name string) v1alpha1.NamespacedSecretReference {
+	return v1alpha1.NamespacedSecretReference{Namespace: namespace, Name: name}
+}
+
+func fromUpstream(name string, pullSecrets ...v1alpha1.NamespacedSecretReference) v1alpha1.NodeImage {
+	return v1alpha1.NodeImage{Name: name, RegistryPolicy: v1alpha1.RegistryPolicyDefault, ImagePullSecrets: pullSecrets}
+}
+
+// eventsOn are the Events on an ImagePrefetch.
+func eventsOn(namespace, name string) func(context.Context) ([]eventsv1.Event, error) {
+	return func(ctx context.Context) ([]eventsv1.Event, error) {
+		var all eventsv1.EventList
+		err := api.List(ctx, &all, client.InNamespace(namespace))
+		var found []eventsv1.Event
+		for _, event := range all.Items {
+			if event.Regarding.Name == name && event.Regarding.Kind == "ImagePrefetch" {
+				found = append(found, event)
+			}
+		}
+		return found, err
+	}
+}
+
+// resigned is a token of the same claims that expires at another time, signed with the
+// API server's key: the API issues none of less than ten minutes.
+func resigned(token string, expiresIn time.Duration) string {
+	GinkgoHelper()
+	parts := strings.Split(token, ".")
+	content, err := base64.RawURLEncoding.DecodeString(parts[1])
+	Expect(err).NotTo(HaveOccurred())
+	claims := map[string]any{}
+	Expect(json.Unmarshal(content, &claims)).To(Succeed())
+	expiry := time.Now().Add(expiresIn)
+	claims["exp"], claims["iat"], claims["nbf"] = expiry.Unix(), expiry.Add(-2*time.Hour).Unix(), expiry.Add(-2*time.Hour).Unix()
+	content, err = json.Marshal(claims)
+	Expect(err).NotTo(HaveOccurred())
+	signed := parts[0] + "." + base64.RawURLEncoding.EncodeToString(content)
+
+	encoded, err := server.TokenKey()
+	Expect(err).NotTo(HaveOccurred())
+	block, _ := pem.Decode(encoded)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	Expect(err).NotTo(HaveOccurred())
+	digest := sha256.Sum256([]byte(signed))
+	r, s, err := ecdsa.Sign(rand.Reader, parsed.(*ecdsa.PrivateKey), digest[:])
+	Expect(err).NotTo(HaveOccurred())
+	signature := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...) // as RFC 7518 has it
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+}

@@ -1,0 +1,166 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package credentials
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/api/keyring"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// The agents' Secrets are read one by one; nothing lists or watches them.
+//
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=sluice.dev,resources=nodeimagesets,verbs=get
+// +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list
+
+// secrets finds the credentials that a node may have for an image.
+type secrets struct {
+	reader   client.Reader
+	recorder events.EventRecorder
+	log      logr.Logger
+}
+
+// find returns the credentials for an image that the node's NodeImageSet wants pulled
+// from the registry now, from the pull secrets that it names there.
+func (s secrets) find(ctx context.Context, node string, image imageref.Reference) ([]credentials.Credential, error) {
+	wanted, err := s.wanted(ctx, node, image)
+	if err != nil {
+		return nil, err
+	}
+	prefetches := map[string][]v1alpha1.ImagePrefetch{} // by namespace
+	var usable []corev1.Secret
+	var owners [][]*v1alpha1.ImagePrefetch // of each of usable
+	for _, ref := range wanted.ImagePullSecrets {
+		if _, ok := prefetches[ref.Namespace]; !ok {
+			var list v1alpha1.ImagePrefetchList
+			if err := s.reader.List(ctx, &list, client.InNamespace(ref.Namespace)); err != nil {
+				return nil, fmt.Errorf("list ImagePrefetches in namespace %q: %w", ref.Namespace, err)
+			}
+			prefetches[ref.Namespace] = list.Items
+		}
+		offering := ownersOf(ref, image, prefetches[ref.Namespace])
+		if len(offering) == 0 {
+			s.log.Info("Left out a pull secret that no ImagePrefetch of its namespace names for the image",
+				"node", node, "image", wanted.Name, "namespace", ref.Namespace, "secret", ref.Name)
+			continue
+		}
+		secret := corev1.Secret{}
+		err = s.reader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
+		switch {
+		case apierrors.IsNotFound(err):
+			s.warn(offering, ref, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
+			continue
+		case apierrors.IsForbidden(err): // an administrator let Sluice read those of some namespaces only
+			s.warn(offering, ref, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
+		}
+		usable, owners = append(usable, secret), append(owners, offering)
+	}
+
+	ring, problems := keyring.New(usable)
+	for i, secret := range usable {
+		ref := v1alpha1.NamespacedSecretReference{Namespace: secret.Namespace, Name: secret.Name}
+		if note := summarize(problems, ref); note != "" {
+			s.warn(owners[i], ref, v1alpha1.ReasonPullSecretMalformed, note)
+		}
+	}
+	found := ring.Lookup(image)
+	s.log.Info("Handed out credentials", "node", node, "image", wanted.Name, "count", len(found))
+	return found, nil
+}
+
+// wanted is the entry of the image in the node's NodeImageSet. A node that pulls from
+// the mirror gets nothing: mirrors take no credentials.
+func (s secrets) wanted(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
+	notWanted := refuse(http.StatusNotFound, credentials.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
+	set := v1alpha1.NodeImageSet{}
+	err := s.reader.Get(ctx, client.ObjectKey{Name: node}, &set)
+	if apierrors.IsNotFound(err) {
+		return nil, notWanted.because("the node has no NodeImageSet")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get NodeImageSet %q: %w", node, err)
+	}
+	i := slices.IndexFunc(set.Spec.ImageSet, func(entry v1alpha1.NodeImage) bool { return entry.Name == image.String() })
+	if i < 0 {
+		return nil, notWanted.because("the NodeImageSet does not name " + image.String())
+	}
+	wanted := &set.Spec.ImageSet[i]
+	if wanted.RegistryPolicy != v1alpha1.RegistryPolicyDefault {
+		return nil, refuse(http.StatusForbidden, credentials.ReasonNotNeeded, "this node shall pull the image from the mirror, which takes no credentials").
+			because("the NodeImageSet has the node pull " + wanted.Name + " from the mirror")
+	}
+	return wanted, nil
+}
+
+// ownersOf are the ImagePrefetches on whose behalf a Secret is used for an image: those
+// of the Secret's own namespace that name both. The controller makes NodeImageSets of
+// nothing else, and this holds also if one was written by someone else: no spec can
+// reach a Secret that its own namespace did not offer for that very image.
+func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, prefetches []v1alpha1.ImagePrefetch) []*v1alpha1.ImagePrefetch {
+	var owners []*v1alpha1.ImagePrefetch
+	for i := range prefetches {
+		prefetch := &prefetches[i]
+		if slices.Contains(prefetch.Spec.ImagePullSecrets, v1alpha1.SecretReference{Name: ref.Name}) &&
+			slices.ContainsFunc(prefetch.Spec.Images, func(name v1alpha1.ImageReference) bool {
+				parsed, err := imageref.Parse(string(name))
+				return err == nil && parsed == image
+			}) {
+			owners = append(owners, prefetch)
+		}
+	}
+	return owners
+}
+
+// warn tells the owners of a Secret what is wrong with it. The Event is related to
+// the Secret, since Events of one reason and the same objects are counted as one.
+func (s secrets) warn(owners []*v1alpha1.ImagePrefetch, ref v1alpha1.NamespacedSecretReference, reason, note string) {
+	secret := &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
+	}
+	for _, owner := range owners {
+		s.recorder.Eventf(owner, secret, corev1.EventTypeWarning, reason, "ReadPullSecret", "%s", note)
+	}
+}
+
+// An Event's note has at most 1024 bytes.
+const (
+	shownProblems = 3
+	maxNote       = 1000
+)
+
+// summarize tells the first problems of a Secret and how many more there are.
+func summarize(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReference) string {
+	var lines []string
+	for _, p := range problems {
+		if p.Namespace == ref.Namespace && p.Name == ref.Name {
+			lines = append(lines, p.String())
+		}
+	}
+	if more := len(lines) - shownProblems; more > 0 {
+		lines = append(lines[:shownProblems], fmt.Sprintf("and %d more", more))
+	}
+	note := strings.Join(lines, "; ")
+	return note[:min(len(note), maxNote)]
+}

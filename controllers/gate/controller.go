@@ -1,0 +1,126 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// movedOn is when to look again after a patch whose tests failed: when the cache shows
+// what it did not show.
+const movedOn = 100 * time.Millisecond
+
+// Reconciler releases held Deployments.
+type Reconciler struct {
+	// Client reads from the cache and writes to the API server.
+	Client client.Client
+	// Recorder records events on Deployments.
+	Recorder events.EventRecorder
+	// Clock is compared with the times that the webhook wrote.
+	Clock clock.PassiveClock
+	// Metrics counts holds.
+	Metrics *Metrics
+
+	holds holds
+}
+
+// +kubebuilder:rbac:groups=apps,resources=deployments,verbs=list;watch;patch
+// +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconcile moves the hold of one Deployment a step further.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	deployment, prefetch, err := r.observe(ctx, req.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if deployment == nil {
+		r.gone(req.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	now := r.Clock.Now()
+	step := gate.Next(deployment, prefetch, now) // pure
+	r.noteHold(req.NamespacedName, step)
+	if len(step.Patch) > 0 {
+		moved, err := r.patch(ctx, deployment, step.Patch)
+		if moved || err != nil {
+			return reconcile.Result{RequeueAfter: movedOn}, err
+		}
+	}
+	if step.End != "" {
+		r.ended(ctx, deployment, prefetch, step, now)
+		return reconcile.Result{}, nil
+	}
+	again := r.tellWaiting(deployment, prefetch, step, now)
+	return sleepUntil(now, step.WakeAt, again), nil
+}
+
+// observe reads the Deployment, nil if it is not held, and what it waits for, nil if
+// there is none.
+func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*appsv1.Deployment, *v1alpha1.ImagePrefetch, error) {
+	var deployment appsv1.Deployment
+	if err := r.Client.Get(ctx, key, &deployment); err != nil {
+		return nil, nil, client.IgnoreNotFound(err)
+	}
+	if _, labelled := deployment.Labels[v1alpha1.HoldLabel]; !labelled || !deployment.DeletionTimestamp.IsZero() {
+		return nil, nil, nil
+	}
+	settings, _ := gate.SettingsOf(&deployment)
+	var prefetch v1alpha1.ImagePrefetch
+	switch err := r.Client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: settings.Prefetch}, &prefetch); {
+	case apierrors.IsNotFound(err):
+		return &deployment, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("get ImagePrefetch %q: %w", settings.Prefetch, err)
+	}
+	return &deployment, &prefetch, nil
+}
+
+// patch applies all of the operations or none. moved says that one of their tests
+// failed: the Deployment is no longer what the step was decided on.
+func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, operations []gate.Operation) (moved bool, err error) {
+	document, err := json.Marshal(operations)
+	if err != nil {
+		return false, fmt.Errorf("encode patch: %w", err)
+	}
+	err = r.Client.Patch(ctx, deployment.DeepCopy(), client.RawPatch(types.JSONPatchType, document))
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsInvalid(err), apierrors.IsConflict(err):
+		log.FromContext(ctx).V(1).Info("Deployment moved on before it was patched", "reason", err.Error())
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("patch Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err)
+	}
+	return false, nil
+}
+
+// sleepUntil asks to look again at the first of the times that are not zero.
+func sleepUntil(now time.Time, times ...time.Time) reconcile.Result {
+	var result reconcile.Result
+	for _, t := range times {
+		if t.IsZero() {
+			continue
+		}
+		// The queue takes a delay of zero for none at all.
+		if wait := max(t.Sub(now), time.Millisecond); result.RequeueAfter == 0 || wait < result.RequeueAfter {
+			result.RequeueAfter = wait
+		}
+	}
+	return result
+}

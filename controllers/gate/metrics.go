@@ -1,0 +1,46 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-dev/sluice/api/gate"
+)
+
+// Metrics are the gate controller's own figures.
+type Metrics struct {
+	active   prometheus.Gauge
+	duration *prometheus.HistogramVec
+}
+
+// NewMetrics makes the figures and registers them.
+func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		active: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluice_gate_holds_active",
+			Help: "Deployments that are held now.",
+		}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sluice_gate_hold_duration_seconds",
+			Help:    "How long Deployments were held, by how the hold ended.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 13), // 1 s to 68 min
+		}, []string{"end"}),
+	}
+	for _, end := range gate.Ends {
+		m.duration.WithLabelValues(string(end))
+	}
+	for _, collector := range []prometheus.Collector{m.active, m.duration} {
+		if err := registry.Register(collector); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Metrics) ended(end gate.End, held time.Duration) {
+	m.duration.WithLabelValues(string(end)).Observe(held.Seconds())
+}

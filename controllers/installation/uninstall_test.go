@@ -1,0 +1,166 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package installation_test
+
+import (
+	"context"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/installation"
+)
+
+var _ = Describe("Uninstaller", func() {
+	var uninstaller *installation.Uninstaller
+
+	BeforeEach(func() {
+		uninstaller = &installation.Uninstaller{
+			Client:     api,
+			Controller: client.ObjectKey{Namespace: "default", Name: "sluice-controller"},
+			Settle:     200 * time.Millisecond,
+			Interval:   10 * time.Millisecond,
+		}
+	})
+
+	It("releases what is held and leaves alone what others paused", func(ctx SpecContext) {
+		held, others := deployment("held", true), deployment("paused-by-its-owner", true)
+		hold(held)
+		create(ctx, held, others)
+
+		Expect(uninstaller.Run(ctx)).To(Succeed())
+
+		refresh(ctx, held, others)
+		Expect(held.Spec.Paused).To(BeFalse())
+		Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
+		Expect(held.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
+		Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.ReleasedAnnotation, "0123abcd"))
+		Expect(others.Spec.Paused).To(BeTrue())
+	})
+
+	It("takes away Sluice's webhooks and nobody else's", func(ctx SpecContext) {
+		mutating, others := mutatingWebhooks("sluice"), mutatingWebhooks("another")
+		validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "sluice"}}
+		create(ctx, mutating, others, validating)
+
+		Expect(uninstaller.Run(ctx)).To(Succeed())
+
+		Expect(gone(ctx, mutating)).To(BeTrue())
+		Expect(gone(ctx, validating)).To(BeTrue())
+		Expect(gone(ctx, others)).To(BeFalse())
+	})
+
+	It("stops the controllers and deletes every NodeImageSet", func(ctx SpecContext) {
+		controller := deployment("sluice-controller", false)
+		set := nodeImageSet("node-a")
+		create(ctx, controller, set)
+
+		Expect(uninstaller.Run(ctx)).To(Succeed())
+
+		refresh(ctx, controller)
+		Expect(controller.Spec.Replicas).To(HaveValue(BeZero()))
+		Expect(gone(ctx, set)).To(BeTrue())
+	})
+
+	It("undoes also what is still done while it works", func(ctx SpecContext) {
+		// A controller that has not ended yet, and an API server that still calls the webhook.
+		first, last := nodeImageSet("node-a"), nodeImageSet("node-b")
+		late := deployment("late", false)
+		create(ctx, first, late)
+		stream, err := api.Watch(ctx, &v1alpha1.NodeImageSetList{})
+		Expect(err).NotTo(HaveOccurred())
+		defer stream.Stop()
+		go func() {
+			defer GinkgoRecover()
+			for event := range stream.ResultChan() {
+				if event.Type == watch.Deleted && event.Object.(*v1alpha1.NodeImageSet).Name == first.Name {
+					hold(late)
+					late.Spec.Paused = true
+					Expect(api.Update(ctx, late)).To(Succeed())
+					Expect(api.Create(ctx, last)).To(Succeed())
+					return
+				}
+			}
+		}()
+		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(api.Delete(ctx, last))).To(Succeed()) })
+
+		Expect(uninstaller.Run(ctx)).To(Succeed())
+
+		refresh(ctx, late)
+		Expect(late.Spec.Paused).To(BeFalse())
+		Expect(gone(ctx, last)).To(BeTrue())
+	})
+
+	It("has nothing to do where nothing is left", func(ctx SpecContext) {
+		Expect(uninstaller.Run(ctx)).To(Succeed())
+	})
+
+	It("says why when its time is over", func(ctx SpecContext) {
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		Expect(uninstaller.Run(short)).To(MatchError(context.DeadlineExceeded))
+	})
+})
+
+func deployment(name string, paused bool) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: ptr.To[int32](2),
+			Paused:   paused,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app:v1"}}},
+			},
+		},
+	}
+}
+
+func hold(d *appsv1.Deployment) {
+	metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "0123abcd")
+	metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.HeldAtAnnotation, "2026-01-01T00:00:00Z")
+}
+
+func nodeImageSet(node string) *v1alpha1.NodeImageSet {
+	return &v1alpha1.NodeImageSet{
+		ObjectMeta: metav1.ObjectMeta{Name: node},
+		Spec:       v1alpha1.NodeImageSetSpec{NodeName: node},
+	}
+}
+
+func mutatingWebhooks(name string) *admissionregistrationv1.MutatingWebhookConfiguration {
+	return &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+// create creates the objects, and deletes them with the spec.
+func create(ctx context.Context, objects ...client.Object) {
+	GinkgoHelper()
+	for _, object := range objects {
+		Expect(api.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(api.Delete(ctx, object))).To(Succeed()) })
+	}
+}
+
+func refresh(ctx context.Context, objects ...client.Object) {
+	GinkgoHelper()
+	for _, object := range objects {
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+	}
+}
+
+func gone(ctx context.Context, object client.Object) bool {
+	return apierrors.IsNotFound(api.Get(ctx, client.ObjectKeyFromObject(object), object))
+}

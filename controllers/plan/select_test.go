@@ -1,0 +1,99 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestReach(t *testing.T) {
+	taint := func(key, value string, effect corev1.TaintEffect) func(*Node) {
+		return func(n *Node) { n.Taints = append(n.Taints, corev1.Taint{Key: key, Value: value, Effect: effect}) }
+	}
+	tolerate := func(key string, operator corev1.TolerationOperator, value string, effect corev1.TaintEffect) func(*Prefetch) {
+		return func(p *Prefetch) {
+			p.Tolerations = append(p.Tolerations, corev1.Toleration{Key: key, Operator: operator, Value: value, Effect: effect})
+		}
+	}
+	const noSchedule, noExecute, prefer = corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute, corev1.TaintEffectPreferNoSchedule
+	const equal, exists = corev1.TolerationOpEqual, corev1.TolerationOpExists
+	var none func(*Prefetch)
+	for _, c := range []struct {
+		reason   string
+		node     func(*Node)
+		prefetch func(*Prefetch)
+		want     reach
+	}{
+		{"an ordinary node takes everything", func(*Node) {}, none, reachDesired},
+		{"Windows nodes cannot hold Linux images", func(n *Node) { n.Platform = "windows/amd64" }, none, reachNone},
+		{"a node whose kubelet has not said what it is waits", func(n *Node) { n.Platform = "" }, none, reachNone},
+		{"the selector matches on every label", func(n *Node) { n.Labels = map[string]string{"disk": "ssd", "gpu": ""} },
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd", "gpu": ""} }, reachDesired},
+		{"another value does not match", func(n *Node) { n.Labels = map[string]string{"disk": "hdd"} },
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, reachNone},
+		{"a missing label is not an empty one", func(*Node) {},
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"gpu": ""} }, reachNone},
+
+		{"a node that is not Ready is not waited for, but keeps its pins", func(n *Node) { n.Ready = false }, none, reachKept},
+		{"nobody tolerates a node that does not work", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), reachKept},
+		{"a cordoned node takes no new Pods, but keeps its pins", func(n *Node) { n.Unschedulable = true }, none, reachKept},
+		{"who tolerates the cordon's taint gets onto cordoned nodes, as with the scheduler", func(n *Node) { n.Unschedulable = true },
+			tolerate(corev1.TaintNodeUnschedulable, exists, "", noSchedule), reachDesired},
+		{"disk pressure passes", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, reachKept},
+		{"unreachable passes", taint(corev1.TaintNodeUnreachable, "", noExecute), none, reachKept},
+		{"a node that does not match is not kept for being cordoned", func(n *Node) { n.Unschedulable, n.Labels = true, nil },
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, reachNone},
+
+		{"NoSchedule keeps away", taint("team", "x", noSchedule), none, reachNone},
+		{"NoExecute keeps away", taint("team", "x", noExecute), none, reachNone},
+		{"PreferNoSchedule does not", taint("team", "x", prefer), none, reachDesired},
+		{"Equal tolerates the value", taint("team", "x", noSchedule), tolerate("team", equal, "x", noSchedule), reachDesired},
+		{"no operator means Equal", taint("team", "x", noSchedule), tolerate("team", "", "x", noSchedule), reachDesired},
+		{"Equal does not tolerate another value", taint("team", "x", noSchedule), tolerate("team", equal, "y", noSchedule), reachNone},
+		{"Exists tolerates any value", taint("team", "x", noSchedule), tolerate("team", exists, "", noSchedule), reachDesired},
+		{"another key does not help", taint("team", "x", noSchedule), tolerate("crew", exists, "", noSchedule), reachNone},
+		{"no key with Exists tolerates everything", taint("team", "x", noSchedule), tolerate("", exists, "", noSchedule), reachDesired},
+		{"no effect means every effect", taint("team", "x", noExecute), tolerate("team", equal, "x", ""), reachDesired},
+		{"NoSchedule tolerated is not NoExecute tolerated", taint("team", "x", noExecute), tolerate("team", equal, "x", noSchedule), reachNone},
+		{"an operator from the future tolerates nothing", taint("cores", "8", noSchedule), tolerate("cores", "Gt", "4", noSchedule), reachNone},
+		{"every taint must be tolerated", func(n *Node) { taint("a", "", noSchedule)(n); taint("b", "", noSchedule)(n) },
+			tolerate("a", exists, "", ""), reachNone},
+		{"a passing taint does not excuse a lasting one", func(n *Node) {
+			taint(corev1.TaintNodeMemoryPressure, "", noSchedule)(n)
+			taint("team", "x", noSchedule)(n)
+		}, none, reachNone},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			node := Node{Name: "n", Platform: "linux/amd64", Ready: true}
+			c.node(&node)
+			var prefetch Prefetch
+			if c.prefetch != nil {
+				c.prefetch(&prefetch)
+			}
+			if got := reachOf(&node, &prefetch); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestPrefetchesThatSelectAlikeShareTheirNodes(t *testing.T) {
+	toleration := corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists}
+	base := Prefetch{NodeSelector: map[string]string{"a": "b", "c": "d"}, Tolerations: []corev1.Toleration{toleration}}
+	if got := selection(&Prefetch{NodeSelector: map[string]string{"c": "d", "a": "b"}, Tolerations: []corev1.Toleration{toleration}}); got != selection(&base) {
+		t.Errorf("the same selection reads %s and %s", got, selection(&base))
+	}
+	for _, other := range []Prefetch{
+		{},
+		{NodeSelector: base.NodeSelector},
+		{NodeSelector: map[string]string{"a": `b","c"="d`}, Tolerations: base.Tolerations},
+		{NodeSelector: base.NodeSelector, Tolerations: []corev1.Toleration{{Key: "a", Operator: corev1.TolerationOpEqual}}},
+	} {
+		if selection(&other) == selection(&base) {
+			t.Errorf("%+v is taken for %+v", other, base)
+		}
+	}
+}

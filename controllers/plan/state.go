@@ -1,0 +1,164 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// State is all that a plan looks at: every node, and every prefetch, at one moment.
+type State struct {
+	// Now is compared with the times below; it decides nothing else.
+	Now time.Time
+	// Nodes in any order; names are unique.
+	Nodes []Node
+	// Prefetches in any order; keys are unique. Prefetches being deleted, denied or
+	// invalid are left out: what they alone wanted is wanted no more.
+	Prefetches []Prefetch
+	// Memory is that of the last Step, handed back unread; empty after a restart,
+	// which costs a seed that failed another try and breaks nothing.
+	Memory Memory
+}
+
+// Node is one node of the cluster and its NodeImageSet.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	Taints []corev1.Taint
+	// Platform is "os/arch" as the kubelet reports it, such as "linux/arm64".
+	Platform string
+	// Zone is topology.kubernetes.io/zone, or empty.
+	Zone string
+	// Ready is the node's Ready condition; Unschedulable its spec field (cordoned).
+	Ready, Unschedulable bool
+	// DiskPressure is the node's condition: no new pull is given to it.
+	DiskPressure bool
+	// Hints are normalized image names that the kubelet lists as held. It lists only
+	// 50, and says nothing of a tag's digest: a hint of whom to ask first, no proof.
+	Hints []string
+	// Entries are the images of the node's NodeImageSet, by normalized name.
+	Entries map[string]Entry
+	// Acknowledged says that the agent has taken up the present spec
+	// (status.observedGeneration equals metadata.generation). A node without a
+	// NodeImageSet has nothing to take up: true.
+	Acknowledged bool
+	// Unsupported says that the agent reported a runtime that it cannot serve.
+	Unsupported bool
+	// HeardAt is when the controller last saw the agent's status change, or saw the
+	// node turn from acknowledged to unacknowledged, whichever is later. A further
+	// change of a spec that is unacknowledged already does not move it, or a dead
+	// agent would never be found out. Zero counts as Now.
+	HeardAt time.Time
+}
+
+// Entry is one image of a NodeImageSet: what is asked of the node, and its answer.
+type Entry struct {
+	// Wanted is the entry of the spec; nil where the status speaks of an image that
+	// the spec no longer names.
+	Wanted *v1alpha1.NodeImage
+	// Status is the agent's answer; nil where there is none yet.
+	Status *v1alpha1.NodeImageStatus
+	// ProgressAt is when the controller last saw Status change, or saw Wanted change,
+	// whichever is later. Zero counts as Now.
+	ProgressAt time.Time
+}
+
+// Prefetch is one ImagePrefetch.
+type Prefetch struct {
+	// Key is "namespace/name".
+	Key       string
+	Namespace string
+	UID       string
+	// Resolution is what the tags of this prefetch are to be resolved for: its
+	// generation, and behind a slash the refresh annotation if there is one.
+	Resolution string
+	// Images are normalized names, each once.
+	Images []string
+	// Resolved is the recorded answer per image (status.images).
+	Resolved map[string]Resolved
+
+	NodeSelector map[string]string
+	Tolerations  []corev1.Toleration
+	// Replicas is nil for all matching nodes.
+	Replicas    *int32
+	RetryLimit  int32
+	Retention   v1alpha1.RetentionPolicy
+	PullSecrets []v1alpha1.NamespacedSecretReference
+}
+
+// Resolved is the digest of a tag, and the Resolution it was asked for.
+type Resolved struct {
+	Digest string
+	For    string
+}
+
+// MirrorFallback says what becomes of a node that the mirror could not serve.
+type MirrorFallback string
+
+const (
+	// FallbackUpstream queues the node for an upstream slot.
+	FallbackUpstream MirrorFallback = "Upstream"
+	// FallbackNever leaves it Failed.
+	FallbackNever MirrorFallback = "Never"
+)
+
+// Limits bound a plan cluster-wide.
+type Limits struct {
+	// UpstreamPullers is how many nodes may pull one image (per platform) from the
+	// upstream registry at a time. Default 1.
+	UpstreamPullers int
+	// Fanout is how many nodes may pull an image from the mirror per holder. Default 4.
+	Fanout int
+	// MaxConcurrentPulls bounds the pulls of all images together; 0 is no bound.
+	MaxConcurrentPulls int
+	// SeedTimeout is how long a seed may show no progress before another takes over.
+	SeedTimeout time.Duration
+	// AgentTimeout is how long an agent may leave a spec unacknowledged before its
+	// node counts as failed (AgentNotRunning).
+	AgentTimeout time.Duration
+	// MirrorFallback is Upstream by default.
+	MirrorFallback MirrorFallback
+	// FollowSeed starts the first wave while the seed is still pulling, as soon as
+	// the digest is known.
+	FollowSeed bool
+}
+
+// Step is what to do next. It is data: the same State and Limits give the same Step.
+type Step struct {
+	// Sets are the complete image lists of the nodes whose spec must change, by node
+	// name, each sorted by image name. A node that is not in it stays as it is.
+	Sets map[string][]v1alpha1.NodeImage
+	// Prefetches tell, by key, what the plan means for each prefetch.
+	Prefetches map[string]Outcome
+	// WakeAt is when time alone changes the plan (a seed's or an agent's timeout);
+	// zero when only events do.
+	WakeAt time.Time
+	// Memory goes into the next State, unread.
+	Memory Memory
+}
+
+// Outcome is what the plan means for one prefetch. Its lists may be shared between
+// prefetches: read only.
+type Outcome struct {
+	// Nodes are the names of the desired nodes, sorted.
+	Nodes []string
+	// Digests are the resolved digests by normalized image name; an image that is
+	// being resolved is absent.
+	Digests map[string]Resolved
+	// Silent are the desired nodes whose agent does not answer, sorted.
+	Silent []string
+	// MissingReplicas is how many nodes fewer than replicas there are.
+	MissingReplicas int
+	// Refused are the images, sorted, that the registry refused for good (unknown,
+	// credentials, platform) on every node that was asked; they are asked for again
+	// on a new generation, a refresh, other secrets, or after a long while.
+	Refused []string
+	// WithoutMirror says that nodes are pulling from upstream because the mirror
+	// served nothing.
+	WithoutMirror bool
+}

@@ -1,0 +1,113 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// change is the entry that a node's spec shall have for an image; nil for none.
+type change struct {
+	image string
+	entry *v1alpha1.NodeImage
+}
+
+// step turns the draft into what the controller is to do.
+func (d *draft) step() Step {
+	for _, im := range d.images {
+		for _, s := range im.seats {
+			if !same(s.entry.Wanted, s.next) {
+				s.node.changed = append(s.node.changed, change{im.name, s.next})
+			}
+		}
+	}
+	step := Step{
+		Sets:       make(map[string][]v1alpha1.NodeImage),
+		Prefetches: make(map[string]Outcome, len(d.prefetches)),
+		WakeAt:     d.wake,
+		Memory:     d.memorize(),
+	}
+	for _, n := range d.nodes {
+		if len(n.changed) > 0 {
+			step.Sets[n.Name] = n.set()
+		}
+	}
+	images := make(map[string]*image, len(d.images))
+	for _, im := range d.images {
+		im.withoutMirror = d.withoutMirror(im)
+		images[im.name] = im
+	}
+	for _, p := range d.prefetches {
+		step.Prefetches[p.Key] = d.outcome(p, images)
+	}
+	return step
+}
+
+// set is the node's whole list with the changes made.
+func (n *node) set() []v1alpha1.NodeImage {
+	set := make([]v1alpha1.NodeImage, 0, len(n.Entries)+len(n.changed))
+	changed := make(map[string]bool, len(n.changed))
+	for _, c := range n.changed {
+		changed[c.image] = true
+		if c.entry != nil {
+			set = append(set, *c.entry)
+		}
+	}
+	for name, entry := range n.Entries {
+		if entry.Wanted != nil && !changed[name] {
+			set = append(set, *entry.Wanted)
+		}
+	}
+	slices.SortFunc(set, func(a, b v1alpha1.NodeImage) int { return strings.Compare(a.Name, b.Name) })
+	return set
+}
+
+func same(a, b *v1alpha1.NodeImage) bool {
+	if a == nil || b == nil || a == b {
+		return a == b
+	}
+	return a.Digest == b.Digest && a.Request == b.Request && a.RegistryPolicy == b.RegistryPolicy &&
+		a.Retention == b.Retention && equal(a.ImageDownloadRetryLimit, b.ImageDownloadRetryLimit) &&
+		slices.Equal(a.ImagePullSecrets, b.ImagePullSecrets)
+}
+
+func equal(a, b *int32) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// outcome tells what the plan means for one prefetch.
+func (d *draft) outcome(p *prefetch, images map[string]*image) Outcome {
+	o := Outcome{
+		Nodes:           p.scope.names,
+		Silent:          p.scope.silent,
+		MissingReplicas: p.missing,
+		Digests:         make(map[string]Resolved, len(p.Images)),
+	}
+	for _, name := range p.Images {
+		im := images[name]
+		if im.settled[p] && im.digest != "" {
+			o.Digests[name] = Resolved{Digest: im.digest, For: p.Resolution}
+		}
+		if im.refused {
+			o.Refused = append(o.Refused, name)
+		}
+		o.WithoutMirror = o.WithoutMirror || im.withoutMirror
+	}
+	slices.Sort(o.Refused)
+	return o
+}
+
+// withoutMirror says that nodes go upstream because the mirror has served nobody.
+func (d *draft) withoutMirror(im *image) bool {
+	return slices.ContainsFunc(im.groups, func(g *group) bool {
+		return g.mirrored == 0 && (g.fetched > d.limits.UpstreamPullers ||
+			slices.ContainsFunc(g.seats, func(s *seat) bool { return d.notOnMirror(g, s) }))
+	})
+}

@@ -1,0 +1,150 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
+	w := newWorld()
+	w.joinMany(2)
+	w.machines["n001"].node.Labels = map[string]string{"disk": "ssd"}
+	secret := func(namespace, name string) v1alpha1.NamespacedSecretReference {
+		return v1alpha1.NamespacedSecretReference{Namespace: namespace, Name: name}
+	}
+	x, y := w.wish("x", "reg/a:1"), w.wish("y", "reg/a:1")
+	x.Retention, x.RetryLimit, x.PullSecrets = v1alpha1.RetentionBestEffort, 5, []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k")}
+	y.Retention, y.RetryLimit, y.PullSecrets = v1alpha1.RetentionPinned, 2, []v1alpha1.NamespacedSecretReference{secret("a", "z"), secret("b", "k")}
+	y.NodeSelector = map[string]string{"disk": "ssd"}
+	w.settle(t)
+
+	got := w.machines["n001"].spec["reg/a:1"]
+	if got.Retention != v1alpha1.RetentionPinned {
+		t.Errorf("one wants it pinned, and it is %s", got.Retention)
+	}
+	if *got.ImageDownloadRetryLimit != 5 {
+		t.Errorf("it is tried %d times", *got.ImageDownloadRetryLimit)
+	}
+	if want := []v1alpha1.NamespacedSecretReference{secret("a", "k"), secret("a", "z"), secret("b", "k")}; !slices.Equal(got.ImagePullSecrets, want) {
+		t.Errorf("the secrets are %v", got.ImagePullSecrets)
+	}
+	if got := w.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+		t.Errorf("what only one wants is asked as that one asks: %+v", got)
+	}
+
+	delete(w.wishes, y.Key)
+	w.settle(t)
+	if got := w.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+		t.Errorf("who is gone asks for nothing: %+v", got)
+	}
+}
+
+func TestEntriesGoWhenNothingWantsThem(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		happen func(w *world, p *Prefetch)
+		keeps  bool
+	}{
+		{"the prefetch is deleted", func(w *world, p *Prefetch) { delete(w.wishes, p.Key) }, false},
+		{"the image is taken off its list", func(_ *world, p *Prefetch) { p.Images = []string{"reg/b:1"} }, false},
+		{"the node's labels no longer match", func(w *world, _ *Prefetch) { w.machines["n001"].node.Labels = nil }, false},
+		{"the node is cordoned", func(w *world, _ *Prefetch) { w.machines["n001"].node.Unschedulable = true }, true},
+		{"the node is not Ready", func(w *world, _ *Prefetch) { w.machines["n001"].node.Ready = false }, true},
+		{"the node is cordoned, and the prefetch is deleted", func(w *world, p *Prefetch) {
+			w.machines["n001"].node.Unschedulable = true
+			delete(w.wishes, p.Key)
+		}, false},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w := newWorld()
+			w.joinMany(3)
+			p := w.wish("web", "reg/a:1", "reg/b:1")
+			p.NodeSelector = map[string]string{"disk": "ssd"}
+			for _, m := range w.machines {
+				m.node.Labels = p.NodeSelector
+			}
+			w.settle(t)
+			c.happen(w, p)
+			w.settle(t)
+			if _, has := w.machines["n001"].spec["reg/a:1"]; has != c.keeps {
+				t.Errorf("the entry is there: %v", has)
+			}
+		})
+	}
+}
+
+func TestNodeThatIsNotReadyIsNeitherWaitedForNorForgotten(t *testing.T) {
+	w := newWorld()
+	w.joinMany(3)
+	p := w.wish("web", "reg/a:1")
+	w.settle(t)
+	clear(w.writes)
+	w.machines["n002"].node.Ready = false
+	w.settle(t)
+	if got := w.next().Prefetches[p.Key].Nodes; !slices.Equal(got, []string{"n000", "n001"}) {
+		t.Errorf("%v are waited for", got)
+	}
+	w.machines["n002"].node.Ready = true
+	w.settle(t)
+	if got := w.next().Prefetches[p.Key].Nodes; len(got) != 3 || len(w.writes) != 0 {
+		t.Errorf("%v are waited for; written: %v", got, w.writes)
+	}
+}
+
+func TestNoMatchingNodes(t *testing.T) {
+	w := newWorld()
+	w.joinMany(3)
+	p := w.wish("web", "reg/a:1")
+	p.NodeSelector = map[string]string{"disk": "none"}
+	step := w.still(t)
+	if o := step.Prefetches[p.Key]; len(o.Nodes) != 0 || len(step.Sets) != 0 {
+		t.Errorf("got %+v", step)
+	}
+}
+
+func TestSilentNodes(t *testing.T) {
+	w := newWorld()
+	w.joinMany(4)
+	w.machines["n002"].dead = true
+	p := w.wish("web", "reg/a:1", "reg/b:1")
+	w.settle(t)
+	o := w.next().Prefetches[p.Key]
+	if !slices.Equal(o.Silent, []string{"n002"}) || len(o.Nodes) != 4 {
+		t.Errorf("got %+v", o)
+	}
+	before := w.machines["n002"].generation
+	w.wish("other", "reg/c:1")
+	w.settle(t)
+	if after := w.machines["n002"].generation; after != before {
+		t.Errorf("%d more writes to a node that does not listen", after-before)
+	}
+	w.machines["n002"].dead = false
+	w.settle(t)
+	w.checkServed(t)
+	if o := w.next().Prefetches[p.Key]; len(o.Silent) != 0 {
+		t.Errorf("it is back, and yet %v", o.Silent)
+	}
+}
+
+func TestSetIsCompleteAndSorted(t *testing.T) {
+	w := newWorld()
+	w.joinMany(1)
+	w.wish("web", "reg/c:1", "reg/a:1")
+	w.settle(t)
+	w.wish("other", "reg/b:1")
+	set := w.next().Sets["n000"]
+	var names []string
+	for _, entry := range set {
+		names = append(names, entry.Name)
+	}
+	if !slices.Equal(names, []string{"reg/a:1", "reg/b:1", "reg/c:1"}) {
+		t.Errorf("the set is %v", names)
+	}
+}
+
+func (w *world) next() Step { return Next(w.state(), w.limits) }

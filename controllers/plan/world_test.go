@@ -1,0 +1,512 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// world is a small cluster: machines with agents that work off their specs, a
+// registry, a mirror, and the part of the controller that remembers when it saw what.
+type world struct {
+	now      time.Time
+	limits   Limits
+	machines map[string]*machine
+	wishes   map[string]*Prefetch
+	tags     map[string]string // what the registry says; absent: unknown
+	down     bool              // the registry
+	private  bool              // it wants goodKey
+	dry      bool              // the mirror serves nobody
+	memory   Memory
+	writes   map[string]int // spec changes by "node image"
+	heedful  bool           // check what nodes do, not only what they are told
+}
+
+// machine is a node, its NodeImageSet, and its agent.
+type machine struct {
+	node       Node
+	spec       map[string]v1alpha1.NodeImage
+	generation int
+	observed   int
+	status     map[string]v1alpha1.NodeImageStatus
+	dead       bool              // the agent does not run
+	offline    bool              // no registry from here, though the mirror works
+	cutOff     bool              // the mirror does not serve this node
+	full       bool              // its disk is
+	hung       bool              // the agent runs, and its pulls make no progress
+	content    map[string]string // digest by image
+	pulls      int               // done, from wherever
+	seen       map[string]v1alpha1.NodeImage
+	// What the agent's watch has brought it of the spec, which may be old.
+	view           map[string]v1alpha1.NodeImage
+	viewGeneration int
+	// What the controller's cache shows of the status, which may be old.
+	cached         map[string]v1alpha1.NodeImageStatus
+	cachedObserved int
+	heard          time.Time
+	progress       map[string]time.Time
+}
+
+func newWorld() *world {
+	limits := DefaultLimits()
+	return &world{
+		now:      time.Unix(1_700_000_000, 0),
+		limits:   limits,
+		machines: make(map[string]*machine),
+		wishes:   make(map[string]*Prefetch),
+		tags:     make(map[string]string),
+		writes:   make(map[string]int),
+	}
+}
+
+func (w *world) join(name string, change ...func(*Node)) *machine {
+	m := &machine{
+		node:     Node{Name: name, Platform: "linux/amd64", Ready: true},
+		spec:     make(map[string]v1alpha1.NodeImage),
+		status:   make(map[string]v1alpha1.NodeImageStatus),
+		content:  make(map[string]string),
+		seen:     make(map[string]v1alpha1.NodeImage),
+		cached:   make(map[string]v1alpha1.NodeImageStatus),
+		progress: make(map[string]time.Time),
+	}
+	for _, c := range change {
+		c(&m.node)
+	}
+	w.machines[name] = m
+	return m
+}
+
+func (w *world) joinMany(count int) {
+	for i := range count {
+		w.join(fmt.Sprintf("n%03d", i))
+	}
+}
+
+func (w *world) wish(name string, images ...string) *Prefetch {
+	p := &Prefetch{
+		Key: "team/" + name, Namespace: "team", UID: name, Resolution: "1", Images: images,
+		Resolved: make(map[string]Resolved), RetryLimit: 3, Retention: v1alpha1.RetentionPinned,
+	}
+	w.wishes[p.Key] = p
+	for _, image := range images {
+		if _, ok := w.tags[image]; !ok && digestIn(image) == "" {
+			w.tags[image] = "sha256:" + image + "-1"
+		}
+	}
+	return p
+}
+
+// state is what the controller sees now.
+func (w *world) state() State {
+	s := State{Now: w.now, Memory: w.memory}
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		m := w.machines[name]
+		n := m.node
+		n.Acknowledged = m.cachedObserved == m.generation
+		n.HeardAt = m.heard
+		n.Entries = make(map[string]Entry)
+		for image, wanted := range m.spec {
+			n.Entries[image] = Entry{Wanted: &wanted, ProgressAt: m.progress[image]}
+		}
+		for image, status := range m.cached {
+			e := n.Entries[image]
+			e.Status, e.ProgressAt = &status, m.progress[image]
+			n.Entries[image] = e
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	for _, key := range slices.Sorted(maps.Keys(w.wishes)) {
+		p := *w.wishes[key]
+		p.Resolved = maps.Clone(p.Resolved)
+		s.Prefetches = append(s.Prefetches, p)
+	}
+	return s
+}
+
+// plan asks for the next step and writes it. It says whether anything changed.
+func (w *world) plan() (Step, bool) {
+	step := Next(w.state(), w.limits)
+	w.memory = step.Memory
+	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
+		w.machines[name].write(w, step.Sets[name])
+	}
+	changed := len(step.Sets) > 0
+	for key, o := range step.Prefetches {
+		for image, resolved := range o.Digests {
+			if w.wishes[key].Resolved[image] != resolved {
+				w.wishes[key].Resolved[image] = resolved
+				changed = true
+			}
+		}
+	}
+	return step, changed
+}
+
+func (m *machine) write(w *world, set []v1alpha1.NodeImage) {
+	if m.cachedObserved == m.generation {
+		m.heard = w.now
+	}
+	m.generation++
+	before := m.spec
+	m.spec = make(map[string]v1alpha1.NodeImage)
+	for _, entry := range set {
+		m.spec[entry.Name] = entry
+	}
+	for _, image := range slices.Sorted(maps.Keys(union(before, m.spec))) {
+		old, had := before[image]
+		if entry, has := m.spec[image]; had != has || !same(&old, &entry) {
+			m.progress[image] = w.now
+			w.writes[m.node.Name+" "+image]++
+		}
+	}
+}
+
+func union[V any](a, b map[string]V) map[string]V {
+	u := maps.Clone(a)
+	maps.Copy(u, b)
+	return u
+}
+
+// deliver brings the spec to the agent.
+func (m *machine) deliver() { m.view, m.viewGeneration = m.spec, m.generation }
+
+// work is one turn of the agent: it moves each image of the spec that it knows on by one.
+func (w *world) work(m *machine) {
+	if m.dead {
+		return
+	}
+	for image := range m.status {
+		if _, ok := m.view[image]; !ok {
+			delete(m.status, image)
+			delete(m.seen, image)
+		}
+	}
+	for _, image := range slices.Sorted(maps.Keys(m.view)) {
+		m.status[image] = w.advance(m, m.view[image])
+	}
+	m.observed = m.viewGeneration
+}
+
+// round has every agent do one turn, and the controller see it.
+func (w *world) round() (moved bool) {
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		m := w.machines[name]
+		m.deliver()
+		w.work(m)
+		moved = w.report(m) || moved
+	}
+	w.now = w.now.Add(time.Second)
+	return moved
+}
+
+// fetching is who pulls from the upstream at this moment, by image and platform.
+func (w *world) fetching() map[string][]string {
+	fetching := make(map[string][]string)
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		m := w.machines[name]
+		for image, status := range m.status {
+			if status.State == v1alpha1.ImagePulling && status.Source == v1alpha1.SourceUpstream {
+				key := image + " on " + m.node.Platform
+				fetching[key] = append(fetching[key], name)
+			}
+		}
+	}
+	return fetching
+}
+
+func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
+	before, known := m.seen[entry.Name]
+	m.seen[entry.Name] = entry
+	status := m.status[entry.Name]
+	if !known || before.Digest != entry.Digest || before.Request != entry.Request || before.RegistryPolicy != entry.RegistryPolicy {
+		// A digest filled in is the same work.
+		if !(known && before.Digest == "" && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
+			again := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
+			if status.State == v1alpha1.ImagePresent && status.Digest == entry.Digest {
+				again.State, again.Source = status.State, status.Source // it is there, and came from where it came from
+			}
+			status = again
+		}
+	}
+	fail := func(reason string, final bool) v1alpha1.NodeImageStatus {
+		status.Attempts++
+		status.Reason = reason
+		status.State = v1alpha1.ImagePending
+		if final || status.Attempts > *entry.ImageDownloadRetryLimit {
+			status.State = v1alpha1.ImageFailed
+		}
+		return status
+	}
+	if status.State == v1alpha1.ImageFailed {
+		return status
+	}
+	digest := entry.Digest
+	upstream := entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault
+	if upstream && digest == "" {
+		if status.Request != entry.Request || status.Digest == "" {
+			if w.down || m.offline {
+				return fail(v1alpha1.ReasonRegistryUnavailable, false)
+			}
+			if w.tags[entry.Name] == "" || w.private && !slices.Contains(entry.ImagePullSecrets, goodKey) {
+				return fail(v1alpha1.ReasonImageNotFound, true)
+			}
+			status.Digest, status.Request = w.tags[entry.Name], entry.Request
+			status.State = v1alpha1.ImagePending
+		}
+		digest = status.Digest
+	}
+	status.Digest = digest
+	if m.content[entry.Name] == digest {
+		if status.State != v1alpha1.ImagePresent {
+			if status.Source == "" {
+				status.Source = v1alpha1.SourceLocal
+			}
+			status.State, status.Reason = v1alpha1.ImagePresent, ""
+		}
+		return status
+	}
+	if status.State != v1alpha1.ImagePulling {
+		status.State, status.SizeBytes = v1alpha1.ImagePulling, layers
+		status.Source = v1alpha1.SourceMirror
+		if upstream {
+			status.Source = v1alpha1.SourceUpstream
+		}
+		return status
+	}
+	switch {
+	case upstream && (w.down || m.offline):
+		return fail(v1alpha1.ReasonRegistryUnavailable, false)
+	case m.full:
+		return fail(v1alpha1.ReasonInsufficientDisk, false)
+	case !upstream && !w.served(m, entry.Name, digest):
+		return fail(v1alpha1.ReasonNotOnMirror, false)
+	}
+	if m.hung {
+		return status
+	}
+	if status.PulledBytes++; status.PulledBytes < layers {
+		return status
+	}
+	m.content[entry.Name] = digest
+	m.pulls++
+	status.State, status.Reason = v1alpha1.ImagePresent, ""
+	return status
+}
+
+// goodKey opens a private registry.
+var goodKey = v1alpha1.NamespacedSecretReference{Namespace: "y", Name: "good"}
+
+// layers is how many turns a pull takes.
+const layers = 4
+
+// served says that the mirror has an image for a node.
+func (w *world) served(to *machine, image, digest string) bool {
+	for _, m := range w.machines {
+		if m != to && !w.dry && !to.cutOff && m.node.Platform == to.node.Platform && m.content[image] == digest {
+			return true
+		}
+	}
+	return false
+}
+
+// report lets the controller see a machine's status.
+func (w *world) report(m *machine) bool {
+	changed := m.cachedObserved != m.observed
+	for image := range union(m.cached, m.status) {
+		old, had := m.cached[image]
+		status, has := m.status[image]
+		if had != has || !reflect.DeepEqual(old, status) {
+			m.progress[image] = w.now
+			changed = true
+		}
+	}
+	if changed {
+		m.heard = w.now
+		m.cachedObserved = m.observed
+		m.cached = maps.Clone(m.status)
+	}
+	return changed
+}
+
+// settle lets everybody work until nothing changes any more, time included.
+func (w *world) settle(t failer) {
+	t.Helper()
+	for range 20_000 {
+		step, changed := w.plan()
+		w.check(t)
+		moved := w.round() || changed
+		if moved {
+			continue
+		}
+		if step.WakeAt.IsZero() {
+			return
+		}
+		w.now = maxTime(w.now, step.WakeAt)
+	}
+	t.Fatalf("it did not come to rest:\n%s", w)
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+type failer interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// check asserts what must hold at every moment.
+func (w *world) check(t failer) {
+	t.Helper()
+	seeds := make(map[string][]string)
+	requests := make(map[string][]string)
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		m := w.machines[name]
+		for image, entry := range m.spec {
+			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
+				key := image + " on " + m.node.Platform
+				seeds[key] = append(seeds[key], name)
+				if entry.Digest == "" {
+					requests[image] = append(requests[image], name)
+				}
+			} else if entry.Digest == "" {
+				t.Fatalf("%s is to get %s from the mirror without a digest", name, image)
+			}
+		}
+	}
+	for key, nodes := range seeds {
+		if len(nodes) > w.limits.UpstreamPullers {
+			t.Fatalf("upstream for %s: %v", key, nodes)
+		}
+	}
+	for key, nodes := range w.fetching() {
+		if w.heedful && len(nodes) > w.limits.UpstreamPullers {
+			t.Fatalf("upstream for %s: %v\n%s", key, nodes, w)
+		}
+	}
+	for image, nodes := range requests {
+		if len(nodes) > 1 {
+			t.Fatalf("%s is resolved by %v", image, nodes)
+		}
+	}
+}
+
+// checkServed asserts that every desired node holds what the registry says, and the same.
+func (w *world) checkServed(t failer) {
+	t.Helper()
+	step := Next(w.state(), w.limits)
+	digests := make(map[string]string)
+	for _, key := range slices.Sorted(maps.Keys(step.Prefetches)) {
+		for _, name := range step.Prefetches[key].Nodes {
+			m := w.machines[name]
+			for _, image := range w.wishes[key].Images {
+				want := step.Prefetches[key].Digests[image].Digest
+				got, asked := m.status[image], m.spec[image]
+				if want == "" || got.State != v1alpha1.ImagePresent || got.Digest != want || asked.Digest != want || m.content[image] != want {
+					t.Fatalf("%s on %s for %s: want %q, asked %+v, got %+v\n%s", image, name, key, want, asked, got, w)
+				}
+				if other, ok := digests[image]; ok && other != want {
+					t.Fatalf("two digests of %s: %s and %s\n%s", image, other, want, w)
+				}
+				digests[image] = want
+			}
+		}
+	}
+}
+
+func (w *world) String() string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(w.wishes)) {
+		p := w.wishes[key]
+		fmt.Fprintf(&b, "%s@%s %v selector %v replicas %v resolved %v\n", key, p.Resolution, p.Images, p.NodeSelector, p.Replicas, p.Resolved)
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		m := w.machines[name]
+		fmt.Fprintf(&b, "%s %s ready=%v cordon=%v dead=%v offline=%v gen=%d/%d heard=%v\n", name, m.node.Platform, m.node.Ready,
+			m.node.Unschedulable, m.dead, m.offline, m.cachedObserved, m.generation, w.now.Sub(m.heard))
+		for _, image := range slices.Sorted(maps.Keys(union(keys(m.spec), keys(m.status)))) {
+			e, s := m.spec[image], m.status[image]
+			fmt.Fprintf(&b, "   %s asked %s %s %q; is %s %s %s %q %s tries %d; holds %s\n", image, e.RegistryPolicy, e.Digest, e.Request,
+				s.State, s.Digest, s.Source, s.Request, s.Reason, s.Attempts, m.content[image])
+		}
+	}
+	return b.String()
+}
+
+func keys[V any](m map[string]V) map[string]bool {
+	k := make(map[string]bool)
+	for key := range m {
+		k[key] = true
+	}
+	return k
+}
+
+// shuffled is the same state in another order.
+func shuffled(s State, seed uint64) State {
+	r := rand.New(rand.NewPCG(seed, 1))
+	s.Nodes, s.Prefetches = slices.Clone(s.Nodes), slices.Clone(s.Prefetches)
+	r.Shuffle(len(s.Nodes), func(i, j int) { s.Nodes[i], s.Nodes[j] = s.Nodes[j], s.Nodes[i] })
+	r.Shuffle(len(s.Prefetches), func(i, j int) { s.Prefetches[i], s.Prefetches[j] = s.Prefetches[j], s.Prefetches[i] })
+	for i := range s.Nodes {
+		hints := slices.Clone(s.Nodes[i].Hints)
+		r.Shuffle(len(hints), func(a, b int) { hints[a], hints[b] = hints[b], hints[a] })
+		s.Nodes[i].Hints = hints
+	}
+	for i := range s.Prefetches {
+		images := slices.Clone(s.Prefetches[i].Images)
+		r.Shuffle(len(images), func(a, b int) { images[a], images[b] = images[b], images[a] })
+		s.Prefetches[i].Images = images
+	}
+	return s
+}
+
+// told is the nodes whose spec names an image with that policy, in order.
+func (w *world) told(image string, policy v1alpha1.RegistryPolicy) string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
+		if entry, ok := w.machines[name].spec[image]; ok && entry.RegistryPolicy == policy {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func (w *world) seeds(image string) string { return w.told(image, v1alpha1.RegistryPolicyDefault) }
+func (w *world) peers(image string) string { return w.told(image, v1alpha1.RegistryPolicyMirror) }
+
+// run lets some seconds pass, with everybody at work, and returns the last plan.
+func (w *world) run(t failer, seconds int) (step Step) {
+	t.Helper()
+	for range seconds {
+		step, _ = w.plan()
+		w.check(t)
+		w.round()
+	}
+	return step
+}
+
+// still plans until nothing moves, with nobody answering and no time passing.
+func (w *world) still(t failer) Step {
+	t.Helper()
+	for range 10 {
+		step, changed := w.plan()
+		w.check(t)
+		if !changed {
+			return step
+		}
+	}
+	t.Fatalf("the plan goes on by itself:\n%s", w)
+	return Step{}
+}
