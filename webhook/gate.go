@@ -1,0 +1,93 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// gateHandler holds Deployments.
+type gateHandler struct {
+	decoder admission.Decoder
+	cache   client.Reader
+	clock   clock.PassiveClock
+	figures *figures
+}
+
+// Handle decides what becomes of a Deployment being written.
+func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admission.Response {
+	write, err := h.decode(req)
+	if err != nil {
+		return admission.Errored(http.StatusBadRequest, err)
+	}
+	if settings, _ := gate.SettingsOf(write.New); settings.Gated {
+		var prefetch v1alpha1.ImagePrefetch
+		key := client.ObjectKey{Namespace: req.Namespace, Name: settings.Prefetch}
+		switch err := h.cache.Get(ctx, key, &prefetch); {
+		case err == nil:
+			write.Prefetch = &prefetch
+		case !apierrors.IsNotFound(err):
+			return admission.Errored(http.StatusInternalServerError, fmt.Errorf("get ImagePrefetch %q from the cache: %w", key, err))
+		}
+	}
+	decision := gate.Decide(write)
+	if !ptr.Deref(req.DryRun, false) {
+		h.figures.decisions.WithLabelValues(string(decision.Outcome)).Inc()
+	}
+	if len(decision.Refused) > 0 {
+		return invalid(req, decision.Refused)
+	}
+	return patched(decision.Patch).WithWarnings(decision.Warnings...)
+}
+
+func (h *gateHandler) decode(req admission.Request) (gate.Write, error) {
+	write := gate.Write{New: &appsv1.Deployment{}, Now: h.clock.Now()}
+	if err := h.decoder.Decode(req, write.New); err != nil {
+		return write, fmt.Errorf("decode Deployment: %w", err)
+	}
+	if req.Operation == admissionv1.Update {
+		write.Old = &appsv1.Deployment{}
+		if err := h.decoder.DecodeRaw(req.OldObject, write.Old); err != nil {
+			return write, fmt.Errorf("decode the stored Deployment: %w", err)
+		}
+	}
+	return write, nil
+}
+
+// patched lets the object through with changes.
+func patched(patch []gate.Operation) admission.Response {
+	response := admission.Allowed("")
+	if len(patch) == 0 {
+		return response
+	}
+	document, err := json.Marshal(patch)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("encode the patch: %w", err))
+	}
+	response.Patch = document
+	response.PatchType = ptr.To(admissionv1.PatchTypeJSONPatch)
+	return response
+}
+
+// invalid refuses the object, with each error at its field.
+func invalid(req admission.Request, errs field.ErrorList) admission.Response {
+	status := apierrors.NewInvalid(schema.GroupKind{Group: req.Kind.Group, Kind: req.Kind.Kind}, req.Name, errs).Status()
+	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &status}}
+}

@@ -1,0 +1,85 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/sluice-dev/sluice/api/policy"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+const (
+	// newNamespaceWait is how long a namespace may be unknown to the cache. The API
+	// server admits nothing to a namespace that does not exist, so it comes.
+	newNamespaceWait = 2 * time.Second
+	// newNamespaceLook is the time between two looks at the cache.
+	newNamespaceLook = 20 * time.Millisecond
+)
+
+// imagePrefetchHandler admits ImagePrefetches by the policies of their namespace.
+type imagePrefetchHandler struct {
+	decoder  admission.Decoder
+	cache    client.Reader
+	fallback policy.Default
+}
+
+// Handle refuses an ImagePrefetch with everything that policies forbid about it.
+func (h *imagePrefetchHandler) Handle(ctx context.Context, req admission.Request) admission.Response {
+	var prefetch v1alpha1.ImagePrefetch
+	if err := h.decoder.Decode(req, &prefetch); err != nil {
+		return admission.Errored(http.StatusBadRequest, fmt.Errorf("decode ImagePrefetch: %w", err))
+	}
+	if !prefetch.DeletionTimestamp.IsZero() {
+		return admission.Allowed("")
+	}
+	if req.Operation == admissionv1.Update {
+		var stored v1alpha1.ImagePrefetch
+		if err := h.decoder.DecodeRaw(req.OldObject, &stored); err != nil {
+			return admission.Errored(http.StatusBadRequest, fmt.Errorf("decode the stored ImagePrefetch: %w", err))
+		}
+		if policy.Unchanged(&stored.Spec, &prefetch.Spec) {
+			return admission.Allowed("")
+		}
+	}
+	namespace, err := h.namespace(ctx, req.Namespace)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, err)
+	}
+	var policies v1alpha1.PrefetchPolicyList
+	if err := h.cache.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("list PrefetchPolicies in the cache: %w", err))
+	}
+	if violations := policy.Evaluate(namespace, &prefetch.Spec, policies.Items, h.fallback); len(violations) > 0 {
+		return invalid(req, violations)
+	}
+	return admission.Allowed("")
+}
+
+// namespace looks into the cache, and waits for it where the namespace was created a
+// moment ago, as by the same kubectl apply.
+func (h *imagePrefetchHandler) namespace(ctx context.Context, name string) (policy.Namespace, error) {
+	var namespace corev1.Namespace
+	err := wait.PollUntilContextTimeout(ctx, newNamespaceLook, newNamespaceWait, true, func(ctx context.Context) (bool, error) {
+		err := h.cache.Get(ctx, client.ObjectKey{Name: name}, &namespace)
+		return err == nil, client.IgnoreNotFound(err)
+	})
+	if wait.Interrupted(err) {
+		err = apierrors.NewNotFound(corev1.Resource("namespaces"), name)
+	}
+	if err != nil {
+		return policy.Namespace{}, fmt.Errorf("find the labels of the namespace in the cache (try again): %w", err)
+	}
+	return policy.Namespace{Name: name, Labels: namespace.Labels}, nil
+}

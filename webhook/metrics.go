@@ -1,0 +1,26 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package webhook
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-dev/sluice/api/gate"
+)
+
+// figures are the gate's own figures; controller-runtime counts and times requests.
+type figures struct {
+	decisions *prometheus.CounterVec
+}
+
+func newMetrics(registry prometheus.Registerer) (*figures, error) {
+	m := &figures{decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluice_gate_decisions_total",
+		Help: "Writes of gated or held Deployments, by what the gate decided; dry runs are not counted.",
+	}, []string{"outcome"})}
+	for _, outcome := range gate.Outcomes {
+		m.decisions.WithLabelValues(string(outcome))
+	}
+	return m, registry.Register(m.decisions)
+}

@@ -1,0 +1,106 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/sluice-dev/sluice/api/policy"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// Paths that config/webhook names.
+const (
+	gatePath             = "/gate"
+	imagePrefetchPath    = "/validate/imageprefetches"
+	prefetchPoliciesPath = "/validate/prefetchpolicies"
+)
+
+// Options say where the webhooks listen and what holds where no policy speaks.
+type Options struct {
+	// BindAddress is HOST:PORT or :PORT. Empty: there are no webhooks.
+	BindAddress string
+	// CertDir holds tls.crt and tls.key, which are read again when they change.
+	CertDir string
+	// DefaultPolicy holds for a namespace that no PrefetchPolicy selects.
+	DefaultPolicy policy.Default
+}
+
+// Validate says what is missing or malformed.
+func (o Options) Validate() error {
+	var problems []error
+	if _, err := policy.ParseDefault(string(o.DefaultPolicy)); err != nil {
+		problems = append(problems, fmt.Errorf("--default-policy %w", err))
+	}
+	if o.BindAddress == "" {
+		return errors.Join(problems...)
+	}
+	if _, _, err := splitAddress(o.BindAddress); err != nil {
+		problems = append(problems, fmt.Errorf("--webhook-bind-address must be HOST:PORT or :PORT: %w", err))
+	}
+	if o.CertDir == "" {
+		problems = append(problems, errors.New("--cert-dir must be set: webhooks are served over HTTPS only"))
+	}
+	return errors.Join(problems...)
+}
+
+func splitAddress(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	number, err := strconv.ParseUint(text, 10, 16)
+	return host, int(number), err
+}
+
+// NewServer is for the manager that SetupWithManager gets; nil if there are to be no
+// webhooks.
+func NewServer(o Options) (webhook.Server, error) {
+	if o.BindAddress == "" {
+		return nil, nil
+	}
+	host, port, err := splitAddress(o.BindAddress)
+	if err != nil {
+		return nil, fmt.Errorf("read the address of the webhooks: %w", err)
+	}
+	return webhook.NewServer(webhook.Options{Host: host, Port: port, CertDir: o.CertDir}), nil
+}
+
+// +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches;prefetchpolicies,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
+
+// SetupWithManager has the manager's webhook server answer, on every replica.
+func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, registry prometheus.Registerer) error {
+	figures, err := newMetrics(registry)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	// The caches shall be full before the first request comes.
+	for _, kind := range []client.Object{&v1alpha1.ImagePrefetch{}, &v1alpha1.PrefetchPolicy{}, &corev1.Namespace{}} {
+		if _, err := mgr.GetCache().GetInformer(ctx, kind); err != nil {
+			return fmt.Errorf("cache %T: %w", kind, err)
+		}
+	}
+	decoder, cache := admission.NewDecoder(mgr.GetScheme()), mgr.GetCache()
+	for path, handler := range map[string]admission.Handler{
+		gatePath:             &gateHandler{decoder: decoder, cache: cache, clock: clock.RealClock{}, figures: figures},
+		imagePrefetchPath:    &imagePrefetchHandler{decoder: decoder, cache: cache, fallback: o.DefaultPolicy},
+		prefetchPoliciesPath: &prefetchPolicyHandler{decoder: decoder},
+	} {
+		mgr.GetWebhookServer().Register(path, &admission.Webhook{Handler: handler})
+	}
+	return nil
+}
