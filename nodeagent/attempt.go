@@ -1,0 +1,90 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// attempt is one running pull. Progress and the timeout are shared with its
+// goroutine; the rest belongs to the Agent's loop.
+type attempt struct {
+	request Request
+	// answers is the request of the spec when it began: what came later is not
+	// answered by it.
+	answers string
+	started time.Time
+	// report is when its progress is written next, and pause how long after that.
+	report time.Time
+	pause  time.Duration
+
+	cancel    context.CancelCauseFunc
+	abandoned bool
+
+	mu       sync.Mutex
+	progress Progress
+}
+
+var errAbandoned = errors.New("the spec asks for something else now")
+
+func (a *attempt) abandon() {
+	a.abandoned = true
+	a.cancel(errAbandoned)
+}
+
+// serves says whether its outcome is still of use.
+func (a *attempt) serves(policy v1alpha1.RegistryPolicy, want digest.Digest, ask bool) bool {
+	if a.abandoned || a.request.Policy != policy {
+		return false
+	}
+	resolved := a.seen().Digest
+	// While the registry is still being asked, nothing says that the answer differs.
+	return ask || resolved == "" || resolved == want
+}
+
+func (a *attempt) seen() Progress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.progress
+}
+
+// saw records progress, and says whether the digest is news.
+func (a *attempt) saw(p Progress) (resolved bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	resolved = p.Digest != "" && a.progress.Digest != p.Digest
+	a.progress = p
+	return resolved
+}
+
+// run pulls with a timeout on lack of progress. resolved is called once, when the
+// digest is known.
+func (a *attempt) run(ctx context.Context, runtime Runtime, patience time.Duration, resolved func()) (Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(patience, func() {
+		cancel(fmt.Errorf("%w for %v", ErrNoProgress, patience))
+	})
+	defer watchdog.Stop()
+
+	result, err := runtime.Pull(ctx, a.request, func(p Progress) {
+		watchdog.Reset(patience)
+		if a.saw(p) {
+			resolved()
+		}
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		// The cause says more than the "context canceled" that came of it.
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return result, err
+}

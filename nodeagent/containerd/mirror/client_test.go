@@ -1,0 +1,165 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+)
+
+const blobText = "0123456789"
+
+var blobDigest = digest.FromString(blobText)
+
+// ask makes a client of these mirrors and sends one GET.
+func ask(t *testing.T, offset int64, handlers ...http.HandlerFunc) (*Content, error) {
+	t.Helper()
+	client := &Client{
+		Registry: "docker.io", Repository: "library/app", UserAgent: "sluice-agent/test",
+		Gates: &Gates{AfterMiss: time.Hour, AfterError: time.Hour}, Patience: 200 * time.Millisecond,
+	}
+	for _, handler := range handlers {
+		server := httptest.NewServer(handler)
+		t.Cleanup(server.Close)
+		client.Hosts = append(client.Hosts, docker.RegistryHost{
+			Client: server.Client(), Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://"), Path: "/v2",
+			Header: http.Header{"X-Of-Host": {"yes"}},
+		})
+	}
+	content, err := client.Get(t.Context(), Blobs, blobDigest, offset)
+	if err == nil {
+		t.Cleanup(func() { _ = content.Close() })
+	}
+	return content, err
+}
+
+func serveBlob(w http.ResponseWriter, r *http.Request) {
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(blobText))
+}
+
+func answer(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+}
+
+func hangUp(w http.ResponseWriter, _ *http.Request) {
+	connection, _, _ := w.(http.Hijacker).Hijack()
+	_ = connection.Close()
+}
+
+func TestGetSendsWhatSpegelNeeds(t *testing.T) {
+	var got *http.Request
+	content, err := ask(t, 4, func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		serveBlob(w, r)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "/v2/library/app/blobs/" + blobDigest.String() + "?ns=docker.io"; got.Method != http.MethodGet || got.URL.String() != want {
+		t.Errorf("%s %s, want GET %s", got.Method, got.URL, want)
+	}
+	for header, want := range map[string]string{
+		"User-Agent": "sluice-agent/test", "Range": "bytes=4-", "Accept-Encoding": "identity", "X-Of-Host": "yes",
+	} {
+		if got.Header.Get(header) != want {
+			t.Errorf("%s: %q, want %q", header, got.Header.Get(header), want)
+		}
+	}
+	if raw, err := io.ReadAll(content); err != nil || content.Offset != 4 || string(raw) != blobText[4:] {
+		t.Errorf("offset %d, %q, %v", content.Offset, raw, err)
+	}
+}
+
+func TestGet(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(serveBlob))
+	defer elsewhere.Close()
+	for _, tt := range []struct {
+		reason      string
+		mirrors     []http.HandlerFunc
+		want        string
+		miss        bool
+		unreachable bool
+		err         string
+	}{
+		{reason: "a mirror that has it", mirrors: []http.HandlerFunc{serveBlob}, want: blobText},
+		{reason: "a mirror without it", mirrors: []http.HandlerFunc{http.NotFound}, miss: true, err: "does not have it"},
+		{reason: "the second has it", mirrors: []http.HandlerFunc{http.NotFound, serveBlob}, want: blobText},
+		{reason: "the first is dead", mirrors: []http.HandlerFunc{hangUp, serveBlob}, want: blobText},
+		{reason: "the only one is dead", mirrors: []http.HandlerFunc{hangUp}, unreachable: true, err: "EOF"},
+		{reason: "one is dead, the other answers", mirrors: []http.HandlerFunc{hangUp, http.NotFound}, miss: true, err: "EOF"},
+		{reason: "an error of its own", mirrors: []http.HandlerFunc{answer(503)}, err: "503"},
+		{reason: "no mirror", unreachable: true, err: "no mirror is configured"},
+		{
+			reason: "a redirect on the host", mirrors: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.URL.Path, "/v2/") {
+					http.Redirect(w, r, "/storage", http.StatusTemporaryRedirect)
+					return
+				}
+				serveBlob(w, r)
+			}}, want: blobText,
+		},
+		{
+			reason: "a redirect off the host", mirrors: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+			}}, unreachable: true, err: "leads off the mirror",
+		},
+		{
+			reason: "no answer for too long", mirrors: []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+			unreachable: true, err: "went silent",
+		},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			content, err := ask(t, 0, tt.mirrors...)
+			if tt.err == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if raw, err := io.ReadAll(content); err != nil || string(raw) != tt.want {
+					t.Errorf("%q, %v", raw, err)
+				}
+				return
+			}
+			var failed *Error
+			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.err) || failed.Unreachable != tt.unreachable || errors.Is(err, ErrMiss) != tt.miss {
+				t.Errorf("%v (%+v), want %q, unreachable %v, a miss %v", err, failed, tt.err, tt.unreachable, tt.miss)
+			}
+		})
+	}
+}
+
+func TestABodyThatGoesSilentEnds(t *testing.T) {
+	content, err := ask(t, 0, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(blobText)))
+		_, _ = io.WriteString(w, blobText[:4])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(content)
+	var failed *Error
+	if !errors.Is(err, ErrStalled) || !errors.As(err, &failed) || string(raw) != blobText[:4] {
+		t.Errorf("%q, %v", raw, err)
+	}
+}
+
+func TestAServerWithoutRangeBeginsAtTheBeginning(t *testing.T) {
+	content, err := ask(t, 4, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, blobText) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if content.Offset != 0 {
+		t.Errorf("offset %d", content.Offset)
+	}
+}

@@ -1,0 +1,82 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+)
+
+// Hosts are the hosts that containerd would ask for a registry's content.
+type Hosts struct {
+	// Mirrors may be asked by a peer.
+	Mirrors []docker.RegistryHost
+	// Upstream is the registry, by its "server" line or by its own name.
+	Upstream docker.RegistryHost
+}
+
+// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000")
+// below root, such as /etc/containerd/certs.d. The files are read anew each time, as
+// containerd does. Credentials are for the upstream; nil is anonymous.
+func ReadHosts(ctx context.Context, root, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
+	all, err := config.ConfigureHosts(ctx, config.HostOptions{
+		HostDir:     config.HostDirFromRoot(root),
+		Credentials: credentials,
+	})(registry)
+	if err != nil {
+		return Hosts{}, fmt.Errorf("read hosts of registry %q: %w", registry, err)
+	}
+	if len(all) == 0 {
+		return Hosts{}, fmt.Errorf("read hosts of registry %q: no host", registry)
+	}
+	// containerd puts the server, or in its absence the registry itself, last.
+	hosts := Hosts{Upstream: all[len(all)-1]}
+	upstream := []string{canonical(hosts.Upstream.Host), canonical(registry)}
+	for _, host := range all[:len(all)-1] {
+		if host.Capabilities.Has(docker.HostCapabilityPull) && !slices.Contains(upstream, canonical(host.Host)) {
+			hosts.Mirrors = append(hosts.Mirrors, host)
+		}
+	}
+	return hosts, nil
+}
+
+// Close ends the idle connections. Each reading has its own.
+func (h Hosts) Close() {
+	for _, host := range append(h.Mirrors[:len(h.Mirrors):len(h.Mirrors)], h.Upstream) {
+		host.Client.CloseIdleConnections()
+	}
+}
+
+// MayResolve says whether a mirror may be asked what a tag means. A mirror may
+// answer with what some node holds rather than with what the registry says now.
+func (h Hosts) MayResolve() bool {
+	return slices.ContainsFunc(h.Mirrors, func(host docker.RegistryHost) bool {
+		return host.Capabilities.Has(docker.HostCapabilityResolve)
+	})
+}
+
+// dockerHub is the name under which all names of Docker Hub's registry compare equal.
+const dockerHub = "docker.io"
+
+var dockerHubNames = []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
+
+// canonical makes equal what reaches the same registry: case, a final dot, the port
+// that goes without saying, and the names of Docker Hub. Both default ports are
+// dropped, so that plain HTTP on a registry's host is that registry too.
+func canonical(host string) string {
+	host = strings.ToLower(host)
+	for _, port := range []string{":443", ":80"} {
+		host = strings.TrimSuffix(host, port)
+	}
+	host = strings.TrimSuffix(host, ".")
+	if slices.Contains(dockerHubNames, host) {
+		return dockerHub
+	}
+	return host
+}

@@ -1,0 +1,100 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-dev/sluice/api/imageref"
+)
+
+// Labels that CRI puts on image records and reads there
+// (containerd, internal/cri/labels).
+const (
+	managedLabel, managedValue = "io.cri-containerd.image", "managed"
+	pinnedLabel, pinnedValue   = "io.cri-containerd.pinned", "pinned"
+)
+
+// Our own labels: on a record whose pin we have set, and on a lease the image it is for.
+const (
+	ourPinLabel, ourPinValue = "sluice.dev/pinned", "true"
+	leaseLabel               = "sluice.dev/image"
+)
+
+func recordLabels(pinned bool) map[string]string {
+	labels := map[string]string{managedLabel: managedValue}
+	if pinned {
+		labels[pinnedLabel], labels[ourPinLabel] = pinnedValue, ourPinValue
+	}
+	return labels
+}
+
+// name makes the image records that CRI's own pull makes: the image's id (the digest
+// of its config), which holds the content for as long as a container runs of it,
+// then repo@digest, and the tag last. A name that points elsewhere is moved.
+func (r *Runtime) name(ctx context.Context, ref imageref.Reference, target, config ocispec.Descriptor, pinned bool) error {
+	if err := r.record(ctx, config.Digest.String(), target, recordLabels(false)); err != nil {
+		return err
+	}
+	names := ref.Names(target.Digest)
+	for at := range names {
+		if err := r.record(ctx, names[len(names)-1-at], target, recordLabels(pinned)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record creates an image record, or changes of it what differs. Labels of others stay.
+func (r *Runtime) record(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) error {
+	store := r.client.ImageService()
+	for {
+		wanted := images.Image{Name: name, Target: target, Labels: labels}
+		old, err := store.Get(ctx, name)
+		if errdefs.IsNotFound(err) {
+			_, err = store.Create(ctx, wanted)
+			if errdefs.IsAlreadyExists(err) {
+				continue // made by another meanwhile
+			}
+			return wrapName(name, err)
+		}
+		if err != nil {
+			return wrapName(name, err)
+		}
+		fields := changedFields(old, wanted)
+		if len(fields) == 0 {
+			return nil
+		}
+		if _, err = store.Update(ctx, wanted, fields...); !errdefs.IsNotFound(err) {
+			return wrapName(name, err)
+		}
+	}
+}
+
+func wrapName(name string, err error) error {
+	if err != nil {
+		return fmt.Errorf("record image %q: %w", name, err)
+	}
+	return nil
+}
+
+// changedFields leaves a pin that another has set in that other's hands.
+func changedFields(old, wanted images.Image) []string {
+	var fields []string
+	if old.Target.Digest != wanted.Target.Digest {
+		fields = append(fields, "target")
+	}
+	othersPin := old.Labels[pinnedLabel] == pinnedValue && old.Labels[ourPinLabel] == ""
+	for label, value := range wanted.Labels {
+		if old.Labels[label] != value && !(label == ourPinLabel && othersPin) {
+			fields = append(fields, "labels."+label)
+		}
+	}
+	return fields
+}

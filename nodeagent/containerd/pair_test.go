@@ -1,0 +1,114 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd_test
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
+	"github.com/sluice-dev/sluice/nodeagent/containerd"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+// pair is a registry and a mirror that both serve one image.
+type pair struct {
+	registry, mirror *upstream.Server
+	repository       string
+	image            images.Artifact
+	ref              imageref.Reference
+	digest           digest.Digest
+}
+
+// newPair configures the node with a mirror that may not resolve tags, and pushes an
+// image of three layers of 1 MiB to both.
+func newPair(name string) *pair {
+	GinkgoHelper()
+	p := &pair{registry: serve(), mirror: serve(), repository: "team/app"}
+	p.configure("pull")
+	p.push(name, 3, images.MiB)
+	return p
+}
+
+func (p *pair) configure(capability string) {
+	GinkgoHelper()
+	hosts(p.registry.Host(), `
+server = %q
+[host.%q]
+  capabilities = ["pull", %q]
+`, p.registry.URL(), p.mirror.URL(), capability)
+}
+
+// push moves the tag to another image, in both.
+func (p *pair) push(name string, layers int, size int64) {
+	GinkgoHelper()
+	image, err := images.Image(images.Options{Layers: images.Layers(name, layers, size), Seed: name})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(p.registry.Push(p.repository+":v1", image)).To(Succeed())
+	Expect(p.mirror.Push(p.repository+":v1", image)).To(Succeed())
+	d, err := image.Digest()
+	Expect(err).NotTo(HaveOccurred())
+	p.image, p.digest = image, digest.Digest(d.String())
+	p.ref, err = imageref.Parse(p.registry.Host() + "/" + p.repository + ":v1")
+	Expect(err).NotTo(HaveOccurred())
+}
+
+// request is for the tag at the digest; a seed asks what that is.
+func (p *pair) request(policy v1alpha1.RegistryPolicy) nodeagent.Request {
+	req := nodeagent.Request{Ref: p.ref, Policy: policy, Pinned: true}
+	if policy == v1alpha1.RegistryPolicyMirror {
+		req.Digest = p.digest
+	}
+	return req
+}
+
+// layers are the digests of the image's layers, lowest first.
+func (p *pair) layers() (digests []string) {
+	GinkgoHelper()
+	Expect(images.Walk(p.image, func(b images.Blob) error {
+		if b.MediaType.IsLayer() {
+			digests = append(digests, b.Digest.String())
+		}
+		return nil
+	})).To(Succeed())
+	return digests
+}
+
+// sizes are those of the blobs.
+func (p *pair) sizes() map[string]int64 {
+	sizes := map[string]int64{}
+	_ = images.Walk(p.image, func(b images.Blob) error {
+		sizes[b.Digest.String()] = b.Size
+		return nil
+	})
+	return sizes
+}
+
+// lose deletes content behind the back of the image that needs it.
+func lose(ctx context.Context, d string) {
+	GinkgoHelper()
+	Expect(direct.ContentStore().Delete(ctx, digest.Digest(d))).To(Succeed())
+	// What no namespace names any more goes with the next garbage collection.
+	lease, err := direct.LeasesService().Create(ctx, leases.WithRandomID())
+	Expect(err).NotTo(HaveOccurred())
+	Expect(direct.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)).To(Succeed())
+}
+
+func pull(ctx context.Context, runtime *containerd.Runtime, req nodeagent.Request) (nodeagent.Result, error) {
+	return runtime.Pull(ctx, req, func(nodeagent.Progress) {})
+}
+
+func present(ctx context.Context, runtime *containerd.Runtime, p *pair) bool {
+	GinkgoHelper()
+	presence, err := runtime.Check(ctx, p.ref, p.digest)
+	Expect(err).NotTo(HaveOccurred())
+	return presence.Present
+}

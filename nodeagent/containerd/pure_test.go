@@ -1,0 +1,114 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+
+	"github.com/sluice-dev/sluice/nodeagent"
+)
+
+func TestAtLeast(t *testing.T) {
+	for version, want := range map[string]bool{
+		"v2.4.2": true, "2.1.0": true, "v2.1.0-rc.1": true, "v3.0.0": true, "2.2.1+dist-1": true,
+		"v2.0.5": false, "1.7.27": false, "v1.6.0-debian": false,
+		"":             true, // a build of somebody's own
+		"deadbeef.m":   true,
+		"v2.10.0-beta": true,
+	} {
+		if got := atLeast(version, oldest); got != want {
+			t.Errorf("atLeast(%q) = %v, want %v", version, got, want)
+		}
+	}
+}
+
+func TestFits(t *testing.T) {
+	const gib = int64(1) << 30
+	for _, tt := range []struct {
+		reason               string
+		missing, free, total int64
+		minFree              float64
+		want                 bool
+	}{
+		{"plenty of room", gib, 50 * gib, 100 * gib, 0.15, true},
+		{"content and what is unpacked of it", 10 * gib, 49 * gib, 100 * gib, 0.15, false},
+		{"just enough", 10 * gib, 50 * gib, 100 * gib, 0.15, true},
+		{"past the line already", 1, 10 * gib, 100 * gib, 0.15, false},
+		{"the line is the administrator's", gib, 10 * gib, 100 * gib, 0.05, true},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			err := fits("/root", tt.missing, tt.free, tt.total, tt.minFree)
+			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
+				t.Errorf("fits: %v, want room: %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestMediaType(t *testing.T) {
+	const index, manifest = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
+	for _, tt := range []struct {
+		reason, raw, served, want string
+	}{
+		{"what it says of itself", `{"mediaType":"` + images.MediaTypeDockerSchema2Manifest + `"}`, manifest, images.MediaTypeDockerSchema2Manifest},
+		{"else what the server says", `{"manifests":[]}`, index, index},
+		{"unless that is nonsense", `{"manifests":[]}`, "application/octet-stream", index},
+		{"or nothing", `{"config":{}}`, "", manifest},
+		{"neither manifest nor index", `{}`, "", ""},
+		{"not JSON", "\x1f\x8b", manifest, ""},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			if got := mediaType([]byte(tt.raw), tt.served); got != tt.want {
+				t.Errorf("mediaType(%q, %q) = %q, want %q", tt.raw, tt.served, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestMeaning(t *testing.T) {
+	status := func(code int) error {
+		return fmt.Errorf("resolve: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: code})
+	}
+	for _, tt := range []struct {
+		reason string
+		err    error
+		want   error
+	}{
+		{"401", status(401), nodeagent.ErrUnauthorized},
+		{"403", status(403), nodeagent.ErrUnauthorized},
+		{"a token that is refused", fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), nodeagent.ErrUnauthorized},
+		{"404", status(404), nodeagent.ErrImageNotFound},
+		{"not found", fmt.Errorf("app: %w", errdefs.ErrNotFound), nodeagent.ErrImageNotFound},
+		{"429 passes", status(429), nodeagent.ErrRegistryUnavailable},
+		{"503 too", status(503), nodeagent.ErrRegistryUnavailable},
+		{"no answer", errors.New("dial tcp: connection refused"), nodeagent.ErrRegistryUnavailable},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			if got := meaning(tt.err); got != tt.want { //nolint:errorlint // the sentinel itself
+				t.Errorf("meaning(%v) = %v, want %v", tt.err, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOthersPinsStayTheirs(t *testing.T) {
+	theirs := images.Image{Labels: map[string]string{managedLabel: managedValue, pinnedLabel: pinnedValue}}
+	ours := images.Image{Labels: recordLabels(true)}
+	if fields := changedFields(theirs, ours); len(fields) != 0 {
+		t.Errorf("changes %q of a record that another has pinned", fields)
+	}
+	if fields := changedFields(images.Image{}, ours); len(fields) != 3 {
+		t.Errorf("changes %q of an empty record, want three labels", fields)
+	}
+	if fields := changedFields(ours, ours); len(fields) != 0 {
+		t.Errorf("changes %q of what is right", fields)
+	}
+}

@@ -1,0 +1,268 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+const (
+	seed = v1alpha1.RegistryPolicyDefault
+	peer = v1alpha1.RegistryPolicyMirror
+)
+
+var _ = Describe("Seed", func() {
+	It("believes the registry rather than a mirror about what a tag means", func(ctx context.Context) {
+		p := newPair("fresh")
+		p.configure("resolve")
+		stale, err := images.Image(images.Options{Layers: images.Layers("stale", 1, images.KiB)})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
+		Expect(present(ctx, runtime, p)).To(BeTrue())
+
+		By("asking only once more when asked again")
+		p.registry.Reset()
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Source", v1alpha1.SourceLocal))
+		requests := p.registry.Requests()
+		Expect(requests).To(HaveLen(1))
+		Expect(requests[0]).To(And(HaveField("Method", http.MethodHead), HaveField("UserAgent", "sluice-agent/test")))
+	}, SpecTimeout(specTimeout))
+
+	It("takes what the mirror says where the registry cannot be asked, as the kubelet does", func(ctx context.Context) {
+		p := newPair("airgapped")
+		p.configure("resolve")
+		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
+	}, SpecTimeout(specTimeout))
+
+	It("does not take a mirror's 404 for the registry's", func(ctx context.Context) {
+		p := newPair("outage")
+		p.configure("resolve")
+		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
+		_, err := pull(ctx, start(options()), p.request(seed))
+		Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
+		Expect(err).NotTo(MatchError(nodeagent.ErrImageNotFound))
+	}, SpecTimeout(specTimeout))
+
+	DescribeTable("tells what the registry's answer means",
+		func(ctx context.Context, status int, want error) {
+			p := newPair("answers")
+			DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+			DeferCleanup(p.registry.Inject(upstream.Any, 0, upstream.Answer(status)))
+			_, err := pull(ctx, start(options()), p.request(seed))
+			Expect(err).To(MatchError(want))
+		},
+		Entry("401", 401, nodeagent.ErrUnauthorized, SpecTimeout(specTimeout)),
+		Entry("403", 403, nodeagent.ErrUnauthorized, SpecTimeout(specTimeout)),
+		Entry("404", 404, nodeagent.ErrImageNotFound, SpecTimeout(specTimeout)),
+		Entry("429", 429, nodeagent.ErrRegistryUnavailable, SpecTimeout(specTimeout)),
+		Entry("500", 500, nodeagent.ErrRegistryUnavailable, SpecTimeout(specTimeout)),
+	)
+
+	It("brings layers whose snapshots have outlived them", func(ctx context.Context) {
+		p := newPair("outlived")
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
+		lose(ctx, p.layers()[1])
+		Expect(present(ctx, runtime, p)).To(BeFalse())
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("PulledBytes", BeNumerically(">", images.MiB)))
+		Expect(present(ctx, runtime, p)).To(BeTrue())
+	}, SpecTimeout(specTimeout))
+
+	It("goes on in the middle of a blob after a restart of the agent", func(ctx context.Context) {
+		p := newPair("seed-resume")
+		p.push("seed-resume", 3, 4*images.MiB) // containerd writes a MiB at a time
+		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+		layers := p.layers()
+		stalled := p.registry.Inject(upstream.Of(layers[2]), 0, upstream.StallAfter(5*images.MiB/2))
+		first := start(options())
+		killed, kill := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := pull(killed, first, p.request(seed))
+			ended <- err
+		}()
+		Eventually(ctx, func() int64 {
+			status, err := direct.ContentStore().Status(ctx, "layer-"+layers[2])
+			if err != nil {
+				return 0
+			}
+			return status.Offset
+		}).Should(BeNumerically(">=", 2*images.MiB))
+		kill()
+		Eventually(ctx, ended).Should(Receive(HaveOccurred()))
+		stalled()
+
+		Expect(pull(ctx, start(options()), p.request(seed))).To(HaveField("Digest", p.digest))
+		for _, t := range p.registry.Requests().Where(upstream.Blobs).Tallies() {
+			Expect(t.Bytes).To(BeNumerically("<", t.Size*3/2), "%s was sent twice", t.Digest)
+		}
+		again := p.registry.Requests().Where(upstream.Of(layers[2]))
+		Expect(again[len(again)-1].Offset).To(BeNumerically(">", 0))
+	}, SpecTimeout(specTimeout))
+
+	It("reports the bytes on the way", func(ctx context.Context) {
+		p := newPair("bytes")
+		p.push("bytes", 2, 4*images.MiB)
+		p.registry.SetRate(4 * images.MiB)
+		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+		seen := []nodeagent.Progress{}
+		result, err := start(options()).Pull(ctx, p.request(seed), func(progress nodeagent.Progress) { seen = append(seen, progress) })
+		Expect(err).NotTo(HaveOccurred())
+		Expect(seen[0]).To(Equal(nodeagent.Progress{Digest: p.digest}), "the digest first")
+		Expect(seen).To(ContainElement(And(
+			HaveField("SizeBytes", result.SizeBytes),
+			HaveField("PulledBytes", BeNumerically("~", result.SizeBytes/2, result.SizeBytes*3/8)))))
+	}, SpecTimeout(specTimeout))
+})
+
+var _ = Describe("Peer", func() {
+	It("resumes a blob that broke off", func(ctx context.Context) {
+		p := newPair("resume")
+		layer := p.layers()[1]
+		p.mirror.Inject(upstream.Of(layer), 1, upstream.ResetAfter(600*images.KiB))
+		runtime := start(options())
+		result, err := pull(ctx, runtime, p.request(peer))
+		Expect(err).NotTo(HaveOccurred())
+		requests := p.mirror.Requests().Where(upstream.Of(layer))
+		Expect(requests).To(HaveLen(2))
+		Expect(requests[1].Offset).To(BeNumerically(">", 100*images.KiB))
+		Expect(requests[1].Time.Sub(requests[0].Time)).To(BeNumerically(">=", 5*time.Second), "a mirror is not asked for a key at once again")
+		Expect(result.PulledBytes).To(BeNumerically("~", result.SizeBytes, images.KiB*4), "nothing came twice")
+	}, SpecTimeout(specTimeout))
+
+	It("leaves a mirror that went silent, and comes back", func(ctx context.Context) {
+		p := newPair("silent")
+		DeferCleanup(p.mirror.Inject(upstream.Of(p.layers()[0]), 1, upstream.StallAfter(100*images.KiB)))
+		impatient := options()
+		impatient.NoProgressTimeout = time.Second
+		Expect(pull(ctx, start(impatient), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+	}, SpecTimeout(specTimeout))
+
+	It("asks one mirror after the other", func(ctx context.Context) {
+		p := newPair("second")
+		second := serve()
+		Expect(second.Push(p.repository+":v1", p.image)).To(Succeed())
+		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+		hosts(p.registry.Host(), `
+server = %q
+[host.%q]
+[host.%q]
+`, p.registry.URL(), p.mirror.URL(), second.URL())
+		Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("throws away what is not what its digest says", func(ctx context.Context) {
+		p := newPair("garbage")
+		layer := p.layers()[2]
+		target, err := url.Parse(p.mirror.URL())
+		Expect(err).NotTo(HaveOccurred())
+		honest := httputil.NewSingleHostReverseProxy(target)
+		var lies atomic.Int32
+		liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, layer) && lies.Add(1) == 1 {
+				_, _ = w.Write(make([]byte, p.sizes()[layer]))
+				return
+			}
+			honest.ServeHTTP(w, r)
+		}))
+		DeferCleanup(liar.Close)
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), liar.URL)
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(present(ctx, runtime, p)).To(BeTrue())
+		Expect(lies.Load()).To(Equal(int32(2)))
+	}, SpecTimeout(specTimeout))
+
+	It("brings layers whose snapshots have outlived them", func(ctx context.Context) {
+		p := newPair("peer-outlived")
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Digest", p.digest))
+		lose(ctx, p.layers()[1])
+		Expect(present(ctx, runtime, p)).To(BeFalse())
+		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("PulledBytes", BeNumerically("~", images.MiB, 64*images.KiB)))
+		Expect(present(ctx, runtime, p)).To(BeTrue())
+	}, SpecTimeout(specTimeout))
+
+	It("gives up at once where the node has no mirror", func(ctx context.Context) {
+		p := newPair("none")
+		hosts(p.registry.Host(), "server = %q\n", p.registry.URL())
+		_, err := pull(ctx, start(options()), p.request(peer))
+		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+})
+
+var _ = Describe("containerd's restart", Serial, func() {
+	It("ends the pull at once, and costs no blob that was complete", func(ctx context.Context) {
+		for _, policy := range []v1alpha1.RegistryPolicy{seed, peer} {
+			By(string(policy))
+			p := newPair("restart-" + string(policy))
+			from := p.registry
+			if policy == peer {
+				from = p.mirror
+			} else {
+				DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+			}
+			layers := p.layers()
+			resume := from.Inject(upstream.Of(layers[2]), 0, upstream.StallAfter(images.KiB))
+			runtime := start(options())
+			watching := make(chan error, 1)
+			connected := make(chan struct{})
+			go func() {
+				watching <- runtime.Watch(ctx, func() { close(connected) }, func(nodeagent.Change) {})
+			}()
+			Eventually(ctx, connected).Should(BeClosed())
+			pulling := make(chan error, 1)
+			go func() {
+				_, err := pull(ctx, runtime, p.request(policy))
+				pulling <- err
+			}()
+			for _, complete := range layers[:2] {
+				Eventually(ctx, func() error {
+					_, err := direct.ContentStore().Info(ctx, digest.Digest(complete))
+					return err
+				}).Should(Succeed())
+			}
+
+			node.Containerd.Kill()
+			Eventually(ctx, pulling).WithTimeout(10 * time.Second).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
+			Eventually(ctx, watching).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
+			Expect(runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
+			resume()
+			Expect(node.Containerd.Start(ctx)).To(Succeed())
+			Eventually(ctx, func() error {
+				_, err := pull(ctx, runtime, p.request(policy))
+				return err
+			}).Should(Succeed())
+			Expect(present(ctx, runtime, p)).To(BeTrue())
+			for _, tally := range from.Requests().Where(upstream.Blobs).Tallies() {
+				if tally.Digest != layers[2] {
+					Expect(tally.Complete+tally.Partial).To(Equal(1), tally.Digest)
+				}
+			}
+		}
+	}, SpecTimeout(specTimeout))
+})

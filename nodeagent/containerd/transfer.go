@@ -1,0 +1,138 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/core/transfer/image"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-dev/sluice/nodeagent"
+)
+
+// transfer pulls through the daemon's transfer service: by the tag, which costs the
+// registry one HEAD, or by the digest where it is known.
+func (r *Runtime) transfer(ctx context.Context, req nodeagent.Request, want digest.Digest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
+	from := req.Ref
+	if want != "" {
+		from = from.WithDigest(want)
+	}
+	began := time.Now()
+	unpack := image.WithUnpack(r.platform, r.Snapshotter)
+	target, err := r.transferFrom(ctx, req, from.String(), credential, m, unpack)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	held, err := r.inspect(ctx, target)
+	if err == nil && held.manifest != nil && held.missing > 0 {
+		// The transfer leaves out layers whose snapshots are there already; without
+		// unpacking it brings them. Mirrors serve layers, not snapshots.
+		_, err = r.transferFrom(ctx, req, req.Ref.WithDigest(target.Digest).String(), credential, m)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	received, err := r.newer(ctx, target, began)
+	m.settle(received)
+	return target, err
+}
+
+// newer is the size of what was committed since. The transfer's reports say so only
+// roughly: its last ones may be lost.
+func (r *Runtime) newer(ctx context.Context, target ocispec.Descriptor, since time.Time) (size int64, err error) {
+	store := r.client.ContentStore()
+	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
+	err = images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		info, err := store.Info(ctx, desc.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if info.CreatedAt.After(since) {
+			size += info.Size
+		}
+		return children(ctx, desc)
+	}), target)
+	if errdefs.IsNotFound(err) {
+		return size, nil // nothing for this platform
+	}
+	return size, err
+}
+
+func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.Request, from string, credential nodeagent.Credential, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := newTracker(m)
+	defer t.close()
+	measured := make(chan struct{})
+	go func() {
+		defer close(measured)
+		cancel(r.measureSeed(ctx, t, m))
+	}()
+	defer func() { <-measured }()
+	defer cancel(nil)
+
+	options := []registry.Opt{registry.WithHostDir(r.RegistryConfigPath)}
+	if auth := basicAuth(credential); auth != nil {
+		options = append(options, registry.WithCredentials(helper(auth)))
+	}
+	source, err := registry.NewOCIRegistry(ctx, from, options...)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	store := image.NewStore(req.Ref.String(), append(opts,
+		image.WithPlatforms(r.platform), image.WithImageLabels(recordLabels(req.Pinned)))...)
+	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.progress)); err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, nodeagent.ErrInsufficientDisk) {
+			return ocispec.Descriptor{}, cause
+		}
+		return ocispec.Descriptor{}, err
+	}
+	record, err := r.client.ImageService().Get(ctx, req.Ref.String())
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("look up what was pulled: %w", err)
+	}
+	return record.Target, nil
+}
+
+// measureSeed waits for the manifests to arrive, then says how large the image is and
+// refuses what does not fit. It returns nil when ctx ends.
+func (r *Runtime) measureSeed(ctx context.Context, t *tracker, m *meter) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		if target, ok := t.target(); ok {
+			held, err := r.inspect(ctx, target)
+			if err == nil && held.manifest != nil {
+				m.sized(held.size)
+				if err := r.room(ctx, held.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
+					return err
+				}
+				<-ctx.Done()
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// helper hands a credential to the daemon when it asks.
+type helper func(host string) (username, secret string, err error)
+
+func (h helper) GetCredentials(_ context.Context, _, host string) (registry.Credentials, error) {
+	username, secret, err := h(host)
+	return registry.Credentials{Host: host, Username: username, Secret: secret}, err
+}

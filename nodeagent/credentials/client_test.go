@@ -1,0 +1,278 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package credentials
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/nodeagent"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ nodeagent.Credentials = (*Client)(nil)
+
+const image = "ghcr.io/shop/app:v1"
+
+func TestTheClientAsksForOneImageWithItsToken(t *testing.T) {
+	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		var request credentials.Request
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil || request.Image != image {
+			t.Errorf("asked for %q, err %v", request.Image, err)
+		}
+		if r.Method != http.MethodPost || r.URL.Path != credentials.Path || r.Header.Get("Authorization") != "Bearer first" {
+			t.Errorf("%s %s with %q", r.Method, r.URL.Path, r.Header.Get("Authorization"))
+		}
+		answer(w, http.StatusOK, credentials.Response{Credentials: []credentials.Credential{
+			{Username: "robot", Password: "p4ssw0rd"}, {IdentityToken: "refresh"},
+		}})
+	})
+	got, err := client.For(t.Context(), image)
+	want := []nodeagent.Credential{{Username: "robot", Password: "p4ssw0rd"}, {IdentityToken: "refresh"}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d credentials, err %v; want those of the endpoint in their order", len(got), err)
+	}
+}
+
+func TestTheClientReadsItsTokenForEachRequest(t *testing.T) {
+	var seen []string
+	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("Authorization"))
+		answer(w, http.StatusOK, credentials.Response{})
+	})
+	ask(t, client)
+	write(t, client.options.TokenFile, "second\n")
+	ask(t, client)
+	if want := []string{"Bearer first", "Bearer second"}; !slices.Equal(seen, want) {
+		t.Errorf("sent %q, want %q", seen, want)
+	}
+}
+
+func TestTheClientReadsItsCAForEachRequest(t *testing.T) {
+	client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, credentials.Response{}) })
+	good := read(t, client.options.CAFile)
+
+	write(t, client.options.CAFile, otherCA(t))
+	if _, err := client.For(t.Context(), image); !errors.Is(err, nodeagent.ErrCredentialsUnavailable) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("err = %v, want one about the certificate", err)
+	}
+	write(t, client.options.CAFile, good)
+	ask(t, client)
+}
+
+func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
+	refuse := func(status int, reason credentials.Reason) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, status, credentials.Error{Reason: reason, Message: "said the endpoint"})
+		}
+	}
+	for _, tt := range []struct {
+		reason   string
+		handler  http.HandlerFunc
+		prepare  func(*testing.T, *Client)
+		want     error
+		wantText string
+	}{
+		{"a token that it does not take", refuse(401, credentials.ReasonUnauthorized), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (401 Unauthorized)"},
+		{"an image that is not needed", refuse(403, credentials.ReasonNotNeeded), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (403 NotNeeded)"},
+		{"an image that is not wanted", refuse(404, credentials.ReasonNotWanted), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (404 NotWanted)"},
+		{"too many requests", refuse(429, credentials.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
+		{"an API server in trouble", refuse(503, credentials.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
+		{
+			"something that is not the endpoint", func(w http.ResponseWriter, r *http.Request) {
+				http.Error(w, "You sent "+r.Header.Get("Authorization"), http.StatusForbidden)
+			}, nil, nodeagent.ErrCredentialsRefused, "status 403",
+		},
+		{
+			"an answer that is not one", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"credentials": "p4ssw0rd"}`) },
+			nil, nodeagent.ErrCredentialsUnavailable, "not JSON",
+		},
+		{
+			"an answer without end", func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, `{"credentials": [{"password": "`+strings.Repeat("p4ssw0rd", credentials.MaxResponseBytes)+`"}]}`)
+			}, nil, nodeagent.ErrCredentialsUnavailable, "too large",
+		},
+		{
+			"no token yet", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+				if err := os.Remove(c.options.TokenFile); err != nil {
+					t.Fatal(err)
+				}
+			}, nodeagent.ErrCredentialsUnavailable, "read token",
+		},
+		{
+			"a token that is no header", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+				write(t, c.options.TokenFile, "fir\nst")
+			}, nodeagent.ErrCredentialsUnavailable, "header",
+		},
+		{
+			"no CA yet", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+				write(t, c.options.CAFile, "")
+			}, nodeagent.ErrCredentialsUnavailable, "read CA",
+		},
+		{
+			"nobody there", refuse(401, credentials.ReasonUnauthorized), func(_ *testing.T, c *Client) {
+				c.options.URL = "https://127.0.0.1:1"
+			}, nodeagent.ErrCredentialsUnavailable, "refused",
+		},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			client := newClient(t, tt.handler)
+			if tt.prepare != nil {
+				tt.prepare(t, client)
+			}
+			found, err := client.For(t.Context(), image)
+			if len(found) != 0 {
+				t.Errorf("%d credentials", len(found))
+			}
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.wantText) {
+				t.Errorf("err = %v, want %q that says %q", err, tt.want, tt.wantText)
+			}
+			for _, secret := range []string{"first", "fir\nst", "p4ssw0rd"} {
+				if strings.Contains(err.Error(), secret) {
+					t.Errorf("the error holds %q: %v", secret, err)
+				}
+			}
+		})
+	}
+}
+
+func TestTheClientTakesItsTokenNowhereElse(t *testing.T) {
+	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s with %q", r.Method, r.URL, r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+	})
+	if _, err := client.For(t.Context(), image); !errors.Is(err, nodeagent.ErrCredentialsRefused) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestTheClientStopsWithItsContext(t *testing.T) {
+	asked := make(chan struct{})
+	client := newClient(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or net/http does not see that the client goes
+		close(asked)
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := client.For(ctx, image); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestOptionsSayWhatIsWrong(t *testing.T) {
+	for _, tt := range []struct {
+		reason  string
+		options Options
+		want    string
+	}{
+		{"as it should be", Options{URL: "https://sluice.sluice-system.svc:9444", TokenFile: "/token", CAFile: "/ca"}, ""},
+		{"a slash at the end", Options{URL: "https://sluice.sluice-system.svc/", TokenFile: "/token"}, ""},
+		{"no endpoint needs nothing", Options{}, ""},
+		{"in the clear", Options{URL: "http://sluice", TokenFile: "/token"}, "https://HOST"},
+		{"no scheme", Options{URL: "sluice:9444", TokenFile: "/token"}, "https://HOST"},
+		{"no host", Options{URL: "https://", TokenFile: "/token"}, "https://HOST"},
+		{"a path", Options{URL: "https://sluice/v1/credentials", TokenFile: "/token"}, "https://HOST"},
+		{"a password in the URL", Options{URL: "https://me:p4ssw0rd@sluice", TokenFile: "/token"}, "https://HOST"},
+		{"no token", Options{URL: "https://sluice"}, "--credentials-token-file"},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			err := tt.options.Validate()
+			if tt.want == "" && err != nil {
+				t.Errorf("refused: %v", err)
+			}
+			if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "p4ssw0rd")) {
+				t.Errorf("err = %v, want one that says %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// newClient is a client of an endpoint that answers with handler. Its token is "first".
+func newClient(t *testing.T, handler http.HandlerFunc) *Client {
+	t.Helper()
+	server := httptest.NewUnstartedServer(handler)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	options := Options{URL: server.URL, TokenFile: filepath.Join(dir, "token"), CAFile: filepath.Join(dir, "ca.crt")}
+	write(t, options.TokenFile, "first\n")
+	write(t, options.CAFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	if err := options.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return New(options)
+}
+
+// otherCA is a certificate that the server's does not come from.
+func otherCA(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func ask(t *testing.T, client *Client) {
+	t.Helper()
+	if _, err := client.For(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func write(t *testing.T, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}

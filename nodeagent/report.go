@@ -1,0 +1,110 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// StatusWriter writes the status of the node's NodeImageSet.
+type StatusWriter interface {
+	// WriteStatus replaces the whole status of the object with that UID. It returns
+	// nil where there is no such object any more.
+	WriteStatus(ctx context.Context, uid types.UID, status v1alpha1.NodeImageSetStatus) error
+}
+
+// report decides when the status is written: one write at a time, changes gathered,
+// nothing written that is written already.
+type report struct {
+	uid     types.UID
+	written v1alpha1.NodeImageSetStatus
+	// due is when to write; zero when nothing changed.
+	due      time.Time
+	writing  bool
+	failures int
+}
+
+// restart begins with an object whose status this process has not written.
+func (r *report) restart(uid types.UID, status v1alpha1.NodeImageSetStatus) {
+	r.uid, r.due, r.failures = uid, time.Time{}, 0
+	r.written = *status.DeepCopy()
+}
+
+// change has the status written after a while, or sooner if something else wants it sooner.
+func (r *report) change(now time.Time, after time.Duration) {
+	r.due = earliest(now.Add(after), r.due)
+}
+
+// writeStatus writes the status if it is time, and says when it will be.
+func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wake time.Time) {
+	r := &a.report
+	if r.uid == "" {
+		r.due = time.Time{} // no object to write to
+		return time.Time{}
+	}
+	due := earliest(r.due, a.progressDue())
+	if due.IsZero() || r.writing {
+		return time.Time{}
+	}
+	if now.Before(due) {
+		return due
+	}
+	r.due = time.Time{}
+	a.progressSeen(now)
+	status := a.status(now, r.written.Conditions)
+	if equality.Semantic.DeepEqual(status, r.written) {
+		return a.progressDue()
+	}
+	r.writing = true
+	uid := r.uid
+	a.work.Go(func() {
+		err := a.Status.WriteStatus(ctx, uid, status)
+		a.post(func() { a.wrote(uid, status, err) })
+	})
+	return time.Time{}
+}
+
+func (a *Agent) wrote(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
+	r := &a.report
+	r.writing = false
+	switch {
+	case uid != r.uid:
+	case err != nil:
+		r.failures++
+		a.Log.Error(err, "Failed to write status", "failures", r.failures)
+		r.due = time.Now().Add(backoff(r.failures))
+	default:
+		r.failures = 0
+		r.written = status
+	}
+}
+
+// progressDue is when the first of the running pulls wants its progress written. A
+// further try of what has failed is told when it ends: the controller sees by the count
+// that the reason still holds.
+func (a *Agent) progressDue() (due time.Time) {
+	for _, i := range a.images {
+		if i.attempt != nil && !i.failed {
+			due = earliest(due, i.attempt.report)
+		}
+	}
+	return due
+}
+
+// progressSeen sets when the progress that is being written now is written again: of
+// all pulls, since a write tells of all.
+func (a *Agent) progressSeen(now time.Time) {
+	for _, i := range a.images {
+		if att := i.attempt; att != nil {
+			att.report = now.Add(att.pause)
+			att.pause = min(2*att.pause, maxReportPause)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// status is what the agent knows now, in the words of the API. conditions are those
+// written last; they keep their transition times.
+func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.NodeImageSetStatus {
+	status := v1alpha1.NodeImageSetStatus{ObservedGeneration: a.generation}
+	for _, i := range a.images {
+		if !i.gone {
+			status.Images = append(status.Images, i.report())
+		}
+	}
+	slices.SortFunc(status.Images, byName)
+
+	ready := ready(status.Images, a.unsupported)
+	ready.ObservedGeneration = a.generation
+	ready.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
+	status.Conditions = slices.Clone(conditions)
+	meta.SetStatusCondition(&status.Conditions, ready)
+	return status
+}
+
+// report is the image's part of the status.
+func (i *image) report() v1alpha1.NodeImageStatus {
+	s := i.status
+	s.State = i.state()
+	if want, ask := i.wanted(); want != "" && (!ask || s.Digest == "") {
+		s.Digest = want.String()
+	}
+	switch {
+	case i.ref.Digest() != "":
+		s.Request = i.entry.Request // its name is the answer
+	case i.answer.digest == "":
+		s.Request = ""
+	case contains(i.answer.request, i.entry.Request):
+		s.Request = i.entry.Request
+	default:
+		s.Request = i.answer.request
+	}
+	if i.attempt != nil {
+		progress := i.attempt.seen()
+		s.PulledBytes = progress.PulledBytes
+		s.SizeBytes = max(s.SizeBytes, progress.SizeBytes)
+		s.Source = origin(i.entry.RegistryPolicy)
+		s.StartedAt, s.FinishedAt = timestamp(i.attempt.started), nil
+	}
+	return s
+}
+
+// origin is where content comes from under a policy, if any has to be fetched.
+func origin(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
+	if policy == v1alpha1.RegistryPolicyDefault {
+		return v1alpha1.SourceUpstream
+	}
+	return v1alpha1.SourceMirror
+}
+
+// ready sums the images up. Its message names counts only, so that it stays the same
+// while nothing else changes.
+func ready(images []v1alpha1.NodeImageStatus, unsupported error) metav1.Condition {
+	present, failed := 0, 0
+	for _, s := range images {
+		switch s.State {
+		case v1alpha1.ImagePresent:
+			present++
+		case v1alpha1.ImageFailed:
+			failed++
+		}
+	}
+	c := metav1.Condition{
+		Type:    v1alpha1.ConditionReady,
+		Status:  metav1.ConditionFalse,
+		Message: fmt.Sprintf("%d of %d images are present", present, len(images)),
+	}
+	switch {
+	case unsupported != nil:
+		c.Reason, c.Message = v1alpha1.ReasonUnsupportedRuntime, message(unsupported)
+	case present == len(images):
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonImagesPresent
+	case present+failed == len(images):
+		c.Reason = v1alpha1.ReasonImagesFailed
+		c.Message += fmt.Sprintf(", %d failed", failed)
+	default:
+		c.Reason = v1alpha1.ReasonImagesPending
+		if failed > 0 {
+			c.Message += fmt.Sprintf(", %d failed", failed)
+		}
+	}
+	return c
+}

@@ -1,0 +1,82 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// stable is how long a connection must last before the next reconnect is at once
+// again: a runtime that comes up and falls over is not hammered.
+const stable = time.Minute
+
+// watch follows the runtime's changes, and reconnects for ever.
+func (a *Agent) watch(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := a.Runtime.Watch(ctx,
+			func() { a.post(a.reconnected) },
+			func(c Change) { a.post(func() { a.changed(c) }) })
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > stable {
+			failures = 0
+		}
+		failures++
+		a.post(func() { a.lost(err) })
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff(failures)):
+		}
+	}
+}
+
+// reconnected looks at everything again: what happened meanwhile was not seen.
+func (a *Agent) reconnected() {
+	a.Log.Info("Connected to container runtime")
+	now := time.Now()
+	a.connected.Store(true)
+	a.unsupported = nil
+	a.verify(now)
+	for _, i := range a.images {
+		if i.status.Reason == v1alpha1.ReasonRuntimeUnavailable {
+			i.stumbles, i.due = 0, time.Time{}
+		}
+	}
+	a.report.change(now, settle)
+}
+
+func (a *Agent) lost(err error) {
+	a.Log.Error(err, "Lost container runtime")
+	a.connected.Store(false)
+	if errors.Is(err, ErrUnsupportedRuntime) {
+		a.unsupported = err
+		a.report.change(time.Now(), batch)
+	}
+}
+
+// changed looks at the image that the name belongs to. A deletion also means room
+// on the disk.
+func (a *Agent) changed(c Change) {
+	for _, i := range a.images {
+		if c.Deleted && i.status.Reason == v1alpha1.ReasonInsufficientDisk {
+			i.due = time.Time{}
+		}
+		want, _ := i.wanted()
+		if want == "" {
+			continue
+		}
+		for _, name := range i.ref.Names(want) {
+			if name == c.Name {
+				i.unchecked = true
+			}
+		}
+	}
+}
