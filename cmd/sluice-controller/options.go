@@ -1,0 +1,154 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	apicredentials "github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/api/policy"
+	"github.com/sluice-dev/sluice/controllers/certificate"
+	"github.com/sluice-dev/sluice/controllers/credentials"
+	"github.com/sluice-dev/sluice/controllers/plan"
+	"github.com/sluice-dev/sluice/webhook"
+)
+
+const (
+	formatJSON = "json"
+	formatText = "text"
+)
+
+// Options are the settings of the controller.
+type Options struct {
+	Kubeconfig             string
+	LeaderElect            bool
+	LeaderElectNamespace   string
+	MetricsBindAddress     string
+	HealthProbeBindAddress string
+
+	UpstreamPullers    int
+	Fanout             int
+	MaxConcurrentPulls int
+	SeedTimeout        time.Duration
+	AgentTimeout       time.Duration
+	MirrorFallback     string
+	FollowSeed         bool
+
+	CertDir                string
+	SelfManagedCertificate string
+
+	Credentials credentials.Options
+	Webhook     webhook.Options
+
+	LogFormat string
+	Verbosity int
+	Version   bool
+}
+
+// parse reads the command line. The error says what to write instead.
+func parse(args []string) (Options, error) {
+	var o Options
+	flags := pflag.NewFlagSet("sluice-controller", pflag.ContinueOnError)
+	flags.SortFlags = false
+	o.addFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return Options{}, err
+	}
+	if flags.NArg() > 0 {
+		return Options{}, fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
+	}
+	o.Credentials.CertDir, o.Webhook.CertDir = o.CertDir, o.CertDir
+	return o, o.Validate()
+}
+
+func (o *Options) addFlags(flags *pflag.FlagSet) {
+	limits := plan.DefaultLimits()
+	flags.IntVar(&o.UpstreamPullers, "upstream-pullers", limits.UpstreamPullers,
+		"how many nodes may pull one image, per platform, from the upstream registry at a time")
+	flags.IntVar(&o.Fanout, "fanout", limits.Fanout,
+		"how many nodes may pull an image from the mirror at a time, for each node that holds it")
+	flags.IntVar(&o.MaxConcurrentPulls, "max-concurrent-pulls", limits.MaxConcurrentPulls,
+		"how many pulls, of all images on all nodes together, may be under way; 0 is no limit")
+	flags.DurationVar(&o.SeedTimeout, "seed-timeout", limits.SeedTimeout,
+		"how long a node that pulls from the upstream registry may show no progress before another takes over")
+	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
+		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
+	flags.StringVar(&o.MirrorFallback, "mirror-fallback", string(limits.MirrorFallback),
+		"what becomes of a node that the mirror could not serve: Upstream (it waits for its turn at the registry) or Never")
+	flags.BoolVar(&o.FollowSeed, "follow-seed", limits.FollowSeed,
+		"let the first nodes pull from the mirror while the seed is still pulling")
+	flags.StringVar(&o.Credentials.BindAddress, "credentials-bind-address", "",
+		"address of the HTTPS endpoint that gives node agents the credentials in imagePullSecrets, such as :9444; empty serves none")
+	flags.StringVar(&o.Credentials.AgentServiceAccount, "agent-service-account", "sluice-system/sluice-agent",
+		"NAMESPACE/NAME of the node agents' service account, which alone gets credentials")
+	flags.StringVar(&o.Credentials.Audience, "credentials-audience", apicredentials.Audience,
+		"audience that an agent's token must be issued for")
+	flags.StringVar(&o.Webhook.BindAddress, "webhook-bind-address", "",
+		"address of the HTTPS endpoint of the admission webhooks, such as :9443; empty serves none, and nothing is held")
+	flags.StringVar((*string)(&o.Webhook.DefaultPolicy), "default-policy", string(policy.DefaultAllow),
+		"what a namespace that no PrefetchPolicy selects may prefetch: Allow (everything) or Deny (nothing)")
+	flags.StringVar(&o.CertDir, "cert-dir", "",
+		"folder with tls.crt and tls.key, which are read again when they change")
+	flags.StringVar(&o.SelfManagedCertificate, "self-managed-certificate", "",
+		"NAMESPACE/NAME of a secret to keep a certificate in that the controller makes and renews itself, and writes to --cert-dir; empty leaves that to others")
+	flags.BoolVar(&o.LeaderElect, "leader-elect", true,
+		"act only while holding the lease, so that several replicas can run")
+	flags.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "",
+		"namespace of the lease (default: the one that the controller runs in)")
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8080",
+		"address of the metrics; 0 serves none")
+	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
+		"address of /healthz and /readyz; 0 serves none")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "",
+		"file that says how to reach the API server (default: $KUBECONFIG, ~/.kube/config, or as a Pod does)")
+	flags.StringVar(&o.LogFormat, "log-format", formatJSON, "json or text")
+	flags.IntVarP(&o.Verbosity, "verbosity", "v", 0,
+		"what is logged: 0 changes of state, 1 the decisions of each pass as well, 2 each request as well")
+	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
+}
+
+// Validate says everything that is wrong.
+func (o Options) Validate() error {
+	var errs []error
+	reject := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	reject(o.UpstreamPullers < 1, "--upstream-pullers must be 1 or more, not %d", o.UpstreamPullers)
+	reject(o.Fanout < 1, "--fanout must be 1 or more, not %d", o.Fanout)
+	reject(o.MaxConcurrentPulls < 0, "--max-concurrent-pulls must be 0 (no limit) or more, not %d", o.MaxConcurrentPulls)
+	reject(o.SeedTimeout <= 0, "--seed-timeout must be more than 0, such as 2m, not %v", o.SeedTimeout)
+	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %v", o.AgentTimeout)
+	fallback := plan.MirrorFallback(o.MirrorFallback)
+	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,
+		"--mirror-fallback must be %s or %s, not %q", plan.FallbackUpstream, plan.FallbackNever, o.MirrorFallback)
+	errs = append(errs, o.Credentials.Validate(), o.Webhook.Validate())
+	if o.SelfManagedCertificate != "" {
+		_, err := certificate.ParseSecret(o.SelfManagedCertificate)
+		reject(err != nil, "--self-managed-certificate must be NAMESPACE/NAME, not %q", o.SelfManagedCertificate)
+		reject(o.CertDir == "", "--self-managed-certificate needs --cert-dir")
+	}
+	reject(o.LogFormat != formatJSON && o.LogFormat != formatText,
+		"--log-format must be %s or %s, not %q", formatJSON, formatText, o.LogFormat)
+	reject(o.Verbosity < 0, "--verbosity must be 0 or more, not %d", o.Verbosity)
+	return errors.Join(errs...)
+}
+
+// Limits are those options that bound the plan.
+func (o Options) Limits() plan.Limits {
+	return plan.Limits{
+		UpstreamPullers:    o.UpstreamPullers,
+		Fanout:             o.Fanout,
+		MaxConcurrentPulls: o.MaxConcurrentPulls,
+		SeedTimeout:        o.SeedTimeout,
+		AgentTimeout:       o.AgentTimeout,
+		MirrorFallback:     plan.MirrorFallback(o.MirrorFallback),
+		FollowSeed:         o.FollowSeed,
+	}
+}

@@ -1,0 +1,41 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sluice-dev/sluice/api/policy"
+	"github.com/sluice-dev/sluice/webhook"
+)
+
+func TestWebhookFlags(t *testing.T) {
+	options, err := parse(strings.Fields("--webhook-bind-address=127.0.0.1:9443 --cert-dir=/certs --default-policy=Deny"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (webhook.Options{BindAddress: "127.0.0.1:9443", CertDir: "/certs", DefaultPolicy: policy.DefaultDeny}); options.Webhook != want {
+		t.Errorf("got %+v, want %+v", options.Webhook, want)
+	}
+	if options, err = parse(nil); err != nil || options.Webhook.BindAddress != "" || options.Webhook.DefaultPolicy != policy.DefaultAllow {
+		t.Errorf("by default: %+v, %v", options.Webhook, err)
+	}
+}
+
+func TestWrongWebhookFlagsAreRefusedWithWhatToWrite(t *testing.T) {
+	for line, want := range map[string]string{
+		"--default-policy=allow":                              `--default-policy must be Allow or Deny, not "allow"`,
+		"--webhook-bind-address=:9443":                        "--cert-dir must be set: webhooks are served over HTTPS only",
+		"--webhook-bind-address=9443 --cert-dir=/certs":       "--webhook-bind-address must be HOST:PORT or :PORT: address 9443: missing port in address",
+		"--webhook-bind-address=:port --cert-dir=/certs":      `--webhook-bind-address must be HOST:PORT or :PORT: strconv.ParseUint: parsing "port": invalid syntax`,
+		"--webhook-bind-address=:99999999 --cert-dir=/certs":  `--webhook-bind-address must be HOST:PORT or :PORT: strconv.ParseUint: parsing "99999999": value out of range`,
+		"--default-policy=Maybe --fanout=0 --cert-dir=/certs": "--fanout must be 1 or more, not 0\n" + `--default-policy must be Allow or Deny, not "Maybe"`,
+	} {
+		_, err := parse(strings.Fields(line))
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", line, err, want)
+		}
+	}
+}
