@@ -1,0 +1,145 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apiserver runs a real API server, with an etcd and the CRDs of this
+// repository, for the tests of code that speaks to one.
+//
+// The programs are those of test/cluster. They end with the test's process, however
+// that ends.
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// assetsVariable names the folder with the programs, as for every user of envtest.
+const assetsVariable = "KUBEBUILDER_ASSETS"
+
+// Server is a running API server.
+type Server struct {
+	// Config is that of an administrator.
+	Config *rest.Config
+	// Root is the top folder of this repository.
+	Root string
+
+	environment *envtest.Environment
+	wrappers    string
+	stop        chan chan error
+}
+
+// Start starts an API server. Nodes can be created without a taint, because nothing
+// there would ever take it away.
+func Start() (*Server, error) {
+	assets, err := findAssets()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{stop: make(chan chan error)}
+	if s.Root, err = findRoot(); err != nil {
+		return nil, err
+	}
+	if s.wrappers, err = os.MkdirTemp("", "sluice-apiserver-"); err != nil {
+		return nil, err
+	}
+	s.environment = &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join(s.Root, "config", "crd")},
+		ErrorIfCRDPathMissing: true,
+	}
+	server := s.environment.ControlPlane.GetAPIServer()
+	server.Configure().Append("disable-admission-plugins", "TaintNodesByCondition")
+	s.environment.ControlPlane.Etcd = &envtest.Etcd{}
+	for name, path := range map[string]*string{
+		"kube-apiserver": &server.Path,
+		"etcd":           &s.environment.ControlPlane.Etcd.Path,
+	} {
+		if *path, err = s.mortal(filepath.Join(assets, name)); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(s.wrappers))
+		}
+	}
+	began := make(chan error)
+	go s.live(began)
+	if err := <-began; err != nil {
+		return nil, fmt.Errorf("start the API server: %w", err)
+	}
+	return s, nil
+}
+
+// Kubeconfig is a file for an administrator's client.
+func (s *Server) Kubeconfig() []byte { return s.environment.KubeConfig }
+
+// Stop ends the API server and removes what it kept.
+func (s *Server) Stop() error {
+	stopped := make(chan error)
+	s.stop <- stopped
+	return <-stopped
+}
+
+// live starts the programs and stops them, on a thread of its own: the kernel kills
+// them when the thread that started them ends, not when the process does.
+func (s *Server) live(began chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	config, err := s.environment.Start()
+	s.Config = config
+	if err != nil {
+		err = errors.Join(err, s.end())
+	}
+	began <- err
+	if err == nil {
+		stopped := <-s.stop
+		stopped <- s.end()
+	}
+}
+
+func (s *Server) end() error {
+	return errors.Join(s.environment.Stop(), os.RemoveAll(s.wrappers))
+}
+
+// mortal makes a program out of another that the kernel kills with its parent.
+func (s *Server) mortal(program string) (string, error) {
+	path := filepath.Join(s.wrappers, filepath.Base(program))
+	script := fmt.Sprintf("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '%s' \"$@\"\n", program)
+	return path, os.WriteFile(path, []byte(script), 0o755)
+}
+
+func findAssets() (string, error) {
+	assets := os.Getenv(assetsVariable)
+	for _, program := range []string{"kube-apiserver", "etcd"} {
+		if _, err := os.Stat(filepath.Join(assets, program)); assets == "" || err != nil {
+			return "", fmt.Errorf(`%s=%q does not hold %s: run "make test", or set it to what "go run ./test/cluster/cmd/cluster assets" prints`,
+				assetsVariable, assets, program)
+		}
+	}
+	return assets, nil
+}
+
+// findRoot is the folder with go.mod, seen from where go test runs a package's tests.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == "/" || strings.TrimSpace(dir) == "" {
+			return "", errors.New("find the top of the repository: no go.mod above the working folder")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// TokenKey is the private key, PKCS #8 in PEM, that signs the tokens of service
+// accounts: for tokens that the API would not issue, such as one that has expired.
+func (s *Server) TokenKey() ([]byte, error) {
+	return os.ReadFile(filepath.Join(s.environment.ControlPlane.GetAPIServer().CertDir, "sa-signer.key"))
+}

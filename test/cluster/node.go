@@ -1,0 +1,240 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-dev/sluice/test/cluster/internal/cgroup"
+	"github.com/sluice-dev/sluice/test/cluster/internal/mount"
+)
+
+// NodeOptions describe a node.
+type NodeOptions struct {
+	// Name of the node; node-1, node-2 and so on if empty.
+	Name string
+	// Zone becomes the label topology.kubernetes.io/zone, if not empty.
+	Zone string
+	// Labels of the Node object, besides the kubelet's own.
+	Labels map[string]string
+	// Taints are in the kubelet's notation: key=value:effect.
+	Taints []string
+}
+
+// Node is a machine with containerd, and unless the cluster is without a
+// control plane, a kubelet.
+//
+// A program on the node sees the usual paths (/run/containerd/containerd.sock,
+// /etc/containerd/certs.d, /var/lib/containerd, /var/lib/kubelet); the test
+// sees the same files under Dir. The paths below are the test's, and exist on
+// the node as well.
+type Node struct {
+	Name string
+	IP   string
+	// Dir holds the node's files: run, etc, var/lib, var/log.
+	Dir string
+	// ContainerdSocket is containerd's address.
+	ContainerdSocket string
+	// CertsDir is containerd's registry configuration, with hosts.toml files.
+	CertsDir string
+	// ContentDir is containerd's content store.
+	ContentDir string
+
+	// Containerd, Kubelet, Mirror and KubeProxy are the node's daemons; all but
+	// the first are nil when the options ask for none.
+	Containerd, Kubelet, Mirror, KubeProxy *Daemon
+
+	options NodeOptions
+	cluster *Cluster
+	index   int
+	machine *machine
+}
+
+func (c *Cluster) newNode(index int, opts NodeOptions) *Node {
+	if opts.Name == "" {
+		opts.Name = fmt.Sprintf("node-%d", index+1)
+	}
+	dir := filepath.Join(c.Dir, opts.Name)
+	n := &Node{
+		Name:             opts.Name,
+		IP:               c.claim.IP(nodeSubnet, nodeHost+byte(index)).String(),
+		Dir:              dir,
+		ContainerdSocket: filepath.Join(dir, "run/containerd/containerd.sock"),
+		CertsDir:         filepath.Join(dir, "etc/containerd/certs.d"),
+		ContentDir:       filepath.Join(dir, "var/lib/containerd/io.containerd.content.v1.content"),
+		options:          opts,
+		cluster:          c,
+		index:            index,
+	}
+	n.Containerd = n.newContainerd()
+	if c.ControlPlane != nil {
+		n.Kubelet = n.newKubelet()
+	}
+	if c.options.Mirror != nil {
+		n.Mirror = n.newMirror(c.options.Mirror)
+	}
+	if c.options.Services {
+		n.KubeProxy = n.newKubeProxy()
+	}
+	return n
+}
+
+// cgroup is the control group of the node's processes and Pods.
+func (n *Node) cgroup() string { return path.Join("/", n.cluster.claim.Name, n.Name) }
+
+// PowerOn starts the node's machine and all its daemons, with what its disk
+// holds. It returns when containerd, and the mirror, answer.
+func (n *Node) PowerOn(ctx context.Context) error {
+	// Neither control groups nor what is under /run survive a power failure.
+	if err := cgroup.Remove(ctx, n.cgroup(), os.Getpid()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(n.Dir, "run")); err != nil {
+		return err
+	}
+	if err := n.writeFiles(); err != nil {
+		return fmt.Errorf("write files of %s: %w", n.Name, err)
+	}
+	m, err := startMachine(n.cluster.bin, n.Name, n.cgroup(), n.mounts())
+	if err != nil {
+		return err
+	}
+	n.machine = m
+	if err := n.connect(ctx); err != nil {
+		return fmt.Errorf("connect %s: %w", n.Name, err)
+	}
+	if err := n.Containerd.Start(ctx); err != nil {
+		return err
+	}
+	if err := n.importPause(ctx); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	if n.Mirror != nil {
+		group.Go(func() error { return n.Mirror.Start(ctx) })
+	}
+	if n.Kubelet != nil {
+		group.Go(func() error { return n.startKubelet(ctx) })
+	}
+	if n.KubeProxy != nil {
+		group.Go(func() error { return n.startKubeProxy(ctx) })
+	}
+	return group.Wait()
+}
+
+// PowerOff ends the node as a power failure does: at once, with all that runs
+// on it. Its disk is kept.
+func (n *Node) PowerOff() {
+	n.machine.kill()
+	for _, daemon := range []*Daemon{n.Containerd, n.Mirror, n.Kubelet, n.KubeProxy} {
+		daemon.forget()
+	}
+}
+
+// mounts show the node's files at their usual places, and hide the host's. An
+// overlay supplies places that the host does not have.
+func (n *Node) mounts() []mount.Mount {
+	in := func(name string) string { return filepath.Join(n.Dir, name) }
+	mounts := []mount.Mount{
+		mount.Overlay("/etc", in("overlay/etc"), in("overlay/etc.work")),
+		mount.Bind(in("etc/containerd"), "/etc/containerd"),
+		mount.Bind(in("etc/cni"), "/etc/cni"),
+		mount.Bind(in("etc/kubernetes"), "/etc/kubernetes"),
+		mount.Overlay("/var/lib", in("overlay/lib"), in("overlay/lib.work")),
+		mount.Bind(in("var/lib/containerd"), "/var/lib/containerd"),
+		mount.Bind(in("var/lib/kubelet"), "/var/lib/kubelet"),
+		mount.Bind(in("var/lib/cni"), "/var/lib/cni"),
+		mount.Bind(in("var/log"), "/var/log"),
+		mount.Bind(in("run"), "/run"),
+		mount.Proc(),
+	}
+	for name := range kernelSettings {
+		mounts = append(mounts, mount.Bind(in("sysctl/"+name), "/proc/sys/"+name))
+	}
+	return mounts
+}
+
+// writeFiles makes all that mounts shows, and the configuration.
+func (n *Node) writeFiles() error {
+	for _, dir := range []string{
+		"run/containerd", "run/lock",
+		"etc/containerd/certs.d", "etc/cni/net.d", "etc/kubernetes",
+		"var/lib/containerd", "var/lib/kubelet", "var/lib/cni", "var/log",
+		"overlay/etc/containerd", "overlay/etc/cni", "overlay/etc/kubernetes", "overlay/etc.work",
+		"overlay/lib/containerd", "overlay/lib/kubelet", "overlay/lib/cni", "overlay/lib.work",
+	} {
+		if err := os.MkdirAll(filepath.Join(n.Dir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	files := map[string]string{
+		"etc/containerd/config.toml":    n.containerdConfig(),
+		"etc/cni/net.d/10-ptp.conflist": n.cniConfig(),
+		"overlay/etc/hosts":             n.cluster.hosts(n.Name, n.IP),
+		"overlay/etc/resolv.conf":       resolvConf,
+		"overlay/etc/hostname":          n.Name + "\n",
+	}
+	for name, value := range kernelSettings {
+		files["sysctl/"+name] = value + "\n"
+	}
+	if err := writeFiles(n.Dir, files); err != nil {
+		return err
+	}
+	if n.Kubelet == nil {
+		return nil
+	}
+	return n.writeKubeletFiles()
+}
+
+func writeFiles(dir string, files map[string]string) error {
+	for name, content := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start starts a program on the node. It sees the node's files, processes and
+// network, and the host's other files. What it writes goes to the log, called
+// after name, unless cmd has its own outputs. It ends with the node.
+func (n *Node) Start(name string, cmd *exec.Cmd) (*Process, error) {
+	return startProcess(n.machine, cmd, n.log(name))
+}
+
+// Run runs a program on the node to its end and returns what it wrote on
+// standard output; an error has what it wrote on standard error.
+func (n *Node) Run(ctx context.Context, program string, args ...string) (string, error) {
+	return n.machine.run(ctx, nil, program, args...)
+}
+
+// Ctr runs ctr on the node, in the namespace of Kubernetes.
+func (n *Node) Ctr(ctx context.Context, args ...string) (string, error) {
+	ctr := filepath.Join(n.cluster.bin.ContainerdDir, "ctr")
+	return n.Run(ctx, ctr, append([]string{"--namespace", "k8s.io"}, args...)...)
+}
+
+// Import reads images from an archive (of images.WriteArchive, say) into the
+// node's containerd, so that Pods find them.
+func (n *Node) Import(ctx context.Context, archive io.Reader) error {
+	ctr := filepath.Join(n.cluster.bin.ContainerdDir, "ctr")
+	_, err := n.machine.run(ctx, archive, ctr, "--namespace", "k8s.io", "images", "import", "--local", "-")
+	return err
+}
+
+func (n *Node) log(name string) string {
+	return filepath.Join(n.cluster.logDir, n.Name+"-"+name+".log")
+}

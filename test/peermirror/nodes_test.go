@@ -1,0 +1,185 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package peermirror_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	containerdimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-dev/sluice/test/cluster"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/peermirror"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+// What runs on the nodes of a test cluster, on real containerd: the stand-in,
+// or the real Spegel in its place when SPEGEL names it.
+func TestConformanceOnNodes(t *testing.T) {
+	env := environment{patience: 20 * time.Millisecond}
+	if os.Getenv("SPEGEL") != "" {
+		env.patience = 6 * time.Second
+	}
+	env.start = func(t *testing.T, n int) []node {
+		var nodes []node
+		for _, n := range startCluster(t, n).Nodes() {
+			daemon, err := client.New(n.ContainerdSocket, client.WithDefaultNamespace("k8s.io"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { daemon.Close() })
+			nodes = append(nodes, clusterNode{n, daemon})
+		}
+		return nodes
+	}
+	conformance(t, env)
+}
+
+// The test images, the upstream, the mirrors and real containerd together.
+func TestNodesPullFromEachOther(t *testing.T) {
+	c := startCluster(t, 2)
+	registry, err := upstream.New(upstream.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Start(c.GatewayIP + ":5000"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := registry.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	app, err := images.Pause(t.Context(), images.Layers("app", 3, images.MiB)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Push("team/app:1.0", app); err != nil {
+		t.Fatal(err)
+	}
+	pull := func(n *cluster.Node) {
+		t.Helper()
+		if err := peermirror.WriteConfiguration(n.CertsDir, []string{registry.URL()}, []string{n.MirrorURL()}, true); err != nil {
+			t.Fatal(err)
+		}
+		_, err := n.Ctr(t.Context(), "images", "pull", "--hosts-dir=/etc/containerd/certs.d", registry.Host()+"/team/app:1.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := c.Nodes()[0], c.Nodes()[1]
+
+	pull(first)
+	tallies := registry.Requests().Tallies()
+	if len(tallies) != 6 { // manifest, config, three layers, the program
+		t.Errorf("the first node asked for %d pieces of content, want 6", len(tallies))
+	}
+	for _, tally := range tallies {
+		if tally.Complete != 1 || tally.Partial != 0 || !slices.Equal(tally.Clients, []string{first.IP}) {
+			t.Errorf("%s was sent %d times, %d in part, to %v", tally.Digest, tally.Complete, tally.Partial, tally.Clients)
+		}
+	}
+
+	registry.Reset()
+	pull(second)
+	if n := registry.Connections()[second.IP]; n != 0 {
+		t.Errorf("the second node connected to the upstream %d times", n)
+	}
+
+	// The first node's mirror survives its containerd, and is found by a node
+	// that comes later, past one that does not answer.
+	first.Containerd.Kill()
+	if err := first.Containerd.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second.PowerOff()
+	third, err := c.AddNode(t.Context(), cluster.NodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.CutOff(upstream.Refuse); err != nil {
+		t.Fatal(err)
+	}
+	pull(third)
+	response, err := browser.Get("http://" + third.IP + ":9090/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	metrics, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(metrics), `spegel_mirror_requests_total{cache="hit"`) {
+		t.Errorf("the third node's mirror counted no hit:\n%s", metrics)
+	}
+}
+
+func startCluster(t *testing.T, nodes int) *cluster.Cluster {
+	t.Helper()
+	mirror, err := cluster.DefaultMirror(t.Context(), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cluster.Start(t.Context(), cluster.Options{
+		Nodes:          cluster.Nodes(nodes),
+		ContainerdOnly: true,
+		Mirror:         mirror,
+		Logf:           t.Logf,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+type clusterNode struct {
+	*cluster.Node
+	daemon *client.Client
+}
+
+func (n clusterNode) url() string { return n.MirrorURL() }
+
+func (n clusterNode) commit(t *testing.T, blob string) digest.Digest {
+	t.Helper()
+	d := digest.FromString(blob)
+	// Without the label it would be garbage at once.
+	root := content.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)})
+	err := content.WriteBlob(t.Context(), n.daemon.ContentStore(), d.String(),
+		bytes.NewReader([]byte(blob)), ocispec.Descriptor{Digest: d, Size: int64(len(blob))}, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (n clusterNode) tag(t *testing.T, name string, target digest.Digest) {
+	t.Helper()
+	info, err := n.daemon.ContentStore().Info(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.daemon.ImageService().Create(t.Context(), containerdimages.Image{
+		Name:   name,
+		Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: target, Size: info.Size},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,383 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package runtimetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
+)
+
+// platform of every Fake.
+const platform = "linux/amd64"
+
+// missPause is how long a Fake leaves a mirror alone that missed something.
+const missPause = 5 * time.Second
+
+// Record is an image name in a runtime.
+type Record struct {
+	Digest digest.Digest
+	// Pinned against the kubelet's garbage collection, by whomever.
+	Pinned bool
+}
+
+// Fake is a Runtime in memory.
+type Fake struct {
+	Upstream, Mirror *Registry
+	// PerBlob is how long each blob takes to arrive.
+	PerBlob time.Duration
+	// Fail, if set, is asked for an error before each pull.
+	Fail func(nodeagent.Request) error
+
+	mu       sync.Mutex
+	contents map[digest.Digest]content
+	leased   map[imageref.Reference][]digest.Digest
+	records  map[string]*record
+	watchers map[chan nodeagent.Change]bool
+	stopped  error
+	lost     chan struct{}
+
+	pulling, mostPulling int
+	pulls                []nodeagent.Request
+}
+
+type record struct {
+	digest          digest.Digest
+	ours, theirsPin bool
+}
+
+var _ nodeagent.Runtime = (*Fake)(nil)
+
+// NewFake returns a Fake that holds nothing.
+func NewFake() *Fake {
+	return &Fake{
+		Upstream: NewRegistry(), Mirror: NewRegistry(),
+		contents: map[digest.Digest]content{}, leased: map[imageref.Reference][]digest.Digest{},
+		records: map[string]*record{}, watchers: map[chan nodeagent.Change]bool{}, lost: make(chan struct{}),
+	}
+}
+
+// Check implements nodeagent.Runtime.
+func (f *Fake) Check(_ context.Context, ref imageref.Reference, want digest.Digest) (nodeagent.Presence, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped != nil {
+		return nodeagent.Presence{}, f.stopped
+	}
+	for _, name := range ref.Names(want) {
+		if r := f.records[name]; r == nil || r.digest != want {
+			return nodeagent.Presence{}, nil
+		}
+	}
+	blobs, missing := f.tree(want)
+	if len(missing) > 0 {
+		return nodeagent.Presence{}, nil
+	}
+	return nodeagent.Presence{Present: true, SizeBytes: size(blobs)}, nil
+}
+
+// Pull implements nodeagent.Runtime.
+func (f *Fake) Pull(ctx context.Context, req nodeagent.Request, report func(nodeagent.Progress)) (nodeagent.Result, error) {
+	f.mu.Lock()
+	f.pulls = append(f.pulls, req)
+	f.pulling++
+	f.mostPulling = max(f.mostPulling, f.pulling)
+	stopped := f.stopped
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.pulling--
+	}()
+	if stopped != nil {
+		return nodeagent.Result{}, stopped
+	}
+	if f.Fail != nil {
+		if err := f.Fail(req); err != nil {
+			return nodeagent.Result{}, err
+		}
+	}
+
+	p := nodeagent.Progress{Digest: req.Digest}
+	if p.Digest == "" {
+		var err error
+		if p.Digest, err = f.Upstream.resolve(req.Ref.Path(), req.Ref.Tag(), req.Credentials); err != nil {
+			return nodeagent.Result{}, err
+		}
+	}
+	report(p)
+	if err := f.bring(ctx, req, &p, report); err != nil {
+		return nodeagent.Result{}, err
+	}
+	f.mu.Lock()
+	blobs, _ := f.tree(p.Digest)
+	for _, name := range req.Ref.Names(p.Digest) {
+		f.set(name, p.Digest, req.Pinned)
+	}
+	delete(f.leased, req.Ref)
+	f.mu.Unlock()
+	result := nodeagent.Result{Digest: p.Digest, SizeBytes: size(blobs), PulledBytes: p.PulledBytes, Source: v1alpha1.SourceLocal}
+	if p.PulledBytes > 0 {
+		result.Source = v1alpha1.SourceMirror
+		if req.Policy == v1alpha1.RegistryPolicyDefault {
+			result.Source = v1alpha1.SourceUpstream
+		}
+	}
+	return result, nil
+}
+
+// bring fetches what is missing until nothing is.
+func (f *Fake) bring(ctx context.Context, req nodeagent.Request, p *nodeagent.Progress, report func(nodeagent.Progress)) error {
+	for {
+		f.mu.Lock()
+		blobs, missing := f.tree(p.Digest)
+		f.mu.Unlock()
+		if p.SizeBytes = size(blobs); len(missing) == 0 {
+			if len(blobs) == 0 {
+				return fmt.Errorf("%w: %s", nodeagent.ErrPlatformNotProvided, platform)
+			}
+			return nil
+		}
+		var missed error
+		for _, d := range missing {
+			n, err := f.fetch(ctx, req, d)
+			if err != nil {
+				missed = err
+				continue
+			}
+			p.PulledBytes += n
+			report(*p)
+		}
+		if missed == nil {
+			continue
+		}
+		if req.Policy == v1alpha1.RegistryPolicyDefault || !errors.Is(missed, errMissing) {
+			return missed
+		}
+		if !sleep(ctx, missPause) {
+			return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, missed)
+		}
+	}
+}
+
+func (f *Fake) fetch(ctx context.Context, req nodeagent.Request, d digest.Digest) (int64, error) {
+	var c content
+	var err error
+	if req.Policy == v1alpha1.RegistryPolicyDefault {
+		if c, err = f.Upstream.fetch(d); errors.Is(err, errMissing) {
+			err = fmt.Errorf("%w: %s", nodeagent.ErrImageNotFound, d)
+		}
+	} else if c, err = f.Mirror.fetch(d); errors.Is(err, nodeagent.ErrRegistryUnavailable) {
+		err = fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if !sleep(ctx, f.PerBlob) {
+		return 0, context.Cause(ctx)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.contents[d] = c
+	f.leased[req.Ref] = append(f.leased[req.Ref], d)
+	return c.descriptor.Size, nil
+}
+
+// tree is what an image consists of for the platform, as far as its manifests are
+// here, without them, and the digests that are to be fetched next.
+func (f *Fake) tree(root digest.Digest) (blobs []content, missing []digest.Digest) {
+	c, ok := f.contents[root]
+	switch {
+	case !ok:
+		return nil, []digest.Digest{root}
+	case c.index:
+		for _, child := range c.children {
+			if child.Platform.String() == platform {
+				return f.tree(digest.Digest(child.Digest.String()))
+			}
+		}
+		return nil, nil
+	}
+	for _, child := range c.children {
+		d := digest.Digest(child.Digest.String())
+		blobs = append(blobs, content{descriptor: child})
+		if _, ok := f.contents[d]; !ok {
+			missing = append(missing, d)
+		}
+	}
+	return blobs, missing
+}
+
+func size(blobs []content) (sum int64) {
+	for _, b := range blobs {
+		sum += b.descriptor.Size
+	}
+	return sum
+}
+
+// Retain implements nodeagent.Runtime.
+func (f *Fake) Retain(_ context.Context, retained []nodeagent.Retained) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped != nil {
+		return f.stopped
+	}
+	pinned, wanted := map[string]bool{}, map[imageref.Reference]bool{}
+	for _, image := range retained {
+		wanted[image.Ref] = true
+		if image.Pinned && image.Digest != "" {
+			for _, name := range image.Ref.Names(image.Digest) {
+				pinned[name] = true
+			}
+		}
+	}
+	for name, r := range f.records {
+		r.ours = pinned[name]
+	}
+	maps.DeleteFunc(f.leased, func(ref imageref.Reference, _ []digest.Digest) bool { return !wanted[ref] })
+	f.collect()
+	return nil
+}
+
+// collect is the garbage collection: content that neither a record nor a lease needs.
+func (f *Fake) collect() {
+	needed := map[digest.Digest]bool{}
+	for _, leased := range f.leased {
+		for _, d := range leased {
+			needed[d] = true
+		}
+	}
+	var mark func(d digest.Digest)
+	mark = func(d digest.Digest) {
+		needed[d] = true
+		for _, child := range f.contents[d].children {
+			mark(digest.Digest(child.Digest.String()))
+		}
+	}
+	for _, r := range f.records {
+		mark(r.digest)
+	}
+	maps.DeleteFunc(f.contents, func(d digest.Digest, _ content) bool { return !needed[d] })
+}
+
+// Watch implements nodeagent.Runtime.
+func (f *Fake) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change)) error {
+	f.mu.Lock()
+	if f.stopped != nil {
+		f.mu.Unlock()
+		return f.stopped
+	}
+	changes, lost := make(chan nodeagent.Change, 100), f.lost
+	f.watchers[changes] = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watchers, changes)
+	}()
+	connected()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-lost:
+			return nodeagent.ErrRuntimeUnavailable
+		case c := <-changes:
+			changed(c)
+		}
+	}
+}
+
+// Stop has every call fail with the error until Start.
+func (f *Fake) Stop(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = err
+	close(f.lost)
+	f.lost = make(chan struct{})
+}
+
+// Start ends Stop.
+func (f *Fake) Start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = nil
+}
+
+// Record looks a name up.
+func (f *Fake) Record(name string) (Record, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok := f.records[name]
+	if !ok {
+		return Record{}, false
+	}
+	return Record{Digest: r.digest, Pinned: r.ours || r.theirsPin}, true
+}
+
+// Delete deletes a name, and the content that only it held.
+func (f *Fake) Delete(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.records, name)
+	f.collect()
+	f.tell(nodeagent.Change{Name: name, Deleted: true})
+}
+
+// Point makes or moves a name as somebody else would.
+func (f *Fake) Point(name string, d digest.Digest, pinned bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.records[name] = &record{digest: d, theirsPin: pinned}
+	f.tell(nodeagent.Change{Name: name})
+}
+
+func (f *Fake) set(name string, d digest.Digest, pinned bool) {
+	if f.records[name] == nil {
+		f.records[name] = &record{}
+	}
+	f.records[name].digest = d
+	f.records[name].ours = f.records[name].ours || pinned
+	f.tell(nodeagent.Change{Name: name})
+}
+
+func (f *Fake) tell(c nodeagent.Change) {
+	for changes := range f.watchers {
+		changes <- c
+	}
+}
+
+// Pulls are the requests of all pulls so far.
+func (f *Fake) Pulls() []nodeagent.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]nodeagent.Request(nil), f.pulls...)
+}
+
+// MostPulling is how many pulls ran at a time.
+func (f *Fake) MostPulling() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mostPulling
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,34 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package runtimetest_test
+
+import (
+	"context"
+	"testing"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/sluice-dev/sluice/test/runtimetest"
+)
+
+func TestFake(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "Fake runtime")
+}
+
+var _ = Describe("Fake runtime", func() {
+	runtimetest.Conformance(func(context.Context) *runtimetest.World {
+		fake := runtimetest.NewFake()
+		return &runtimetest.World{
+			Runtime:  fake,
+			Registry: "registry.test",
+			Upstream: fake.Upstream,
+			Mirror:   fake.Mirror,
+			Record:   fake.Record,
+			Delete:   fake.Delete,
+			Point:    fake.Point,
+		}
+	})
+})
