@@ -1,0 +1,102 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package chaos distributes images while something breaks, at a moment chosen at
+// random: an agent, a controller, containerd, mirrors, the registry, a node, the API
+// server. Each round has images and a fault of its own, on one cluster that lives
+// through all of them. After each, by itself and within a bound:
+//
+//   - every node that is left holds every image;
+//   - each blob was fetched from upstream once, or again only where the fault explains
+//     it: what was on its way when the fault struck, and what only a lost node held;
+//   - nobody asked the upstream who was not told to, and of each image there was
+//     never more than one such node at a time, watched through the whole round.
+//
+// The seed that is printed repeats the faults, their moments and their victims:
+//
+//	go test ./test/chaos -rounds=30
+//	go test ./test/chaos -seed=8153 -first=7 -rounds=1 -v
+package chaos
+
+import (
+	"context"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+var (
+	rounds    = flag.Int("rounds", 4, "how many distributions, each with a fault of its own")
+	seed      = flag.Uint64("seed", 1, "chooses faults, moments and victims; 0 takes a new one, as make chaos does")
+	first     = flag.Int("first", 1, "the number of the first round, to repeat one of a longer run")
+	onlyFault = flag.String("fault", "", "the name of the only fault; empty: all, in turn")
+)
+
+// bound is how long everything may take to come right once a fault is over. What takes
+// longest is a registry that refuses two nodes: they are believed, for a while.
+const bound = 90 * time.Second
+
+func TestChaos(t *testing.T) {
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano() % 1_000_000)
+	}
+	t.Logf("seed %d", *seed)
+	log.SetLogger(logr.Discard()) // a client's complaints while the API server is away
+	ctx := t.Context()
+	w := start(ctx, t, os.Getenv("SLUICE_TEST_LOGS"))
+	for n := *first; n < *first+*rounds; n++ {
+		r := newRound(w, n)
+		began := time.Now()
+		r.play(ctx)
+		t.Logf("round %d was over after %v", n, time.Since(began).Round(100*time.Millisecond))
+		if t.Failed() {
+			t.Fatalf("repeat with: go test ./test/chaos -seed=%d -first=%d -rounds=1 -v", *seed, n)
+		}
+	}
+}
+
+// deal chooses the fault of a round: all of them in some order, then all in another.
+func deal(n int) fault {
+	hand := faults
+	if *onlyFault != "" {
+		hand = nil
+		for _, f := range faults {
+			if f.name == *onlyFault {
+				hand = append(hand, f)
+			}
+		}
+	}
+	turn := n - 1
+	order := rand.New(rand.NewPCG(*seed, uint64(turn/len(hand)))).Perm(len(hand))
+	return hand[order[turn%len(hand)]]
+}
+
+// wait lets a fault last. What the cluster does meanwhile is what is tested.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestEveryFaultHasItsTurn(t *testing.T) {
+	g := NewWithT(t)
+	dealt := map[string]int{}
+	for n := 1; n <= 2*len(faults); n++ {
+		dealt[deal(n).name]++
+	}
+	if *onlyFault == "" {
+		g.Expect(dealt).To(HaveLen(len(faults)))
+		g.Expect(dealt).To(HaveEach(2))
+	}
+}

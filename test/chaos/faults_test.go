@@ -1,0 +1,157 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-dev/sluice/test/cluster"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+// fault is what breaks, and what of the counts that explains.
+type fault struct {
+	name string
+	// strike breaks something. mend, if not nil, ends it after a while.
+	strike func(ctx context.Context, r *round) (mend func(ctx context.Context) error, err error)
+	// longest is how long it lasts at the most.
+	longest time.Duration
+	// cuts: what was on its way from upstream while it lasted may be fetched again.
+	cuts bool
+	// replaces: the seed may be replaced by another node.
+	replaces bool
+}
+
+// briefly is less than the mirror's or the registry's users bear without giving up.
+const briefly = 4 * time.Second
+
+var faults = []fault{
+	{name: "agent killed", strike: killAgent, cuts: true},
+	{name: "leading controller killed", strike: killLeader},
+	{name: "both controllers killed", strike: killControllers},
+	{name: "containerd restarted", strike: restartContainerd, cuts: true},
+	{name: "one mirror stopped", strike: stopMirror, longest: briefly},
+	{name: "all mirrors stopped", strike: stopMirrors, longest: briefly},
+	{name: "registry refuses connections", strike: cutOff(upstream.Refuse), longest: briefly, cuts: true, replaces: true},
+	{name: "registry hangs", strike: cutOff(upstream.Hang), longest: briefly},
+	{name: "registry answers 429", strike: answer(http.StatusTooManyRequests), longest: briefly, cuts: true, replaces: true},
+	{name: "registry answers 500", strike: answer(http.StatusInternalServerError), longest: briefly, cuts: true, replaces: true},
+	{name: "registry answers 401", strike: answer(http.StatusUnauthorized), longest: briefly, cuts: true, replaces: true},
+	{name: "registry answers 404", strike: answer(http.StatusNotFound), longest: briefly, cuts: true, replaces: true},
+	{name: "registry resets in the middle of layers", strike: reset, longest: briefly, cuts: true, replaces: true},
+	{name: "node gone for good", strike: loseNode, cuts: true, replaces: true},
+	{name: "node off and on", strike: powerCycle, longest: briefly, cuts: true},
+	{name: "API server restarted", strike: restartAPIServer, longest: briefly},
+}
+
+type mend = func(ctx context.Context) error
+
+func killAgent(_ context.Context, r *round) (mend, error) {
+	r.Agent(r.victim()).Kill()
+	return nil, nil
+}
+
+func killLeader(_ context.Context, r *round) (mend, error) {
+	r.leader().Kill()
+	return nil, nil
+}
+
+func killControllers(_ context.Context, r *round) (mend, error) {
+	for _, process := range r.Controllers() {
+		process.Kill()
+	}
+	return nil, nil
+}
+
+func restartContainerd(ctx context.Context, r *round) (mend, error) {
+	node := r.victim()
+	node.Containerd.Kill()
+	return nil, node.Containerd.Start(ctx)
+}
+
+func stopMirror(_ context.Context, r *round) (mend, error) {
+	node := r.victim()
+	node.Mirror.Kill()
+	return node.Mirror.Start, nil
+}
+
+func stopMirrors(_ context.Context, r *round) (mend, error) {
+	all := r.Cluster.Nodes()
+	for _, node := range all {
+		node.Mirror.Kill()
+	}
+	return func(ctx context.Context) error {
+		var errs []error
+		for _, node := range all {
+			errs = append(errs, node.Mirror.Start(ctx))
+		}
+		return errors.Join(errs...)
+	}, nil
+}
+
+func cutOff(outage upstream.Outage) func(context.Context, *round) (mend, error) {
+	return func(_ context.Context, r *round) (mend, error) {
+		return func(context.Context) error { return r.Upstream.Restore() }, r.Upstream.CutOff(outage)
+	}
+}
+
+func answer(status int) func(context.Context, *round) (mend, error) {
+	return inject(upstream.Any, upstream.Answer(status))
+}
+
+func reset(ctx context.Context, r *round) (mend, error) {
+	return inject(upstream.Blobs, upstream.ResetAfter(images.MiB/2))(ctx, r)
+}
+
+func inject(match upstream.Match, effect upstream.Effect) func(context.Context, *round) (mend, error) {
+	return func(_ context.Context, r *round) (mend, error) {
+		remove := r.Upstream.Inject(match, 0, effect)
+		return func(context.Context) error { remove(); return nil }, nil
+	}
+}
+
+// loseNode takes a node away with its disk; its Node object goes as a cloud's
+// controller deletes it. Another node comes after the round.
+func loseNode(ctx context.Context, r *round) (mend, error) {
+	node := r.victim()
+	r.power(node, false)
+	r.lost = node
+	if err := r.Cluster.RemoveNode(ctx, node); err != nil {
+		return nil, err
+	}
+	r.seeds.Gone(node.Name)
+	return nil, r.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})
+}
+
+// comeBack adds a node in place of one that was lost.
+func (r *round) comeBack(ctx context.Context) error {
+	node, err := r.AddNode(ctx, cluster.NodeOptions{})
+	if err != nil {
+		return err
+	}
+	r.keepAgent(node)
+	return nil
+}
+
+func powerCycle(_ context.Context, r *round) (mend, error) {
+	node := r.victim()
+	r.power(node, false)
+	node.PowerOff()
+	return func(ctx context.Context) error {
+		defer r.power(node, true)
+		return node.PowerOn(ctx)
+	}, nil
+}
+
+func restartAPIServer(_ context.Context, r *round) (mend, error) {
+	r.Cluster.ControlPlane.APIServer.Kill()
+	return r.Cluster.ControlPlane.APIServer.Start, nil
+}

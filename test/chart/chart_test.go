@@ -1,0 +1,570 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package chart_test
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	controllerPod = "Deployment/sluice-controller"
+	agentPod      = "DaemonSet/sluice-agent"
+)
+
+func TestLint(t *testing.T) {
+	if out, err := helm(t, "lint", "--strict", chartDir); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Whatever is installed, it runs with as little as it can.
+func TestPodsAreConfined(t *testing.T) {
+	for name, pod := range render(t, "").pods(t) {
+		t.Run(name, func(t *testing.T) {
+			spec := pod.Spec
+			if spec.HostNetwork || spec.HostPID || spec.HostIPC {
+				t.Error("shares a namespace of the node")
+			}
+			if spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+				t.Error("has no seccomp profile")
+			}
+			root := name == agentPod // containerd's socket is root's
+			if nonRoot := spec.SecurityContext.RunAsNonRoot; !root && (nonRoot == nil || !*nonRoot) {
+				t.Error("may run as root")
+			}
+			for _, container := range slices.Concat(spec.InitContainers, spec.Containers) {
+				security := container.SecurityContext
+				if security.Privileged != nil && *security.Privileged {
+					t.Error("is privileged")
+				}
+				if security.AllowPrivilegeEscalation == nil || *security.AllowPrivilegeEscalation {
+					t.Error("may gain privileges")
+				}
+				if security.ReadOnlyRootFilesystem == nil || !*security.ReadOnlyRootFilesystem {
+					t.Error("may write to its image")
+				}
+				if !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(security.Capabilities.Add) > 0 {
+					t.Errorf("has capabilities: %v", security.Capabilities)
+				}
+				if container.Resources.Requests.Cpu().IsZero() || container.Resources.Limits.Memory().IsZero() {
+					t.Error("requests no CPU, or has no limit of memory")
+				}
+			}
+		})
+	}
+}
+
+func TestOnlyTheAgentSeesTheNode(t *testing.T) {
+	pods := render(t, "").pods(t)
+	paths := map[string]string{}
+	for name, pod := range pods {
+		for _, volume := range pod.Spec.Volumes {
+			if volume.HostPath == nil {
+				continue
+			}
+			if name != agentPod {
+				t.Errorf("%s mounts %s", name, volume.HostPath.Path)
+			}
+			paths[volume.Name] = volume.HostPath.Path
+		}
+	}
+	want := map[string]string{
+		"containerd": "/run/containerd",
+		"certs-d":    "/etc/containerd/certs.d",
+		"content":    "/var/lib/containerd/io.containerd.content.v1.content",
+		"trust-0":    "/etc/ssl/certs",
+	}
+	if !equality.Semantic.DeepEqual(paths, want) {
+		t.Errorf("the agent mounts %v, want %v", paths, want)
+	}
+	for _, mount := range pods[agentPod].Spec.Containers[0].VolumeMounts {
+		if !mount.ReadOnly {
+			t.Errorf("the agent may write to %s", mount.MountPath)
+		}
+		if path, ok := want[mount.Name]; ok && mount.MountPath != path {
+			t.Errorf("%s is at %s in the Pod, but the agent and containerd speak of it by one path", path, mount.MountPath)
+		}
+	}
+}
+
+func TestAgentGetsTheCAAndNotTheKey(t *testing.T) {
+	pods := render(t, "").pods(t)
+	for _, volume := range pods[agentPod].Spec.Volumes {
+		if volume.Secret == nil {
+			continue
+		}
+		if len(volume.Secret.Items) != 1 || volume.Secret.Items[0].Key != "ca.crt" {
+			t.Errorf("the agent gets %v of the secret %s", volume.Secret.Items, volume.Secret.SecretName)
+		}
+	}
+}
+
+// The sources and what the chart makes of them say the same.
+func TestRulesAreThoseOfConfig(t *testing.T) {
+	rendered := render(t, "")
+	files, err := filepath.Glob("../../config/[rw]*/*.yaml") // rbac and webhook
+	if err != nil || len(files) < 5 {
+		t.Fatalf("found %q, %v", files, err)
+	}
+	for _, file := range files {
+		for _, want := range readAll(t, file) {
+			if want.GetKind() == "Namespace" {
+				continue
+			}
+			got := rendered.find(want.GetKind(), want.GetName())
+			if got == nil {
+				t.Errorf("%s %s is not in the chart", want.GetKind(), want.GetName())
+				continue
+			}
+			for _, key := range []string{"rules", "roleRef", "subjects", "webhooks", "spec"} {
+				if !equality.Semantic.DeepEqual(got.Object[key], want.Object[key]) {
+					t.Errorf("%s of %s %s differ: %v, want %v", key, want.GetKind(), want.GetName(), got.Object[key], want.Object[key])
+				}
+			}
+		}
+	}
+}
+
+func TestNothingOfAnotherNamespace(t *testing.T) {
+	out, err := helm(t, "template", "other", chartDir, "--namespace", "elsewhere", "--kube-version", "1.36.0")
+	if err != nil {
+		t.Fatal(out)
+	}
+	if strings.Contains(out, "sluice-system") {
+		t.Error("installed elsewhere, the chart still speaks of sluice-system")
+	}
+}
+
+func TestNobodyMayReadSecretsButByName(t *testing.T) {
+	for _, object := range render(t, "certificate: {source: SelfManaged}") {
+		if object.GetKind() != "ClusterRole" && object.GetKind() != "Role" {
+			continue
+		}
+		var role rbacv1.ClusterRole
+		text, err := json.Marshal(object.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, &role); err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range role.Rules {
+			if slices.Contains(rule.Verbs, "*") || slices.Contains(rule.Resources, "*") || slices.Contains(rule.APIGroups, "*") {
+				t.Errorf("%s %s has a wildcard: %v", object.GetKind(), role.Name, rule)
+			}
+			if slices.Contains(rule.Resources, "secrets") && (slices.Contains(rule.Verbs, "list") || slices.Contains(rule.Verbs, "watch")) {
+				t.Errorf("%s %s may list secrets", object.GetKind(), role.Name)
+			}
+		}
+	}
+}
+
+// What each value does.
+func TestValues(t *testing.T) {
+	hasFlag := func(workload, flag string) func(*testing.T, manifest) {
+		return func(t *testing.T, m manifest) {
+			if flags := m.flags(t, workload); !slices.Contains(flags, flag) {
+				t.Errorf("%s lacks %s: %v", workload, flag, flags)
+			}
+		}
+	}
+	pod := func(workload string, check func(corev1.PodTemplateSpec) bool) func(*testing.T, manifest) {
+		return func(t *testing.T, m manifest) {
+			if !check(m.pods(t)[workload]) {
+				t.Errorf("%s: %+v", workload, m.pods(t)[workload])
+			}
+		}
+	}
+	image := func(workload, want string) func(*testing.T, manifest) {
+		return pod(workload, func(p corev1.PodTemplateSpec) bool { return p.Spec.Containers[0].Image == want })
+	}
+	present := func(kind, name string) func(*testing.T, manifest) {
+		return func(t *testing.T, m manifest) {
+			if m.find(kind, name) == nil {
+				t.Errorf("there is no %s %s", kind, name)
+			}
+		}
+	}
+	absent := func(kind, name string) func(*testing.T, manifest) {
+		return func(t *testing.T, m manifest) {
+			if m.find(kind, name) != nil {
+				t.Errorf("there is a %s %s", kind, name)
+			}
+		}
+	}
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for _, tt := range []struct {
+		values string
+		check  func(*testing.T, manifest)
+	}{
+		{"image: {registry: registry.example/team, tag: v9}", image(controllerPod, "registry.example/team/sluice-controller:v9")},
+		{"image: {registry: registry.example/team, tag: v9}", image(agentPod, "registry.example/team/sluice-agent:v9")},
+		{"image: {tag: v9}", image("Job/sluice-crds", "ghcr.io/sluice-dev/sluice-controller:v9")},
+		{"{image: {tag: v9}, controller: {imageDigest: '" + digest + "'}}", image(controllerPod, "ghcr.io/sluice-dev/sluice-controller:v9@"+digest)},
+		{"{image: {tag: v9}, agent: {imageDigest: '" + digest + "'}}", image(agentPod, "ghcr.io/sluice-dev/sluice-agent:v9@"+digest)},
+		{"image: {pullPolicy: Always}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Containers[0].ImagePullPolicy == corev1.PullAlways })},
+		{"image: {pullSecrets: [{name: s}]}", pod("Job/sluice-uninstall", func(p corev1.PodTemplateSpec) bool { return p.Spec.ImagePullSecrets[0].Name == "s" })},
+		{"image: {pullSecrets: [{name: s}]}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.ImagePullSecrets[0].Name == "s" })},
+
+		{"distribution: {upstreamPullers: 2}", hasFlag(controllerPod, "--upstream-pullers=2")},
+		{"distribution: {fanout: 8}", hasFlag(controllerPod, "--fanout=8")},
+		{"distribution: {maxConcurrentPulls: 50}", hasFlag(controllerPod, "--max-concurrent-pulls=50")},
+		{"distribution: {seedTimeout: 30s}", hasFlag(controllerPod, "--seed-timeout=30s")},
+		{"distribution: {agentTimeout: 30s}", hasFlag(controllerPod, "--agent-timeout=30s")},
+		{"distribution: {followSeed: false}", hasFlag(controllerPod, "--follow-seed=false")},
+		{"distribution: {mirrorFallback: Never}", hasFlag(controllerPod, "--mirror-fallback=Never")},
+
+		{"policies: {}", hasFlag(controllerPod, "--default-policy=Allow")},
+		{"policies: {a: {namespaceSelector: {}}}", hasFlag(controllerPod, "--default-policy=Deny")},
+		{"{policies: {a: {namespaceSelector: {}}}, defaultPolicy: Allow}", hasFlag(controllerPod, "--default-policy=Allow")},
+		{"defaultPolicy: Deny", hasFlag(controllerPod, "--default-policy=Deny")},
+		{"policies: {a: {namespaceSelector: {matchLabels: {team: a}}, allowedRepositories: [ghcr.io/org/**]}}", present("PrefetchPolicy", "a")},
+
+		{"controller: {replicas: 3}", func(t *testing.T, m manifest) {
+			if n := *as[appsv1.Deployment](t, m, "Deployment", "sluice-controller").Spec.Replicas; n != 3 {
+				t.Errorf("%d replicas", n)
+			}
+		}},
+		{"controller: {priorityClassName: ''}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.PriorityClassName == "" })},
+		{"controller: {tolerations: [{key: infra, operator: Exists}]}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" })},
+		{"controller: {tolerations: [{key: infra, operator: Exists}]}", pod("Job/sluice-crds", func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" })},
+		{"controller: {nodeSelector: {infra: 'yes'}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.NodeSelector["infra"] == "yes" })},
+		{"controller: {affinity: {nodeAffinity: {}}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity == nil })},
+		{"controller: {affinity: {}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity != nil })},
+		{"controller: {topologySpreadConstraints: [{maxSkew: 2, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
+			return len(p.Spec.TopologySpreadConstraints) == 1 && p.Spec.TopologySpreadConstraints[0].TopologyKey == "rack"
+		})},
+		{"controller: {podAnnotations: {a: b}, podLabels: {c: d}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Annotations["a"] == "b" && p.Labels["c"] == "d" && p.Labels["app.kubernetes.io/component"] == "controller"
+		})},
+		{"controller: {resources: {limits: {memory: 3Gi}}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Spec.Containers[0].Resources.Limits.Memory().String() == "3Gi"
+		})},
+		{"controller: {extraArgs: [--verbosity=1]}", hasFlag(controllerPod, "--verbosity=1")},
+
+		{"agent: {containerd: {socket: /run/k3s/containerd/containerd.sock}}", hasFlag(agentPod, "--containerd-address=/run/k3s/containerd/containerd.sock")},
+		{"agent: {containerd: {socket: /run/k3s/containerd/containerd.sock}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Volumes[0].HostPath.Path == "/run/k3s/containerd" })},
+		{"agent: {containerd: {certsDir: /etc/certs.d}}", hasFlag(agentPod, "--registry-config-path=/etc/certs.d")},
+		{"agent: {containerd: {snapshotter: native}}", hasFlag(agentPod, "--snapshotter=native")},
+		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+				return v.HostPath != nil && v.HostPath.Path == "/data/io.containerd.content.v1.content"
+			})
+		})},
+		{"agent: {trustDirs: [/etc/pki, /opt/ca]}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == "/opt/ca" })
+		})},
+		{"agent: {extraEnv: [{name: HTTPS_PROXY, value: 'http://proxy:3128'}]}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return slices.Contains(p.Spec.Containers[0].Env, corev1.EnvVar{Name: "HTTPS_PROXY", Value: "http://proxy:3128"})
+		})},
+		{"agent: {maxParallelPulls: 5}", hasFlag(agentPod, "--max-parallel-pulls=5")},
+		{"agent: {noProgressTimeout: 2m}", hasFlag(agentPod, "--no-progress-timeout=2m")},
+		{"agent: {minFreeDisk: 5%}", hasFlag(agentPod, "--min-free-disk=5%")},
+		{"agent: {hostNetwork: true}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Spec.HostNetwork && p.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet
+		})},
+		{"agent: {seLinuxOptions: {type: spc_t}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Spec.Containers[0].SecurityContext.SELinuxOptions.Type == "spc_t"
+		})},
+		{"agent: {priorityClassName: p, nodeSelector: {a: b}, tolerations: [{key: only}], affinity: {nodeAffinity: {}}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Spec.PriorityClassName == "p" && p.Spec.NodeSelector["a"] == "b" && p.Spec.Tolerations[0].Key == "only" && p.Spec.Affinity != nil
+		})},
+		{"agent: {maxUnavailable: 3}", func(t *testing.T, m manifest) {
+			if n := as[appsv1.DaemonSet](t, m, "DaemonSet", "sluice-agent").Spec.UpdateStrategy.RollingUpdate.MaxUnavailable; n.IntValue() != 3 {
+				t.Errorf("maxUnavailable %v", n)
+			}
+		}},
+		{"agent: {podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 2Gi}}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return p.Annotations["a"] == "b" && p.Labels["c"] == "d" && p.Spec.Containers[0].Resources.Limits.Memory().String() == "2Gi"
+		})},
+		{"agent: {extraArgs: [--v=1]}", hasFlag(agentPod, "--v=1")},
+
+		{"certificate: {source: SelfManaged}", absent("Certificate", "sluice-controller-tls")},
+		{"certificate: {source: SelfManaged}", absent("Issuer", "sluice-ca")},
+		{"certificate: {source: SelfManaged}", present("Role", "sluice-controller-certificate")},
+		{"certificate: {source: CertManager}", absent("Role", "sluice-controller-certificate")},
+		{"certificate: {issuerRef: {name: ours, kind: ClusterIssuer}}", absent("Issuer", "sluice-ca")},
+		{"certificate: {issuerRef: {name: ours, kind: ClusterIssuer}, duration: 24h, renewBefore: 8h}", func(t *testing.T, m manifest) {
+			spec := m.find("Certificate", "sluice-controller-tls").Object["spec"].(map[string]any)
+			want := map[string]any{"name": "ours", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+			if !equality.Semantic.DeepEqual(spec["issuerRef"], want) || spec["duration"] != "24h" || spec["renewBefore"] != "8h" {
+				t.Errorf("%v", spec)
+			}
+		}},
+
+		{"rbac: {aggregate: true}", func(t *testing.T, m manifest) {
+			if as[rbacv1.ClusterRole](t, m, "ClusterRole", "sluice-edit").Labels["rbac.authorization.k8s.io/aggregate-to-edit"] != "true" {
+				t.Error("edit does not include sluice-edit")
+			}
+			if as[rbacv1.ClusterRole](t, m, "ClusterRole", "sluice-edit").Labels["rbac.authorization.k8s.io/aggregate-to-view"] != "" {
+				t.Error("view includes sluice-edit")
+			}
+		}},
+		{"rbac: {aggregate: false}", func(t *testing.T, m manifest) {
+			if as[rbacv1.ClusterRole](t, m, "ClusterRole", "sluice-edit").Labels["rbac.authorization.k8s.io/aggregate-to-edit"] != "" {
+				t.Error("edit includes sluice-edit")
+			}
+		}},
+		{"crds: {upgrade: false}", absent("Job", "sluice-crds")},
+		{"crds: {upgrade: true}", func(t *testing.T, m manifest) {
+			rule := as[rbacv1.ClusterRole](t, m, "ClusterRole", "sluice-crds").Rules[0]
+			if !slices.Equal(rule.ResourceNames, []string{"imageprefetches.sluice.dev", "nodeimagesets.sluice.dev", "prefetchpolicies.sluice.dev"}) {
+				t.Errorf("the hook may change %v", rule.ResourceNames)
+			}
+		}},
+		{"uninstall: {release: false}", absent("Job", "sluice-uninstall")},
+		{"uninstall: {release: true}", hasFlag("Job/sluice-uninstall", "--namespace=sluice-system")},
+
+		{"metrics: {podMonitor: {enabled: false}}", absent("PodMonitor", "sluice-agent")},
+		{"metrics: {podMonitor: {enabled: true, interval: 10s, labels: {release: prometheus}}}", func(t *testing.T, m manifest) {
+			for _, name := range []string{"sluice-agent", "sluice-controller"} {
+				monitor := m.find("PodMonitor", name)
+				endpoint := monitor.Object["spec"].(map[string]any)["podMetricsEndpoints"].([]any)[0].(map[string]any)
+				if monitor.GetLabels()["release"] != "prometheus" || endpoint["interval"] != "10s" {
+					t.Errorf("%v", monitor.Object)
+				}
+			}
+		}},
+		{"metrics: {prometheusRule: {enabled: true, labels: {release: prometheus}}}", func(t *testing.T, m manifest) {
+			if m.find("PrometheusRule", "sluice").GetLabels()["release"] != "prometheus" {
+				t.Error("the label is missing")
+			}
+		}},
+		{"metrics: {dashboard: {enabled: true}}", func(t *testing.T, m manifest) {
+			dashboard := as[corev1.ConfigMap](t, m, "ConfigMap", "sluice-dashboard")
+			if !json.Valid([]byte(dashboard.Data["sluice.json"])) || dashboard.Labels["grafana_dashboard"] != "1" {
+				t.Errorf("%v", dashboard)
+			}
+		}},
+		{"networkPolicy: {enabled: false}", absent("NetworkPolicy", "sluice-agent")},
+		{"networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}", func(t *testing.T, m manifest) {
+			for _, rule := range as[networkingv1.NetworkPolicy](t, m, "NetworkPolicy", "sluice-agent").Spec.Ingress {
+				if len(rule.From) != 1 {
+					t.Errorf("the agent lets in %v", rule)
+				}
+			}
+		}},
+		{"{networkPolicy: {enabled: true}, agent: {hostNetwork: true}}", func(t *testing.T, m manifest) {
+			for _, rule := range as[networkingv1.NetworkPolicy](t, m, "NetworkPolicy", "sluice-controller").Spec.Ingress {
+				if len(rule.From) > 0 {
+					t.Errorf("agents in the node's network are shut out: %v", rule)
+				}
+			}
+		}},
+	} {
+		t.Run(tt.values, func(t *testing.T) {
+			t.Parallel()
+			tt.check(t, render(t, tt.values))
+		})
+	}
+}
+
+func TestSchemaRefuses(t *testing.T) {
+	for _, values := range []string{
+		"replica: 3",
+		"image: {repository: x}",
+		"image: {pullPolicy: Sometimes}",
+		"distribution: {upstreamPullers: 0}",
+		"distribution: {seedTimeout: 2}",
+		"distribution: {mirrorFallback: Always}",
+		"defaultPolicy: allow",
+		"policies: {a: {allowedRepositories: [x]}}",
+		"policies: {a: {namespaceSelector: {}, allowedRepos: [x]}}",
+		"policies: {A_b: {namespaceSelector: {}}}",
+		"controller: {imageDigest: v1}",
+		"controller: {extraArgs: --v=1}",
+		"agent: {containerd: {socket: run/containerd.sock}}",
+		"agent: {minFreeDisk: 15}",
+		"agent: {resources: {limit: {}}}",
+		"certificate: {source: None}",
+		"certificate: {issuerRef: {nam: x}}",
+		"metrics: {serviceMonitor: {}}",
+		"networkPolicy: {enabled: 'yes'}",
+	} {
+		t.Run(values, func(t *testing.T) {
+			t.Parallel()
+			if out, err := template(t, values); err == nil {
+				t.Error("taken")
+			} else if !strings.Contains(out, "values don't meet the specifications of the schema") {
+				t.Errorf("refused by something else than the schema: %s", out)
+			}
+		})
+	}
+}
+
+// Each key of the schema has a default, and is described where an administrator reads.
+func TestEveryValueIsDescribed(t *testing.T) {
+	var schema, values map[string]any
+	for name, into := range map[string]*map[string]any{"values.schema.json": &schema, "values.yaml": &values} {
+		text, err := os.ReadFile(filepath.Join(chartDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.Unmarshal(text, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guide, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(prefix string, schema, values map[string]any)
+	walk = func(prefix string, schema, values map[string]any) {
+		if schema["additionalProperties"] != false {
+			t.Errorf("%s takes unknown keys", prefix)
+		}
+		for key, property := range schema["properties"].(map[string]any) {
+			path := strings.TrimPrefix(prefix+"."+key, ".")
+			if path == "global" { // Helm's own
+				continue
+			}
+			value, ok := values[key]
+			if !ok {
+				t.Errorf("values.yaml lacks %s", path)
+			}
+			nested, _ := property.(map[string]any)["properties"].(map[string]any)
+			if inner, ok := value.(map[string]any); ok && nested != nil && len(inner) > 0 {
+				walk(path, property.(map[string]any), inner)
+			} else if !strings.Contains(string(guide), "`"+path+"`") {
+				t.Errorf("docs/install.md does not describe `%s`", path)
+			}
+		}
+	}
+	walk("", schema, values)
+}
+
+// Alerts and dashboard ask for metrics that there are.
+func TestMonitoringNamesRealMetrics(t *testing.T) {
+	defined := map[string]bool{}
+	for _, dir := range []string{"controllers", "nodeagent", "webhook"} {
+		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, match := range regexp.MustCompile(`Name: +"(sluice_[a-z_]+)"`).FindAllStringSubmatch(string(text), -1) {
+				defined[match[1]] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
+		text, err := os.ReadFile(filepath.Join(chartDir, "files", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`sluice_[a-z_]+`).FindAllString(string(text), -1) {
+			if !defined[strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")] {
+				t.Errorf("%s asks for %s, which nobody counts", file, name)
+			}
+		}
+	}
+}
+
+// Each alert leads to a section of the page that says what to do.
+func TestAlertsHaveRunbooks(t *testing.T) {
+	alerts, err := os.ReadFile(filepath.Join(chartDir, "files", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(alerts), -1)
+	if len(names) == 0 {
+		t.Fatal("no alerts")
+	}
+	for _, name := range names {
+		if !strings.Contains(string(alerts), "docs/troubleshooting.md#"+strings.ToLower(name[1])+"\n") {
+			t.Errorf("%s names no runbook of its own", name[1])
+		}
+		if !strings.Contains(string(guide), "### "+name[1]+"\n") {
+			t.Errorf("docs/troubleshooting.md has no section %s", name[1])
+		}
+	}
+}
+func TestWebhooksReachTheService(t *testing.T) {
+	rendered := render(t, "webhook: {timeoutSeconds: 7}")
+	mutating := as[admissionregistrationv1.MutatingWebhookConfiguration](t, rendered, "MutatingWebhookConfiguration", "sluice")
+	validating := as[admissionregistrationv1.ValidatingWebhookConfiguration](t, rendered, "ValidatingWebhookConfiguration", "sluice")
+	service := as[corev1.Service](t, rendered, "Service", "sluice-controller")
+	check := func(name string, config admissionregistrationv1.WebhookClientConfig, seconds int32) {
+		asked := config.Service
+		if asked.Name != service.Name || asked.Namespace != service.Namespace || asked.Path == nil {
+			t.Errorf("%s asks %+v", name, asked)
+		}
+		if asked.Port != nil || service.Spec.Ports[0].Port != 443 { // what no port means
+			t.Errorf("%s asks port %v", name, asked.Port)
+		}
+		if seconds != 7 {
+			t.Errorf("%s waits %d s", name, seconds)
+		}
+	}
+	for _, w := range mutating.Webhooks {
+		check(w.Name, w.ClientConfig, *w.TimeoutSeconds)
+	}
+	for _, w := range validating.Webhooks {
+		check(w.Name, w.ClientConfig, *w.TimeoutSeconds)
+	}
+	for _, configuration := range []metav1.ObjectMeta{mutating.ObjectMeta, validating.ObjectMeta} {
+		if from := configuration.Annotations["cert-manager.io/inject-ca-from"]; from != "sluice-system/sluice-controller-tls" {
+			t.Errorf("the CA comes from %q", from)
+		}
+	}
+	for _, object := range render(t, "certificate: {source: SelfManaged}") {
+		if object.GetAnnotations()["cert-manager.io/inject-ca-from"] != "" {
+			t.Errorf("%s asks cert-manager for a CA that it does not have", object.GetKind())
+		}
+	}
+}
+
+// Whatever reason a status or an event gives, there is a page that explains it.
+func TestEveryReasonIsExplained(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, dir := range []string{"../../api/v1alpha1", "../../api/gate"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range regexp.MustCompile(`Reason\w+ += "(\w+)"`).FindAllStringSubmatch(string(text), -1) {
+				found++
+				if !strings.Contains(string(guide), "`"+match[1]+"`") {
+					t.Errorf("docs/troubleshooting.md does not explain %s", match[1])
+				}
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("found %d reasons only", found)
+	}
+}

@@ -1,0 +1,85 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"slices"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/cluster"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/stack"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+var _ = Describe("A cluster whose mirrors do not run", Ordered, func() {
+	onStackOfItsOwn(stack.Options{})
+
+	It("gets the image all the same, one node after the other, and says so", func(ctx SpecContext) {
+		for _, node := range s.Cluster.Nodes() {
+			node.Mirror.Stop()
+		}
+		seeds, err := s.WatchSeeds(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(seeds.Stop)
+		name, digest := push(ctx, "alone/app:v1", "alone")
+		spec := imagesOf(name)
+		spec.ImageDownloadRetryLimit = new(int32) // a node that the mirror fails has tried long enough
+
+		p := prefetch(ctx, "alone", spec)
+		eventuallyReady(ctx, p)
+
+		for _, node := range s.Cluster.Nodes() {
+			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+		}
+		Expect(seeds.Most()).To(Equal(map[string]int{name: 1}), "more nodes than one at a time: %s", seeds.When(name))
+		turns := turns(s.Upstream.Requests().Where(upstream.In("alone/app")))
+		Expect(turns).To(HaveLen(3), "each node asks the upstream within one turn of its own")
+		Expect(events(ctx, p)).To(ContainElement(HavePrefix(v1alpha1.ReasonMirrorUnavailable + ": ")))
+	})
+})
+
+// turns are the clients in the order in which they asked.
+func turns(requests upstream.Requests) []string {
+	var clients []string
+	for _, r := range requests {
+		clients = append(clients, r.Client)
+	}
+	return slices.Compact(clients)
+}
+
+var _ = Describe("A cluster whose mirrors miss what they have, as Spegel's do", Ordered, func() {
+	onStackOfItsOwn(stack.Options{Nodes: cluster.Nodes(4), MirrorFlags: []string{"--behave=spegel"}})
+
+	It("gets every blob from upstream once, by one node", func(ctx SpecContext) {
+		image, err := images.Image(images.Options{Layers: images.Layers("rude", 8, images.MiB)})
+		Expect(err).NotTo(HaveOccurred())
+		name, digest := pushArtifact("rude/app:v1", image)
+		s.Upstream.SetRate(4 * images.MiB) // peers ask for layers that are not there yet
+
+		eventuallyReady(ctx, prefetch(ctx, "rude", imagesOf(name)))
+
+		fetchedOnce("rude/app", image)
+		for _, node := range s.Cluster.Nodes() {
+			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+		}
+	})
+
+	It("gives a node that joins later the image without asking the upstream", func(ctx SpecContext) {
+		name, digest := push(ctx, "rude/later:v1", "rude-later")
+		p := prefetch(ctx, "rude-later", imagesOf(name))
+		eventuallyReady(ctx, p)
+		asked := len(s.Upstream.Requests().Where(upstream.In("rude/later")))
+
+		node, err := s.AddNode(ctx, cluster.NodeOptions{})
+		Expect(err).NotTo(HaveOccurred())
+
+		Eventually(func() string { return heldDigest(ctx, node, name) }).WithTimeout(time.Minute).Should(Equal(digest))
+		Expect(s.Upstream.Requests().Where(upstream.In("rude/later"))).To(HaveLen(asked))
+	})
+})

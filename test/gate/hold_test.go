@@ -1,0 +1,236 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+var _ = Describe("A gated Deployment", func() {
+	It("is held until its ImagePrefetch is Ready, and then rolls out", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.prefetch(ctx, pulling, "a", "b")
+		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is held (for 10m0s at the most): " +
+			`ImagePrefetch "app" is not Ready: 3 of 12 nodes hold the images; 2 pulling`))
+		held := t.expectHeld(ctx, "a")
+		Expect(t.kubectl(ctx, "get", "deployments", "-L", v1alpha1.HoldLabel)).To(ContainSubstring(held.Labels[v1alpha1.HoldLabel]))
+		Eventually(t.notes(ctx, gate.ReasonWaitingForNodes)).Should(ConsistOf(ContainSubstring("Normal: Held: ")))
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+		Eventually(t.notes(ctx, gate.ReasonReleased)).Should(ConsistOf(HavePrefix("Normal: Released after ")))
+	})
+
+	It("is held when it is created before its ImagePrefetch", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		Expect(t.apply(ctx, "a")).To(ContainSubstring(`ImagePrefetch "app" does not exist`))
+		t.expectHeld(ctx)
+		Eventually(t.notes(ctx, gate.ReasonPrefetchMissing)).Should(ConsistOf(HavePrefix("Warning: Held: ")))
+		t.prefetch(ctx, pulling, "a")
+		t.expectHeld(ctx)
+		t.prefetch(ctx, ready, "a")
+		t.expectRolling(ctx, "a")
+	})
+
+	It("is held while its ImagePrefetch lists other tags", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		Expect(t.setImage(ctx, "b")).To(ContainSubstring(`ImagePrefetch "app" does not list ` + repository + ":b"))
+		t.expectHeld(ctx, "a")
+		Eventually(t.notes(ctx, gate.ReasonImagesNotListed)).Should(HaveLen(1))
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is not held at all when the ImagePrefetch is Ready already", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.prefetch(ctx, ready, "a", "b")
+		// The webhook's cache may be a moment behind: this is about what it knows.
+		Eventually(func() string {
+			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server", "-o", "jsonpath={.spec.paused}")
+		}).Should(BeEmpty())
+		Expect(t.setImage(ctx, "b")).NotTo(ContainSubstring("Warning"))
+		Expect(t.deployment(ctx).Spec.Paused).To(BeFalse())
+		t.expectRolling(ctx, "a", "b")
+		Expect(t.notes(ctx, gate.ReasonWaitingForNodes)()).To(BeEmpty())
+	})
+
+	It("stays held when the ImagePrefetch fails on some nodes, and says where and why", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.prefetch(ctx, failing, "a", "b")
+		Eventually(t.notes(ctx, gate.ReasonPrefetchFailing)).Should(ConsistOf(
+			`Warning: Held: ImagePrefetch "app" is not Ready: 11 of 12 nodes hold the images; 1 failed: ImagePullUnauthorized on node-7`))
+		t.expectHeld(ctx, "a")
+	})
+
+	It("is released when the failures are tolerated", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.prefetch(ctx, tolerated, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("stays held when the ImagePrefetch is deleted, until there is one again", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.kubectl(ctx, "delete", "imageprefetch", "app")
+		Eventually(t.notes(ctx, gate.ReasonPrefetchMissing)).Should(HaveLen(1))
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is released after its hold timeout, with a warning", func(ctx SpecContext) {
+		before := sluice.figure("sluice_gate_hold_duration_seconds", string(gate.EndTimedOut))
+		t := runningTenant(ctx)
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/hold-timeout=2s")
+		t.prefetch(ctx, pulling, "a", "b")
+		Expect(t.setImage(ctx, "b")).To(ContainSubstring("for 2s at the most"))
+		t.expectRolling(ctx, "a", "b")
+		Eventually(t.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("3 of 12 nodes"))))
+		Expect(sluice.figure("sluice_gate_hold_duration_seconds", string(gate.EndTimedOut))).To(Equal(before + 1))
+	})
+
+	It("is held further after its hold timeout if it says so, with a warning", func(ctx SpecContext) {
+		t := holdingTenant(ctx, "sluice.dev/hold-timeout=1s", "sluice.dev/on-timeout=Hold")
+		Eventually(t.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Still held after its hold timeout")))
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("waits for newer images when it gets them during a hold", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		first := t.deployment(ctx)
+		t.setImage(ctx, "c")
+		second := t.expectHeld(ctx, "a")
+		Expect(second.Labels[v1alpha1.HoldLabel]).NotTo(Equal(first.Labels[v1alpha1.HoldLabel]))
+		t.prefetch(ctx, ready, "a", "b")
+		Eventually(t.notes(ctx, gate.ReasonImagesNotListed)).Should(HaveLen(1))
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "a", "b", "c")
+		t.expectRolling(ctx, "a", "c")
+	})
+
+	It("is released at once when its images are set back during a hold", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.setImage(ctx, "a")
+		Expect(t.deployment(ctx).Spec.Paused).To(BeFalse())
+		t.expectRolling(ctx, "a")
+	})
+
+	It("can be scaled during a hold and outside, by people and autoscalers", func(ctx SpecContext) {
+		for _, t := range []tenant{runningTenant(ctx), holdingTenant(ctx)} {
+			held := t.deployment(ctx).Spec.Paused
+			t.kubectl(ctx, "scale", "deployment", "app", "--replicas=3")
+			t.kubectl(ctx, "patch", "deployment", "app", "--subresource=scale", "--type=merge", "-p", `{"spec":{"replicas":4}}`)
+			d := t.observed(ctx)
+			Expect(d.Spec.Paused).To(Equal(held))
+			Expect(*d.Spec.Replicas).To(Equal(int32(4)))
+			Expect(t.versions(ctx)).To(HaveExactElements("a"))
+		}
+	})
+
+	It("takes an env-only change: rolled out outside a hold, part of the held rollout during one", func(ctx SpecContext) {
+		running := runningTenant(ctx)
+		running.kubectl(ctx, "set", "env", "deployment/app", "V=1")
+		running.expectRolling(ctx, "a", "a")
+		held := holdingTenant(ctx)
+		since := held.deployment(ctx).Annotations[v1alpha1.HeldAtAnnotation]
+		held.kubectl(ctx, "set", "env", "deployment/app", "V=1")
+		Expect(held.expectHeld(ctx, "a").Annotations[v1alpha1.HeldAtAnnotation]).To(Equal(since), "it is the same hold")
+	})
+
+	It("is restarted outside a hold; during one kubectl itself refuses", func(ctx SpecContext) {
+		running := runningTenant(ctx)
+		running.kubectl(ctx, "rollout", "restart", "deployment", "app")
+		running.expectRolling(ctx, "a", "a")
+		_, _, err := kubectl(ctx, "", "--namespace="+holdingTenant(ctx).namespace, "rollout", "restart", "deployment", "app")
+		Expect(err).To(MatchError(ContainSubstring("paused")))
+	})
+
+	It("passes at once when it is undone to a version that was once released", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.prefetch(ctx, ready, "a", "b")
+		t.setImage(ctx, "b")
+		t.expectRolling(ctx, "a", "b")
+		t.kubectl(ctx, "delete", "imageprefetch", "app")
+		Expect(t.kubectl(ctx, "rollout", "undo", "deployment", "app")).NotTo(ContainSubstring("held"))
+		Expect(t.deployment(ctx).Spec.Paused).To(BeFalse())
+		t.expectRolling(ctx, "b", "a")
+	})
+
+	It("is released when it opts out during a hold", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is released when it is no longer gated", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/prefetch-")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is never frozen when it becomes gated in the middle of a rollout", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		t.apply(ctx, "a")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/prefetch-")
+		t.expectRolling(ctx, "a")
+		t.setImage(ctx, "b")
+		Expect(t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/prefetch=app")).NotTo(ContainSubstring("held"))
+		t.expectRolling(ctx, "a", "b")
+		By("holding what comes next")
+		t.setImage(ctx, "c")
+		t.expectHeld(ctx, "a", "b")
+	})
+
+	It("keeps its old Pods with the Recreate strategy, too", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		t.prefetch(ctx, ready, "a")
+		t.apply(ctx, "a", "strategy: {type: Recreate}")
+		t.expectRolling(ctx, "a")
+		t.prefetch(ctx, pulling, "a", "b")
+		t.setImage(ctx, "b")
+		d := t.expectHeld(ctx, "a")
+		Expect(d.Status.Replicas).To(Equal(int32(1)))
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is held when it is scaled to zero, and scaled up during the hold runs the old version", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.kubectl(ctx, "scale", "deployment", "app", "--replicas=0")
+		t.prefetch(ctx, pulling, "a", "b")
+		t.setImage(ctx, "b")
+		t.expectHeld(ctx, "a")
+		t.kubectl(ctx, "scale", "deployment", "app", "--replicas=2")
+		t.expectHeld(ctx, "a")
+		Eventually(func() int32 { return t.deployment(ctx).Status.Replicas }).Should(Equal(int32(2)))
+	})
+
+	It("is not stored by a dry run, which shows the hold", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		before := t.deployment(ctx)
+		t.prefetch(ctx, pulling, "a", "b")
+		Eventually(func() string {
+			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server", "-o", "jsonpath={.spec.paused}")
+		}).Should(HavePrefix("true"))
+		Expect(t.deployment(ctx).Generation).To(Equal(before.Generation))
+	})
+
+	It("keeps kubectl rollout status waiting", func(ctx SpecContext) {
+		_, _, err := kubectl(ctx, "", "--namespace="+holdingTenant(ctx).namespace, "rollout", "status", "deployment", "app", "--timeout=1s")
+		Expect(err).To(MatchError(ContainSubstring("timed out")))
+	})
+
+	It("counts as held for as long as it is", func(ctx SpecContext) {
+		active := func() float64 { return sluice.figure("sluice_gate_holds_active") }
+		before := active()
+		t := holdingTenant(ctx)
+		Eventually(active).Should(Equal(before + 1))
+		t.kubectl(ctx, "delete", "deployment", "app")
+		Eventually(active).Should(Equal(before))
+	})
+})

@@ -1,0 +1,78 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+var _ = Describe("With Sluice down", Serial, func() {
+	It("a gated change of images is refused with a clear message, and everything else goes on", func(ctx SpecContext) {
+		running, held := runningTenant(ctx), holdingTenant(ctx)
+		outage()
+		_, _, err := kubectl(ctx, "", "--namespace="+running.namespace, "set", "image", "deployment/app", "main="+repository+":b")
+		Expect(err).To(MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
+		for _, t := range []tenant{running, held} {
+			t.kubectl(ctx, "scale", "deployment", "app", "--replicas=3")
+			t.kubectl(ctx, "label", "deployment", "app", "team=x")
+		}
+		By("leaving the way out open")
+		held.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		held.kubectl(ctx, "rollout", "resume", "deployment", "app")
+		Eventually(func() []string { return held.versions(ctx) }).Should(HaveExactElements("a", "b"))
+	})
+
+	It("what became Ready or timed out meanwhile is released when it is back", func(ctx SpecContext) {
+		const limit = 3 * time.Second
+		prefetched, timed := holdingTenant(ctx), holdingTenant(ctx, "sluice.dev/hold-timeout="+limit.String())
+		end := outage()
+		prefetched.prefetch(ctx, ready, "a", "b")
+		since, err := time.Parse(time.RFC3339, timed.deployment(ctx).Annotations[v1alpha1.HeldAtAnnotation])
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() time.Duration { return time.Since(since) }).Should(BeNumerically(">", limit))
+		prefetched.expectHeld(ctx, "a")
+		timed.expectHeld(ctx, "a")
+		end()
+		prefetched.expectRolling(ctx, "a", "b")
+		timed.expectRolling(ctx, "a", "b")
+		Eventually(timed.notes(ctx, gate.ReasonHoldTimedOut)).Should(HaveLen(1))
+	})
+})
+
+var _ = Describe("Two replicas", Serial, func() {
+	It("release once, and the second takes over", func(ctx SpecContext) {
+		outage() // of the one without leader election
+		elect := func(o *ctrl.Options) {
+			o.LeaderElection, o.LeaderElectionID, o.LeaderElectionNamespace = true, "gate-test", "sluice-system"
+			o.LeaderElectionReleaseOnCancel = true
+			o.RetryPeriod = ptr.To(200 * time.Millisecond)
+		}
+		// Webhooks are served by every replica, so also by the one that does not lead.
+		leader := startReplica("", elect)
+		DeferCleanup(func() { leader.stop() })
+		Eventually(leader.elected).Should(BeClosed())
+		standby := startReplica(sluice.address, elect)
+		DeferCleanup(func() { standby.stop() })
+		t := holdingTenant(ctx)
+		Consistently(standby.elected, "500ms").ShouldNot(BeClosed())
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+		Eventually(t.notes(ctx, gate.ReasonReleased)).Should(HaveLen(1))
+		Expect(standby.figure("sluice_gate_hold_duration_seconds")).To(BeZero())
+
+		other := holdingTenant(ctx)
+		leader.stop()
+		other.prefetch(ctx, ready, "a", "b")
+		other.expectRolling(ctx, "a", "b")
+		Expect(standby.figure("sluice_gate_hold_duration_seconds", string(gate.EndReady))).To(Equal(1.0))
+	})
+})

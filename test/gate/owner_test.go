@@ -1,0 +1,121 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+var _ = Describe("The owner's own pause", func() {
+	It("before a hold stands, whatever becomes of the images, and resuming is what may be held", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.kubectl(ctx, "rollout", "pause", "deployment", "app")
+		t.prefetch(ctx, pulling, "a", "b")
+		t.setImage(ctx, "b")
+		t.expectOwnersPause(ctx, "a")
+		t.prefetch(ctx, ready, "a", "b")
+		t.kubectl(ctx, "set", "env", "deployment/app", "V=1")
+		t.expectOwnersPause(ctx, "a")
+		t.prefetch(ctx, pulling, "a", "b", "c")
+		t.setImage(ctx, "c")
+		Expect(t.kubectl(ctx, "rollout", "resume", "deployment", "app")).To(ContainSubstring("Warning: the rollout is not resumed but held"))
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "a", "b", "c")
+		t.expectRolling(ctx, "a", "c")
+	})
+
+	It("after a hold stands", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+		t.kubectl(ctx, "rollout", "pause", "deployment", "app")
+		t.prefetch(ctx, ready, "a", "b", "c")
+		t.setImage(ctx, "c")
+		t.expectOwnersPause(ctx, "a", "b")
+	})
+
+	DescribeTable("during a hold ends the hold and stands",
+		func(ctx SpecContext, pause func(SpecContext, tenant) string) {
+			t := holdingTenant(ctx)
+			Expect(pause(ctx, t)).To(ContainSubstring("is now paused by you"))
+			t.prefetch(ctx, ready, "a", "b")
+			t.kubectl(ctx, "annotate", "deployment", "app", "example.com/touch=1")
+			t.expectOwnersPause(ctx, "a")
+			t.kubectl(ctx, "rollout", "resume", "deployment", "app")
+			t.expectRolling(ctx, "a", "b")
+		},
+		Entry("by kubectl replace", func(ctx SpecContext, t tenant) string {
+			return t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "replace")
+		}),
+		Entry("by client-side apply", func(ctx SpecContext, t tenant) string {
+			return t.apply(ctx, "b", "paused: true")
+		}),
+		Entry("by server-side apply", func(ctx SpecContext, t tenant) string {
+			return t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "apply", "--server-side", "--field-manager=team", "--force-conflicts")
+		}),
+		Entry("by taking our marks off", func(ctx SpecContext, t tenant) string {
+			return t.kubectl(ctx, "patch", "deployment", "app", "--type=merge",
+				"-p", `{"metadata":{"labels":{"sluice.dev/hold":null},"annotations":{"sluice.dev/held-at":null}}}`)
+		}),
+	)
+
+	It("cannot be said during a hold by kubectl rollout pause, which says so itself", func(ctx SpecContext) {
+		_, _, err := kubectl(ctx, "", "--namespace="+holdingTenant(ctx).namespace, "rollout", "pause", "deployment", "app")
+		Expect(err).To(MatchError(ContainSubstring("is already paused")))
+	})
+
+	It("is not meant by a label that goes: a hold is kept", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.kubectl(ctx, "label", "deployment", "app", v1alpha1.HoldLabel+"-")
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "a", "b")
+		t.expectRolling(ctx, "a", "b")
+	})
+})
+
+var _ = Describe("A held Deployment", func() {
+	It("is held again when it is resumed by hand, with a warning", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		since := t.deployment(ctx).Annotations[v1alpha1.HeldAtAnnotation]
+		Expect(t.kubectl(ctx, "rollout", "resume", "deployment", "app")).To(ContainSubstring("Warning: the rollout is not resumed but held"))
+		Expect(t.expectHeld(ctx, "a").Annotations[v1alpha1.HeldAtAnnotation]).To(Equal(since), "the timeout goes on")
+	})
+
+	DescribeTable("stays as it is however often its manifest is sent",
+		func(ctx SpecContext, extra []string, command ...string) {
+			send := func(t tenant, tag string) string {
+				return t.feed(ctx, deploymentYAML(t.namespace, "app", tag, extra...), command...)
+			}
+			t := newTenant(ctx)
+			t.prefetch(ctx, ready, "a")
+			t.feed(ctx, deploymentYAML(t.namespace, "app", "a", extra...), append([]string{"apply"}, command[1:]...)...)
+			t.expectRolling(ctx, "a")
+			t.prefetch(ctx, pulling, "a", "b")
+			send(t, "b")
+			t.expectHeld(ctx, "a")
+			send(t, "b")
+			before := t.expectHeld(ctx, "a")
+			for range 3 {
+				send(t, "b")
+				after := t.expectHeld(ctx, "a")
+				Expect(after.Spec).To(Equal(before.Spec))
+				Expect(after.Annotations[v1alpha1.HeldAtAnnotation]).To(Equal(before.Annotations[v1alpha1.HeldAtAnnotation]))
+				Expect(after.Generation).To(Equal(before.Generation), "nothing changed")
+			}
+			t.prefetch(ctx, ready, "a", "b")
+			t.expectRolling(ctx, "a", "b")
+			send(t, "b")
+			t.expectRolling(ctx, "a", "b")
+		},
+		Entry("client-side apply", nil, "apply"),
+		Entry("client-side apply with paused: false", []string{"paused: false"}, "apply"),
+		Entry("server-side apply", nil, "apply", "--server-side", "--field-manager=team"),
+		Entry("server-side apply with paused: false", []string{"paused: false"}, "apply", "--server-side", "--field-manager=team"),
+		Entry("replace", nil, "replace"),
+		Entry("replace with paused: false", []string{"paused: false"}, "replace"),
+	)
+})

@@ -1,0 +1,241 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// entry is what we read of a line of the audit log.
+type entry struct {
+	Stage, Verb string
+	User        struct{ Username string }
+	// ImpersonatedUser is who the request was made as.
+	ImpersonatedUser *struct{ Username string }
+	ObjectRef        *struct{ Resource, Subresource, Namespace, Name string }
+	ResponseStatus   struct{ Code int }
+	ResponseObject   json.RawMessage
+	Annotations      map[string]string
+	StageTimestamp   time.Time
+
+	version int64
+}
+
+func (e *entry) user() string {
+	if e.ImpersonatedUser != nil {
+		return e.ImpersonatedUser.Username
+	}
+	return e.User.Username
+}
+
+func (e *entry) subject() subject { return subject{e.ObjectRef.Namespace, e.ObjectRef.Name} }
+
+// history is what the audit log says became of the soak's Deployments.
+type history struct {
+	wrongs                  []string
+	writes, holds, releases int
+
+	stored map[subject]*appsv1.Deployment
+	// there are the images that an ImagePrefetch was ever Ready with. They stay.
+	there map[subject]map[string]bool
+	// passed are the sets of images that a Deployment was ever let run, by hash.
+	passed map[subject]map[string]bool
+}
+
+// readHistory goes through all writes in the order in which they were stored.
+func readHistory(file string) *history {
+	GinkgoHelper()
+	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}}
+	for _, e := range readAudit(file) {
+		switch {
+		case e.ObjectRef.Resource == "imageprefetches":
+			h.prefetch(e)
+		case e.Verb == "delete":
+			delete(h.stored, e.subject())
+		default:
+			h.deployment(e)
+		}
+	}
+	return h
+}
+
+// readAudit reads the successful writes of Deployments and ImagePrefetches.
+func readAudit(file string) []*entry {
+	GinkgoHelper()
+	log, err := os.Open(file)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { Expect(log.Close()).To(Succeed()) }()
+	var entries []*entry
+	for lines := bufio.NewReader(log); ; {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		Expect(err).NotTo(HaveOccurred())
+		e := &entry{}
+		Expect(json.Unmarshal(line, e)).To(Succeed())
+		if e.Stage != "ResponseComplete" || e.ResponseStatus.Code >= 300 || len(e.ResponseObject) == 0 || e.ObjectRef == nil {
+			continue
+		}
+		if kind := e.ObjectRef.Resource + "/" + e.ObjectRef.Subresource; kind != "deployments/" && kind != "imageprefetches/" && kind != "imageprefetches/status" {
+			continue
+		}
+		var object struct {
+			Metadata struct{ Name, ResourceVersion string }
+		}
+		Expect(json.Unmarshal(e.ResponseObject, &object)).To(Succeed())
+		if object.Metadata.ResourceVersion == "" { // a dry run, or the status of a deletion
+			continue
+		}
+		e.ObjectRef.Name = object.Metadata.Name
+		e.version, err = strconv.ParseInt(object.Metadata.ResourceVersion, 10, 64)
+		Expect(err).NotTo(HaveOccurred())
+		entries = append(entries, e)
+	}
+	slices.SortStableFunc(entries, func(a, b *entry) int { return int(a.version - b.version) })
+	return entries
+}
+
+func (h *history) prefetch(e *entry) {
+	GinkgoHelper()
+	var prefetch v1alpha1.ImagePrefetch
+	Expect(json.Unmarshal(e.ResponseObject, &prefetch)).To(Succeed())
+	if !isReady(&prefetch) {
+		return
+	}
+	for _, image := range prefetch.Spec.Images {
+		add(h.there, e.subject(), string(image))
+	}
+}
+
+func (h *history) deployment(e *entry) {
+	GinkgoHelper()
+	now := &appsv1.Deployment{}
+	Expect(json.Unmarshal(e.ResponseObject, now)).To(Succeed())
+	if now.Labels["soak"] == "" {
+		return
+	}
+	was := h.stored[e.subject()]
+	if was != nil && was.UID != now.UID {
+		was = nil
+		delete(h.passed, e.subject())
+	}
+	h.stored[e.subject()] = now
+	h.writes++
+	if e.patchedPause() == "add" {
+		h.holds++
+	}
+	h.checkController(e, was, now)
+	h.checkOwnersPause(e, was, now)
+	h.checkRollout(e, was, now)
+}
+
+func (h *history) wrong(e *entry, text string) {
+	h.wrongs = append(h.wrongs, fmt.Sprintf("%s at version %d, by %s (%s): %s", e.subject(), e.version, e.user(), e.Verb, text))
+}
+
+// checkController looks at what Sluice's controller writes: it touches holds alone.
+func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
+	switch {
+	case e.user() != controllerAccount:
+	case was == nil || was.Labels[v1alpha1.HoldLabel] == "":
+		h.wrong(e, "Sluice's controller writes what is not held")
+	case !equality.Semantic.DeepEqual(was.Spec.Template, now.Spec.Template):
+		h.wrong(e, "Sluice's controller changes the template")
+	case isHeld(was) && !now.Spec.Paused:
+		h.releases++
+	}
+}
+
+// checkOwnersPause looks for a pause without our label that Sluice ends, or makes its
+// own. Its controller is looked at above; what its webhook changes is in the log.
+func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
+	if was == nil || !was.Spec.Paused || isHeld(was) {
+		return
+	}
+	switch patched := e.patchedPause(); {
+	case !now.Spec.Paused && patched == "remove":
+		h.wrong(e, "the owner's pause was undone")
+	case isHeld(now) && patched != "add": // it was not resumed, and is held all the same
+		h.wrong(e, "the owner's pause was taken")
+	}
+}
+
+// patchedPause is what webhooks did about spec.paused: add, remove, or nothing.
+func (e *entry) patchedPause() string {
+	GinkgoHelper()
+	for key, value := range e.Annotations {
+		if !strings.HasPrefix(key, "patch.webhook.admission.k8s.io/") {
+			continue
+		}
+		var change struct{ Patch []gate.Operation }
+		Expect(json.Unmarshal([]byte(value), &change)).To(Succeed())
+		for _, operation := range change.Patch {
+			if operation.Path == "/spec/paused" {
+				return operation.Op
+			}
+		}
+	}
+	return ""
+}
+
+// checkRollout looks for a rollout that begins without its images and without a reason.
+func (h *history) checkRollout(e *entry, was, now *appsv1.Deployment) {
+	if now.Spec.Paused {
+		return
+	}
+	image := now.Spec.Template.Spec.Containers[0].Image
+	hash := gate.ImagesOf(&now.Spec.Template.Spec).Hash()
+	begins := was == nil || was.Spec.Paused || image != was.Spec.Template.Spec.Containers[0].Image
+	settings, _ := gate.SettingsOf(now)
+	if begins && settings.Gated && !h.there[e.subject()][image] && !h.passed[e.subject()][hash] && !timedOut(e, was) {
+		h.wrong(e, fmt.Sprintf("a rollout of %s began, which was on no node: before %s, after %s", image, marksOf(was), marksOf(now)))
+	}
+	add(h.passed, e.subject(), hash)
+}
+
+// marksOf are what the gate goes by.
+func marksOf(d *appsv1.Deployment) string {
+	if d == nil {
+		return "nothing"
+	}
+	return fmt.Sprintf("%s paused=%t hold=%q %v", d.Spec.Template.Spec.Containers[0].Image, d.Spec.Paused, d.Labels[v1alpha1.HoldLabel], d.Annotations)
+}
+
+func timedOut(e *entry, was *appsv1.Deployment) bool {
+	if !isHeld(was) {
+		return false
+	}
+	settings, _ := gate.SettingsOf(was)
+	since, err := time.Parse(time.RFC3339, was.Annotations[v1alpha1.HeldAtAnnotation])
+	return err == nil && settings.OnTimeout == gate.OnTimeoutRelease && settings.Timeout > 0 && !e.StageTimestamp.Before(since.Add(settings.Timeout))
+}
+
+func isHeld(d *appsv1.Deployment) bool {
+	return d != nil && d.Spec.Paused && d.Labels[v1alpha1.HoldLabel] != ""
+}
+
+func add[K comparable](sets map[K]map[string]bool, key K, value string) {
+	if sets[key] == nil {
+		sets[key] = map[string]bool{}
+	}
+	sets[key][value] = true
+}
