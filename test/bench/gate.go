@@ -1,0 +1,236 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	admissionv1 "k8s.io/api/admission/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/stack"
+)
+
+const (
+	// crowd is how many ImagePrefetches, and held Deployments, are in the caches.
+	crowd = 1000
+	// reviews is how many requests the webhook is asked for its latency.
+	reviews = 4000
+)
+
+// gate measures how soon a held Deployment is released after its ImagePrefetch is
+// Ready, as a watching client sees both, and then how soon the webhook answers; both
+// among a thousand others.
+func gate(ctx context.Context, opts *options) (err error) {
+	m, err := start(ctx, opts, 2, stack.Options{Webhooks: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Stop()) }()
+	if err := m.crowd(ctx); err != nil {
+		return fmt.Errorf("create %d ImagePrefetches and Deployments: %w", crowd, err)
+	}
+
+	var millis []float64
+	for i := range opts.rounds {
+		took, err := m.releaseLatency(ctx, fmt.Sprintf("measured-%d", i))
+		if err != nil {
+			return err
+		}
+		millis = append(millis, float64(took.Microseconds())/1000)
+	}
+	figure("release_latency_p50", percentile(millis, 50), "ms")
+	figure("release_latency_p99", percentile(millis, 99), "ms")
+	figure("release_latency_max", percentile(millis, 100), "ms")
+
+	if millis, err = m.webhookLatency(ctx); err != nil {
+		return fmt.Errorf("ask the webhook: %w", err)
+	}
+	figure("webhook_latency_p50", percentile(millis, 50), "ms")
+	figure("webhook_latency_p99", percentile(millis, 99), "ms")
+	return nil
+}
+
+// crowd fills the caches: prefetches that no node matches, and Deployments that are
+// held for them.
+func (m *machinery) crowd(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
+	for i := range crowd {
+		group.Go(func() error {
+			name := fmt.Sprintf("crowd-%d", i)
+			image := stack.Registry + "/bench/crowd:v1"
+			prefetch := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: v1alpha1.ImagePrefetchSpec{
+				Images: []v1alpha1.ImageReference{v1alpha1.ImageReference(image)}, NodeSelector: map[string]string{"matches": "none"}}}
+			if err := m.Client.Create(ctx, prefetch); err != nil {
+				return err
+			}
+			return m.Client.Create(ctx, gatedBy(name, image))
+		})
+	}
+	return group.Wait()
+}
+
+// gatedBy is a Deployment without Pods that waits for the prefetch of its name.
+func gatedBy(name, image string) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: map[string]string{v1alpha1.PrefetchAnnotation: name}},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: new(int32),
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: image}}},
+			},
+		},
+	}
+}
+
+// releaseLatency holds a Deployment for an image that is then brought to the nodes.
+func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Duration, error) {
+	image, err := m.push(1, images.MiB/4)
+	if err != nil {
+		return 0, err
+	}
+	deployment := gatedBy(name, image)
+	if err := m.Client.Create(ctx, deployment); err != nil {
+		return 0, err
+	}
+	if !deployment.Spec.Paused {
+		return 0, fmt.Errorf("deployment %s is not held", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	released, err := m.Client.Watch(ctx, &appsv1.DeploymentList{}, one(deployment))
+	if err != nil {
+		return 0, err
+	}
+	defer released.Stop()
+	prefetch := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{v1alpha1.ImageReference(image)}}}
+	ready, err := m.Client.Watch(ctx, &v1alpha1.ImagePrefetchList{}, one(prefetch))
+	if err != nil {
+		return 0, err
+	}
+	defer ready.Stop()
+	if err := m.Client.Create(ctx, prefetch); err != nil {
+		return 0, err
+	}
+	var readyAt, releasedAt time.Time
+	for readyAt.IsZero() || releasedAt.IsZero() {
+		select {
+		case event := <-ready.ResultChan():
+			if p, ok := event.Object.(*v1alpha1.ImagePrefetch); ok && isReady(p) && readyAt.IsZero() {
+				readyAt = time.Now()
+			}
+		case event := <-released.ResultChan():
+			if d, ok := event.Object.(*appsv1.Deployment); ok && event.Type == watch.Modified && !d.Spec.Paused && releasedAt.IsZero() {
+				releasedAt = time.Now()
+			}
+		case <-ctx.Done():
+			return 0, fmt.Errorf("wait for the release of %s: %w", name, ctx.Err())
+		}
+	}
+	// The two watches are apart: the release may be seen first.
+	return max(releasedAt.Sub(readyAt), 0), nil
+}
+
+func one(object client.Object) client.ListOption {
+	return &client.ListOptions{Namespace: object.GetNamespace(), FieldSelector: fields.OneTermEqualSelector("metadata.name", object.GetName())}
+}
+
+// webhookLatency asks the webhook as the API server does, over one connection: is a
+// Deployment whose image changes to be held?
+func (m *machinery) webhookLatency(ctx context.Context) ([]float64, error) {
+	var stored appsv1.Deployment
+	if err := m.Client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "crowd-500"}, &stored); err != nil {
+		return nil, err
+	}
+	stored.APIVersion, stored.Kind = "apps/v1", "Deployment"
+	changed := stored.DeepCopy()
+	changed.Spec.Template.Spec.Containers[0].Image += "-next"
+	url, asker, err := m.Webhook("/gate")
+	if err != nil {
+		return nil, err
+	}
+	body, err := review(&stored, changed)
+	if err != nil {
+		return nil, err
+	}
+	var millis []float64
+	for range reviews {
+		began := time.Now()
+		if err := ask(ctx, asker, url, body); err != nil {
+			return nil, err
+		}
+		millis = append(millis, float64(time.Since(began).Microseconds())/1000)
+	}
+	return millis, nil
+}
+
+func review(stored, changed *appsv1.Deployment) ([]byte, error) {
+	before, err := json.Marshal(stored)
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(changed)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(&admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+		Request: &admissionv1.AdmissionRequest{
+			UID: types.UID("bench"), Operation: admissionv1.Update, Namespace: stored.Namespace, Name: stored.Name,
+			Kind:      metav1.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"},
+			Resource:  metav1.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"},
+			Object:    runtime.RawExtension{Raw: after},
+			OldObject: runtime.RawExtension{Raw: before},
+		},
+	})
+}
+
+// ask expects that the Deployment is held.
+func ask(ctx context.Context, c *http.Client, url string, body []byte) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	var answer admissionv1.AdmissionReview
+	if err := json.Unmarshal(content, &answer); err != nil {
+		return fmt.Errorf("read %s: %w", content, err)
+	}
+	if answer.Response == nil || !answer.Response.Allowed || len(answer.Response.Patch) == 0 {
+		return fmt.Errorf("unexpected answer %s", content)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// node is a machine with an agent that does what its spec says.
+type node struct {
+	world *world
+	index int
+	deaf  bool
+	gone  bool
+
+	has       []bool // by layer
+	have      int
+	unpacked  time.Duration // when the layers that came so far are
+	ready     bool
+	upload    *pipe
+	downloads map[int]*transfer // by layer
+
+	policy v1alpha1.RegistryPolicy
+	turn   int   // changes with the policy, and makes what was begun before void
+	queue  []int // layers to ask for, for want of a stream
+	status v1alpha1.NodeImageStatus
+}
+
+// take is the agent seeing its spec.
+func (n *node) take(policy v1alpha1.RegistryPolicy) {
+	if n.deaf || n.gone {
+		return
+	}
+	n.world.acknowledge(n)
+	if policy == n.policy {
+		return
+	}
+	n.policy = policy
+	n.turn++
+	for layer, t := range n.downloads {
+		t.cancel()
+		delete(n.downloads, layer)
+	}
+	n.queue = nil
+	if n.ready || policy == "" {
+		return
+	}
+	n.status = v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: v1alpha1.ImagePulling}
+	for layer := range n.has {
+		if !n.has[layer] {
+			n.queue = append(n.queue, layer)
+		}
+	}
+	if policy == v1alpha1.RegistryPolicyMirror {
+		// Each in an order of its own, so that peers have something to give each other.
+		n.world.random.Shuffle(len(n.queue), func(i, j int) { n.queue[i], n.queue[j] = n.queue[j], n.queue[i] })
+	}
+	begin, turn := resolving, n.turn
+	if policy == v1alpha1.RegistryPolicyMirror {
+		begin = 0
+	}
+	n.world.clock.after(begin, func() {
+		if n.turn == turn {
+			n.status.SizeBytes = int64(n.world.size())
+			n.world.report(n)
+			n.pump()
+		}
+	})
+	n.keepReporting(turn, progress)
+	n.finish()
+}
+
+// pump keeps as many downloads going as there are streams.
+func (n *node) pump() {
+	streams := n.world.peerStreams
+	if n.policy == v1alpha1.RegistryPolicyDefault {
+		streams = seedStreams
+	}
+	for len(n.downloads) < streams && len(n.queue) > 0 && !n.gone {
+		layer := n.queue[0]
+		n.queue = n.queue[1:]
+		from := n.world.uplink
+		if n.policy == v1alpha1.RegistryPolicyMirror {
+			if from = n.world.mirror(n, layer); from == nil {
+				n.askAgain(layer)
+				continue
+			}
+		}
+		n.downloads[layer] = from.send(n.world.layer, func() { n.receive(layer) })
+	}
+}
+
+func (n *node) askAgain(layer int) {
+	turn := n.turn
+	n.world.clock.after(missPause, func() {
+		if n.turn == turn {
+			n.queue = append(n.queue, layer)
+			n.pump()
+		}
+	})
+}
+
+func (n *node) receive(layer int) {
+	delete(n.downloads, layer)
+	n.has[layer] = true
+	n.have++
+	w := n.world
+	n.unpacked = max(n.unpacked, w.clock.now) + seconds(w.layer/w.unpack)
+	w.clock.after(visible, func() { w.holders[layer] = append(w.holders[layer], n) })
+	if n.policy == v1alpha1.RegistryPolicyDefault {
+		w.seedReceived(n)
+	}
+	n.finish()
+	n.pump()
+}
+
+// finish reports the image once all of it is there and unpacked.
+func (n *node) finish() {
+	if n.have < len(n.has) {
+		return
+	}
+	n.world.clock.after(max(0, n.unpacked-n.world.clock.now), func() {
+		if n.ready || n.gone {
+			return
+		}
+		n.ready = true
+		n.world.readied(n)
+		n.status.State = v1alpha1.ImagePresent
+		n.status.Source = v1alpha1.SourceMirror
+		if n.policy == v1alpha1.RegistryPolicyDefault {
+			n.status.Source = v1alpha1.SourceUpstream
+		}
+		n.world.report(n)
+	})
+}
+
+// keepReporting tells the controller how far the pull is, after ever longer pauses.
+func (n *node) keepReporting(turn int, pause time.Duration) {
+	n.world.clock.after(pause, func() {
+		if n.turn != turn || n.ready || n.gone || !n.world.listening(n) {
+			return
+		}
+		n.status.PulledBytes = int64(float64(n.have) * n.world.layer)
+		n.world.report(n)
+		n.keepReporting(turn, min(2*pause, maxProgress))
+	})
+}
+
+// vanish switches the machine off.
+func (n *node) vanish() {
+	n.gone = true
+	n.turn++
+	for layer, t := range n.downloads {
+		t.cancel()
+		delete(n.downloads, layer)
+	}
+}

@@ -1,0 +1,118 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPipeIsSharedEvenly(t *testing.T) {
+	c := &clock{}
+	p := &pipe{clock: c, bandwidth: 100}
+	ends := make(map[string]time.Duration)
+	end := func(name string) func() { return func() { ends[name] = c.now } }
+	p.send(300, end("long"))
+	p.send(100, end("short"))
+	c.after(time.Second, func() { p.send(50, end("late")) })
+	canceled := p.send(1000, end("canceled"))
+	c.after(2*time.Second, canceled.cancel)
+	c.run(time.Hour, func() bool { return false })
+
+	// Three share it for 1 s (33 each), four for 1 s (25 each); then three have 242, 42
+	// and 25 to go: the late one is done after 0.75 s, the short one 0.33 s later.
+	for name, want := range map[string]float64{"late": 2.75, "short": 3.083, "long": 5.083} {
+		if got := ends[name].Seconds(); math.Abs(got-want) > 0.01 {
+			t.Errorf("%s ends after %.3f s, want %.3f", name, got, want)
+		}
+	}
+	if _, ok := ends["canceled"]; ok {
+		t.Error("what was canceled ended")
+	}
+	if want := 450 + 1000/30. + 25; math.Abs(p.carried-want) > 2 {
+		t.Errorf("it carried %.1f bytes, want %.1f", p.carried, want)
+	}
+}
+
+func TestEveryoneFromUpstreamIsLimitedByTheUplink(t *testing.T) {
+	m := scenarios[0]
+	got := everyoneFromUpstream(m, 50)
+	want := 50 * m.size() / m.uplink
+	if got.copies != 50 || math.Abs(got.all.Seconds()-want) > 0.02*want {
+		t.Errorf("got %+v, want 50 copies in %.0f s", got, want)
+	}
+	if one := m.onePull(); one < m.optimum(1) || one > m.optimum(1)+time.Second {
+		t.Errorf("one node takes %v, and the bound is %v", one, m.optimum(1))
+	}
+}
+
+func TestWithoutFaultsTheImageComesOnce(t *testing.T) {
+	for _, m := range scenarios[:2] {
+		for _, nodes := range []int{1, 2, 10, 300} {
+			for _, fanout := range []int{1, 4, math.MaxInt32} {
+				for _, follow := range []bool{true, false} {
+					got := planned(m, nodes, limits(fanout, follow))
+					if got.copies != 1 || got.all < m.optimum(nodes) {
+						t.Errorf("%s, %d nodes, fanout %d, follow %v: %+v, and the bound is %v", m.name, nodes, fanout, follow, got, m.optimum(nodes))
+					}
+					if again := planned(m, nodes, limits(fanout, follow)); again != got {
+						t.Errorf("the same run came to %+v, then to %+v", got, again)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestWithFaultsEverybodyWhoCanIsServed(t *testing.T) {
+	m := scenarios[2]
+	m.deaf = 0.1
+	for _, nodes := range []int{2, 10, 300} {
+		for _, fanout := range []int{1, 4, math.MaxInt32} {
+			got := planned(m, nodes, limits(fanout, true))
+			if got.all == 0 || got.copies > 2 {
+				t.Errorf("%d nodes, fanout %d: %+v", nodes, fanout, got)
+			}
+		}
+	}
+}
+
+// TestDefaults asserts what docs/simulation.md says of the default limits.
+func TestDefaults(t *testing.T) {
+	slow, fast := scenarios[0], scenarios[1]
+	for _, c := range []struct {
+		claim      string
+		this, that outcome
+		times      float64
+	}{
+		{"a fanout of 4 is faster than 1", planned(slow, 1000, limits(4, true)), planned(slow, 1000, limits(1, true)), 1.2},
+		{"without a bound all ask the one node that has the last layer", planned(slow, 1000, limits(4, true)), planned(slow, 1000, limits(math.MaxInt32, true)), 5},
+		{"with a fast uplink a fanout of 16 is slower", planned(fast, 1000, limits(4, true)), planned(fast, 1000, limits(16, true)), 1.2},
+		{"following the seed saves time", planned(slow, 100, limits(4, true)), planned(slow, 100, limits(4, false)), 1.05},
+		{"all is far better than everyone from upstream", planned(slow, 1000, limits(4, true)), everyoneFromUpstream(slow, 1000), 100},
+	} {
+		if c.this.all.Seconds()*c.times > c.that.all.Seconds() {
+			t.Errorf("%s: %v and %v", c.claim, c.this.all, c.that.all)
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	var out strings.Builder
+	if err := run(&out, "2, 5"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"2 nodes", "5 nodes", "everyone from upstream", "fanout ∞", "no plan can beat", "With faults"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	for _, bad := range []string{"", "0", "ten", "10,,20"} {
+		if err := run(&out, bad); err == nil {
+			t.Errorf("-nodes %q was taken", bad)
+		}
+	}
+}

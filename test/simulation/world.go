@@ -1,0 +1,267 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/plan"
+)
+
+const (
+	image  = "registry.example.com/team/app@sha256:d"
+	digest = "sha256:d"
+)
+
+// world is one run of the model.
+type world struct {
+	model
+	clock   *clock
+	random  *rand.Rand
+	nodes   []*node
+	uplink  *pipe
+	holders [][]*node // by layer, whom the mirror knows
+	waiting int       // nodes that are counted and not ready
+	lost    bool      // the seed was switched off
+	last    time.Duration
+
+	controller *controller
+}
+
+// outcome is what a run came to.
+type outcome struct {
+	all    time.Duration // until every node that counts is ready; 0 if that never came
+	copies float64       // of the image, over the uplink
+	passes int
+}
+
+func newWorld(m model, nodes int) *world {
+	c := &clock{}
+	w := &world{
+		model:   m,
+		clock:   c,
+		random:  rand.New(rand.NewPCG(1, uint64(nodes))),
+		uplink:  &pipe{clock: c, bandwidth: m.uplink},
+		holders: make([][]*node, m.layers),
+	}
+	for i := range nodes {
+		n := &node{world: w, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer)}
+		n.upload = &pipe{clock: c, bandwidth: m.link}
+		n.deaf = w.random.Float64() < m.deaf
+		if !n.deaf {
+			w.waiting++
+		}
+		w.nodes = append(w.nodes, n)
+	}
+	return w
+}
+
+// limit is when a run is given up.
+const limit = 30 * 24 * time.Hour
+
+// everyoneFromUpstream is what happens without Sluice and without a mirror.
+func everyoneFromUpstream(m model, nodes int) outcome {
+	w := newWorld(m, nodes)
+	w.lost = true // there is no seed
+	for _, n := range w.nodes {
+		n.take(v1alpha1.RegistryPolicyDefault)
+	}
+	return w.run()
+}
+
+// planned is what the plan makes of it.
+func planned(m model, nodes int, limits plan.Limits) outcome {
+	w := newWorld(m, nodes)
+	w.controller = newController(w, limits)
+	w.controller.trigger()
+	return w.run()
+}
+
+func (w *world) run() outcome {
+	w.clock.run(limit, func() bool { return w.waiting == 0 })
+	o := outcome{all: w.last, copies: w.uplink.carried / w.size()}
+	if w.waiting > 0 {
+		o.all = 0
+	}
+	if w.controller != nil {
+		o.passes = w.controller.passes
+	}
+	return o
+}
+
+// mirror is whom a node gets a layer from; nil is a miss.
+func (w *world) mirror(to *node, layer int) *pipe {
+	known := w.holders[layer]
+	if len(known) == 0 || w.random.Float64() < w.falseMiss {
+		return nil
+	}
+	from := known[w.random.IntN(len(known))]
+	if from == to || from.gone {
+		return nil
+	}
+	return from.upload
+}
+
+func (w *world) readied(n *node) {
+	if !n.deaf {
+		w.waiting--
+		w.last = w.clock.now
+	}
+}
+
+// seedReceived switches the first seed off when its time has come.
+func (w *world) seedReceived(n *node) {
+	if w.loseSeed == 0 || w.lost || float64(n.have) < w.loseSeed*float64(w.layers) {
+		return
+	}
+	w.lost = true
+	n.vanish()
+	w.waiting--
+	w.clock.after(notReady, func() { w.controller.lose(n) })
+}
+
+func (w *world) acknowledge(n *node) {
+	if w.controller != nil {
+		w.controller.acknowledge(n)
+	}
+}
+
+func (w *world) report(n *node) {
+	if w.controller != nil {
+		status := n.status
+		w.clock.after(message, func() { w.controller.hear(n, status) })
+	}
+}
+
+// listening says that what a node reports on its way decides something: a seed's does,
+// and while nodes wait for their turn everybody's. The rest would be most of the
+// simulation's work.
+func (w *world) listening(n *node) bool {
+	return w.controller != nil && (w.controller.waiting() || n.policy == v1alpha1.RegistryPolicyDefault)
+}
+
+// controller is the controller's part: it sees, plans and writes.
+type controller struct {
+	world      *world
+	limits     plan.Limits
+	state      plan.State
+	generation []int // of each node's spec
+	unasked    int   // nodes that have no entry yet
+	due        bool
+	wake       time.Duration
+	passes     int
+}
+
+// epoch is when the simulation begins; the plan only compares times.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newController(w *world, limits plan.Limits) *controller {
+	c := &controller{world: w, limits: limits, generation: make([]int, len(w.nodes)), unasked: len(w.nodes)}
+	for i := range w.nodes {
+		c.state.Nodes = append(c.state.Nodes, plan.Node{
+			Name: fmt.Sprintf("node-%05d", i), Platform: "linux/amd64", Ready: true, Acknowledged: true,
+			Entries: make(map[string]plan.Entry, 1),
+		})
+	}
+	c.state.Prefetches = []plan.Prefetch{{Key: "team/app", UID: "app", Resolution: "1", Images: []string{image}, RetryLimit: 3}}
+	return c
+}
+
+func (c *controller) now() time.Time { return epoch.Add(c.world.clock.now) }
+
+// trigger has a pass made soon, together with what else happens until then.
+func (c *controller) trigger() {
+	if !c.due {
+		c.due = true
+		c.world.clock.after(passInterval(len(c.world.nodes)), c.pass)
+	}
+}
+
+func (c *controller) pass() {
+	c.due = false
+	c.passes++
+	c.state.Now = c.now()
+	step := plan.Next(c.state, c.limits)
+	c.state.Memory = step.Memory
+	for i := range c.state.Nodes {
+		if set, ok := step.Sets[c.state.Nodes[i].Name]; ok {
+			c.write(i, set)
+		}
+	}
+	if len(step.Sets) > 0 {
+		c.trigger()
+	}
+	if !step.WakeAt.IsZero() {
+		c.wakeAt(step.WakeAt.Sub(epoch))
+	}
+}
+
+func (c *controller) wakeAt(at time.Duration) {
+	c.wake = at
+	c.world.clock.after(max(0, at-c.world.clock.now), func() {
+		if c.wake == at {
+			c.trigger()
+		}
+	})
+}
+
+// write changes a node's spec, and the agent sees it.
+func (c *controller) write(i int, set []v1alpha1.NodeImage) {
+	n := &c.state.Nodes[i]
+	if n.Acknowledged {
+		n.HeardAt = c.now()
+	}
+	n.Acknowledged = false
+	c.generation[i]++
+	entry := plan.Entry{Status: n.Entries[image].Status, ProgressAt: c.now()}
+	var policy v1alpha1.RegistryPolicy
+	if n.Entries[image].Wanted != nil {
+		c.unasked++
+	}
+	if len(set) > 0 {
+		c.unasked--
+		entry.Wanted = &set[0]
+		policy = set[0].RegistryPolicy
+	}
+	n.Entries[image] = entry
+	c.world.clock.after(message, func() { c.world.nodes[i].take(policy) })
+}
+
+// acknowledge is a node having seen its spec.
+func (c *controller) acknowledge(n *node) {
+	generation := c.generation[n.index]
+	c.world.clock.after(message, func() {
+		if generation == c.generation[n.index] && !c.state.Nodes[n.index].Acknowledged {
+			c.state.Nodes[n.index].Acknowledged = true
+			if c.waiting() {
+				c.trigger()
+			}
+		}
+	})
+}
+
+// waiting says that some node has yet to be asked for the image. Once none is, news
+// that a node gets on or is done change nothing, and passes that would say so are left
+// out: they would be most of the simulation's work.
+func (c *controller) waiting() bool { return c.unasked > 0 }
+
+func (c *controller) hear(n *node, status v1alpha1.NodeImageStatus) {
+	if c.waiting() {
+		c.trigger()
+	}
+	view := &c.state.Nodes[n.index]
+	view.HeardAt = c.now()
+	entry := view.Entries[image]
+	entry.Status, entry.ProgressAt = &status, c.now()
+	view.Entries[image] = entry
+}
+
+// lose is Kubernetes having noticed that a node is gone.
+func (c *controller) lose(n *node) {
+	c.state.Nodes[n.index].Ready = false
+	c.trigger()
+}
