@@ -1,0 +1,135 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+// bound is how long each part may take before the show gives up.
+const bound = 2 * time.Minute
+
+// show is one run of the demo over a cluster that is up.
+type show struct {
+	*world
+	client client.WithWatch
+	took   []string // how long each part took, for the last line
+}
+
+func newShow(w *world) *show {
+	return &show{world: w, took: []string{fmt.Sprintf("cluster %.1fs", w.Took.Seconds())}}
+}
+
+func (s *show) run(ctx context.Context) error {
+	if err := s.connect(); err != nil {
+		return err
+	}
+	fmt.Printf("\n== A cluster of %d nodes, each with its own containerd, kubelet and mirror\n\n", len(s.Nodes))
+	if err := s.kubectl(ctx, "get", "nodes", "-o", "wide"); err != nil {
+		return err
+	}
+	fmt.Print("\n== Sluice, installed by Helm beside cert-manager\n\n")
+	if err := s.kubectl(ctx, "get", "pods", "-A"); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"prefetch", s.prefetch},
+		{"rollout", s.rollout},
+		{"gate", s.gate},
+		{"proof", s.prove},
+	} {
+		began := time.Now()
+		bounded, cancel := context.WithTimeout(ctx, bound)
+		err := part.run(bounded)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+		s.took = append(s.took, fmt.Sprintf("%s %.1fs", part.name, time.Since(began).Seconds()))
+	}
+	fmt.Printf("\nTook: %s\n", strings.Join(s.took, ", "))
+	return nil
+}
+
+func (s *show) connect() error {
+	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	scheme := kruntime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	s.client, err = client.NewWithWatch(config, client.Options{Scheme: scheme})
+	return err
+}
+
+// kubectl runs the command as a user would, and shows it with what it prints.
+func (s *show) kubectl(ctx context.Context, args ...string) error {
+	fmt.Printf("$ kubectl %s\n", strings.Join(args, " "))
+	cmd := exec.CommandContext(ctx, s.Kubectl, args...)
+	cmd.Dir = repositoryRoot()
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Kubeconfig)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // warnings are part of the show
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("kubectl %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// prove prints what the upstream registry was asked for, and checks that it was
+// asked for everything once.
+func (s *show) prove(ctx context.Context) error {
+	requests, err := upstream.Read(ctx, http.DefaultClient, s.Upstream)
+	if err != nil {
+		return err
+	}
+	fmt.Print("\n== What the upstream registry was asked for, by whom\n\n")
+	if err := requests.Report(os.Stdout, s.Nodes); err != nil {
+		return err
+	}
+	return onlyOnce(requests)
+}
+
+// onlyOnce fails unless each piece of content went over the uplink once, whole.
+func onlyOnce(requests upstream.Requests) error {
+	tallies := requests.Tallies()
+	if len(tallies) == 0 {
+		return errors.New("the upstream registry was asked for nothing")
+	}
+	for _, t := range tallies {
+		if t.Complete != 1 || t.Partial != 0 || len(t.Clients) != 1 {
+			return fmt.Errorf("%s of %s was sent %d times whole and %d times in part, to %d nodes; wanted once, to one",
+				t.Digest, t.Repository, t.Complete, t.Partial, len(t.Clients))
+		}
+	}
+	fmt.Printf("\nEach of the %d manifests and blobs was fetched from upstream once.\n", len(tallies))
+	return nil
+}
+
+// repositoryRoot is two folders above this file: the samples are there.
+func repositoryRoot() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
