@@ -1,0 +1,104 @@
+# Sluice: what can be made. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := $(CURDIR)/bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
+LDFLAGS := -X main.version=$(VERSION)
+
+CONTROLLER_GEN := go tool -modfile=tools/go.mod controller-gen
+CRD_REF_DOCS := go tool -modfile=tools/go.mod crd-ref-docs
+GOLANGCI_LINT := $(BIN)/golangci-lint
+CLUSTER := go run ./test/cluster/cmd/cluster
+
+DEMO_NODES ?= 3
+DEMO_EXIT ?=
+
+# The packages of our own code, as against the test harness: these run under -race.
+RACE_PACKAGES := ./api/... ./cmd/... ./controllers/... ./nodeagent/... ./webhook/...
+
+##@ Use
+
+.PHONY: demo
+demo: deps build ## Show the main job on a real cluster on this machine (DEMO_NODES=3, DEMO_EXIT=1 to take it down at the end).
+	go run ./test/demo --nodes=$(DEMO_NODES) $(if $(DEMO_EXIT),--exit)
+
+.PHONY: demo-down
+demo-down: ## End the cluster that `make demo` left up.
+	go run ./test/demo --down
+
+##@ Build
+
+.PHONY: build
+build: ## Build the controller and the agent into bin/.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+.PHONY: deps
+deps: ## Install the Debian packages and build the Kubernetes, etcd and containerd binaries that the tests and the demo run (cached outside the tree).
+	$(CLUSTER) deps
+	$(CLUSTER) build
+
+##@ Check
+
+.PHONY: test
+test: deps build ## Run every test: unit, controllers on a real API server, agent on real containerd, end to end; our own code under -race.
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -race -timeout 20m $(RACE_PACKAGES)
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -p 1 -timeout 30m ./hack/... ./test/...
+
+.PHONY: bench
+bench: deps ## Print the figures that Sluice is measured by, one line each (BENCH="name …" for some of them).
+	go run ./test/bench $(BENCH)
+
+.PHONY: simulate
+simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the table.
+	go run ./test/simulation
+
+.PHONY: chaos
+chaos: deps ## Break one thing after another at random moments (CHAOS_ROUNDS=30; SEED=n repeats a run).
+	go test ./test/chaos -count=1 -timeout 2h -v -rounds=$(or $(CHAOS_ROUNDS),30) -seed=$(or $(SEED),0)
+
+.PHONY: images
+images: ## Build the container images, for amd64 and arm64, as archives in bin/images.
+	go run ./hack/images --out=$(BIN)/images
+
+.PHONY: test-gitops
+test-gitops: ## Ask the libraries of Argo CD, Flux and Helm what they make of a held Deployment (the first time it builds much of Kubernetes).
+	cd test/gitops && go test ./...
+
+.PHONY: soak
+soak: deps ## Edit 200 gated Deployments at random for SOAK (default 3m) while Sluice is restarted, and check the audit log (SEED=n repeats a run).
+	go test ./test/gate -count=1 -timeout 30m -v -ginkgo.label-filter=soak -soak.deployments=200 -soak.duration=$(or $(SOAK),3m) -soak.seed=$(or $(SEED),0)
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (default 30s).
+	./hack/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run golangci-lint.
+	$(GOLANGCI_LINT) run ./...
+
+$(GOLANGCI_LINT): tools/lint/go.mod tools/lint/go.sum
+	@mkdir -p $(BIN)
+	go build -modfile=tools/lint/go.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: ## Regenerate deepcopy, apply configurations, CRDs, RBAC, the chart's copies of them, config/ and the references of the API and the metrics.
+	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt \
+		crd:generateEmbeddedObjectMeta=false paths=./api/v1alpha1 output:crd:dir=config/crd
+	$(CONTROLLER_GEN) rbac:roleName=sluice-controller paths=./controllers/... paths=./webhook/... output:rbac:dir=config/rbac
+	./hack/chart-sync.sh
+	$(CRD_REF_DOCS) --source-path=api/v1alpha1 --config=hack/api-reference.yaml --renderer=markdown \
+		--output-path=docs/api.md --log-level=ERROR
+	go run ./hack/metrics 'Controller=controllers,webhook' 'Agent=nodeagent' >docs/metrics.md
+
+.PHONY: verify
+verify: generate lint ## Fail when something generated, formatted or tidied differs from what is committed, or the linter complains.
+	./hack/verify.sh
+
+##@ Help
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
