@@ -131,7 +131,6 @@ var _ = Describe("The schema of NodeImageSet", func() {
 var _ = Describe("The samples", func() {
 	It("are admitted", func(ctx SpecContext) {
 		for _, object := range read("samples") {
-			object.SetNamespace("default")
 			Expect(api.Create(ctx, object, client.DryRunAll)).To(Succeed(), object.GetName())
 		}
 	})

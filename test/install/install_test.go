@@ -66,22 +66,25 @@ var _ = Describe("An installation", Ordered, func() {
 		allReady(ctx)
 	})
 
-	It("refuses what no policy allows, and says which", func(ctx SpecContext) {
-		denied := newPrefetch("denied", install.Registry+"/elsewhere/app:v1")
-		Expect(i.Client.Create(ctx, denied)).To(MatchError(ContainSubstring("registry.sluice.test/elsewhere/app")))
-	})
+	It("does what the samples are for: refuses, prefetches, holds and lets go without a pull", func(ctx SpecContext) {
+		for _, ref := range []string{"demo/app:v1", "demo/sidecar:v1"} {
+			push(ctx, ref, images.MiB)
+		}
+		_, err := applySample(ctx, "imageprefetch")
+		Expect(err).To(MatchError(And(ContainSubstring("spec.images[0]"), ContainSubstring("spec.images[1]"), ContainSubstring("registry.sluice.test/team/**"))))
 
-	It("holds a rollout until its images are there, and then lets it go without a pull", func(ctx SpecContext) {
-		name := push(ctx, "team/app:v1", images.MiB)
-		app := createGated(ctx, "app", "app", name, 3)
-		Expect(app.Spec.Paused).To(BeTrue(), "there is no prefetch yet")
-		create(ctx, newPrefetch("app", name))
+		Expect(applySample(ctx, "prefetchpolicy")).To(ContainSubstring("created"))
+		Expect(applySample(ctx, "deployment")).To(ContainSubstring("created"))
+		app := newDeployment("app", "", 0)
+		refresh(ctx, app)
+		Expect(app.Spec.Paused).To(BeTrue())
+		Expect(applySample(ctx, "imageprefetch")).To(ContainSubstring("created"))
 
 		eventuallyPrefetched(ctx, "app")
 		eventuallyReleased(ctx, app)
 		eventuallyAvailable(ctx, app)
-		Expect(i.Upstream.Requests().Where(upstream.In("team/app")).Tallies()).To(And(Not(BeEmpty()), HaveEach(And(HaveField("Complete", 1), HaveField("Partial", 0)))))
-		Expect(pullsOf(ctx, "app")).To(HaveEach(ContainSubstring("already present on machine")))
+		Expect(i.Upstream.Requests().Tallies()).To(And(Not(BeEmpty()), HaveEach(And(HaveField("Complete", 1), HaveField("Partial", 0)))))
+		Expect(pullsOf(ctx, "app")).To(And(HaveLen(4), HaveEach(ContainSubstring("already present on machine"))))
 	})
 
 	It("brings a private image with credentials that no agent can read", func(ctx SpecContext) {
@@ -249,6 +252,11 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(i.Client.Create(ctx, newPrefetch("denied", install.Registry+"/elsewhere/app:v1"))).NotTo(Succeed())
 	})
 })
+
+// applySample runs kubectl on a file of config/samples, and returns what it printed.
+func applySample(ctx context.Context, name string) (string, error) {
+	return i.Cluster.Kubectl(ctx, "apply", "--filename", filepath.Join(i.Chart, "..", "..", "config", "samples", name+".yaml"))
+}
 
 // previousChart is the chart as an older version of it might have been: its CRDs
 // lack a column.
