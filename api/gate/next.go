@@ -4,6 +4,7 @@
 package gate
 
 import (
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -101,6 +102,13 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time)
 		step.Patch = append(tests(d, step.End), patch...)
 	}
 	return step
+}
+
+// Fits tells whether a step that has a patch was decided on what d is, as far as the
+// patch tests it.
+func (s Step) Fits(d *appsv1.Deployment) bool {
+	want := tests(d, s.End)
+	return len(want) < len(s.Patch) && slices.Equal(want, s.Patch[:len(want)])
 }
 
 // tests are what must still be true of the stored object for the step to be right. The

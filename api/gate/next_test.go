@@ -123,8 +123,12 @@ func TestReleaseFailsWhenTheStateMovedOn(t *testing.T) {
 		{"label out of step, and the object stands", with(holding, label("x")), prefetch(imageB), with(holding, label("x")), true},
 		{"resumed when read, paused again since", with(holding, paused(false)), prefetch(imageB), with(holding, version("8")), false},
 	} {
-		if got := applies(t, tt.moved, Next(tt.read, tt.prefetch, now).Patch); got != tt.applies {
+		step := Next(tt.read, tt.prefetch, now)
+		if got := applies(t, tt.moved, step.Patch); got != tt.applies {
 			t.Errorf("%s: applies %t, want %t", tt.reason, got, tt.applies)
+		}
+		if got := step.Fits(tt.moved); got != tt.applies {
+			t.Errorf("%s: fits %t, want %t: whose patch fails without a test is refused", tt.reason, got, tt.applies)
 		}
 	}
 }

@@ -33,6 +33,9 @@ const (
 	// ReasonHoldTimedOut (Warning): the hold timeout has run out; the rollout was let go
 	// without its images, or is held further, as the Deployment asks for.
 	ReasonHoldTimedOut = "HoldTimedOut"
+	// ReasonReleaseRefused (Warning): the API server refuses to have the hold ended, by
+	// validation or by what an administrator installed.
+	ReasonReleaseRefused = "ReleaseRefused"
 )
 
 const (
@@ -105,6 +108,9 @@ func list(names []string) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// Clip cuts a text of another's to what fits into an Event.
+func Clip(text string) string { return clip(text, maxQuoted) }
 
 // clip cuts a text to a number of bytes, between characters.
 func clip(text string, limit int) string {

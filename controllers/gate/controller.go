@@ -6,6 +6,7 @@ package gate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,18 +19,20 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/sluice-dev/sluice/api/gate"
+	apigate "github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// movedOn is when to look again after a patch whose tests failed: when the cache shows
+// lookAgain is when to look again after a patch whose tests failed: when the cache shows
 // what it did not show.
-const movedOn = 100 * time.Millisecond
+const lookAgain = 100 * time.Millisecond
 
 // Reconciler releases held Deployments.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	Client client.Client
+	// Live reads from the API server, where the cache is not enough.
+	Live client.Reader
 	// Recorder records events on Deployments.
 	Recorder events.EventRecorder
 	// Clock is compared with the times that the webhook wrote.
@@ -40,7 +43,7 @@ type Reconciler struct {
 	holds holds
 }
 
-// +kubebuilder:rbac:groups=apps,resources=deployments,verbs=list;watch;patch
+// +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -55,12 +58,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	now := r.Clock.Now()
-	step := gate.Next(deployment, prefetch, now) // pure
+	step := apigate.Next(deployment, prefetch, now) // pure
 	r.noteHold(req.NamespacedName, step)
 	if len(step.Patch) > 0 {
-		moved, err := r.patch(ctx, deployment, step.Patch)
-		if moved || err != nil {
-			return reconcile.Result{RequeueAfter: movedOn}, err
+		switch moved, err := r.patch(ctx, deployment, step); {
+		case err != nil:
+			r.tellRefused(deployment, prefetch, err, now)
+			return reconcile.Result{}, err
+		case moved:
+			return reconcile.Result{RequeueAfter: lookAgain}, nil
 		}
 	}
 	if step.End != "" {
@@ -81,7 +87,7 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*ap
 	if _, labelled := deployment.Labels[v1alpha1.HoldLabel]; !labelled || !deployment.DeletionTimestamp.IsZero() {
 		return nil, nil, nil
 	}
-	settings, _ := gate.SettingsOf(&deployment)
+	settings, _ := apigate.SettingsOf(&deployment)
 	var prefetch v1alpha1.ImagePrefetch
 	switch err := r.Client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: settings.Prefetch}, &prefetch); {
 	case apierrors.IsNotFound(err):
@@ -92,22 +98,40 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*ap
 	return &deployment, &prefetch, nil
 }
 
-// patch applies all of the operations or none. moved says that one of their tests
-// failed: the Deployment is no longer what the step was decided on.
-func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, operations []gate.Operation) (moved bool, err error) {
-	document, err := json.Marshal(operations)
+// patch applies all of the operations of a step or none. moved says that the Deployment
+// is no longer what the step was decided on.
+func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step apigate.Step) (moved bool, err error) {
+	document, err := json.Marshal(step.Patch)
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
 	}
-	err = r.Client.Patch(ctx, deployment.DeepCopy(), client.RawPatch(types.JSONPatchType, document))
-	switch {
-	case apierrors.IsNotFound(err), apierrors.IsInvalid(err), apierrors.IsConflict(err):
-		log.FromContext(ctx).V(1).Info("Deployment moved on before it was patched", "reason", err.Error())
+	switch err = r.Client.Patch(ctx, deployment.DeepCopy(), client.RawPatch(types.JSONPatchType, document)); {
+	case err == nil:
+		return false, nil
+	case apierrors.IsInvalid(err):
+		moved, live := r.movedOn(ctx, deployment, step)
+		if !moved {
+			return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), live)
+		}
+	case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+		return false, fmt.Errorf("patch Deployment: %w", err)
+	}
+	log.FromContext(ctx).V(1).Info("Deployment moved on before it was patched", "reason", err.Error())
+	return true, nil
+}
+
+// movedOn tells whether the stored Deployment is another than a step was decided on. The
+// API server answers Invalid to a test that failed as to what validation or an admission
+// policy refuses: only the object tells them apart.
+func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment, step apigate.Step) (bool, error) {
+	var live appsv1.Deployment
+	switch err := r.Live.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {
+	case apierrors.IsNotFound(err):
 		return true, nil
 	case err != nil:
-		return false, fmt.Errorf("patch Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err)
+		return false, fmt.Errorf("get Deployment: %w", err)
 	}
-	return false, nil
+	return live.UID != deployment.UID || !step.Fits(&live), nil
 }
 
 // sleepUntil asks to look again at the first of the times that are not zero.

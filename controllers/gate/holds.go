@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/sluice-dev/sluice/api/gate"
+	apigate "github.com/sluice-dev/sluice/api/gate"
 )
 
 // holds remembers what was last seen and said of each held Deployment. After a
@@ -71,7 +71,7 @@ func (h *holds) tell(key types.NamespacedName, n notice, now time.Time, interval
 	return true, time.Time{}
 }
 
-func (r *Reconciler) noteHold(key types.NamespacedName, step gate.Step) {
+func (r *Reconciler) noteHold(key types.NamespacedName, step apigate.Step) {
 	r.Metrics.active.Set(float64(r.holds.see(key, step.HeldAt)))
 }
 
@@ -80,6 +80,6 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	was, known, left := r.holds.forget(key)
 	r.Metrics.active.Set(float64(left))
 	if known {
-		r.Metrics.ended(gate.EndElsewhere, r.Clock.Since(was.heldAt))
+		r.Metrics.ended(apigate.EndElsewhere, r.Clock.Since(was.heldAt))
 	}
 }

@@ -10,11 +10,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	"github.com/sluice-dev/sluice/api/gate"
+	apigate "github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -27,25 +28,25 @@ const (
 )
 
 // ended tells that a hold has ended.
-func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step gate.Step, now time.Time) {
+func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step apigate.Step, now time.Time) {
 	_, _, left := r.holds.forget(client.ObjectKeyFromObject(deployment))
 	r.Metrics.active.Set(float64(left))
 	held := now.Sub(step.HeldAt)
 	r.Metrics.ended(step.End, held)
 	log.FromContext(ctx).Info("Released Deployment", "end", step.End, "held", held)
 
-	kind, reason, note := corev1.EventTypeNormal, gate.ReasonReleased, ""
+	kind, reason, note := corev1.EventTypeNormal, apigate.ReasonReleased, ""
 	switch step.End {
-	case gate.EndReady:
+	case apigate.EndReady:
 		note = fmt.Sprintf("Released after %s: ImagePrefetch %q is Ready", round(held), prefetch.Name)
-	case gate.EndTimedOut:
-		kind, reason = corev1.EventTypeWarning, gate.ReasonHoldTimedOut
+	case apigate.EndTimedOut:
+		kind, reason = corev1.EventTypeWarning, apigate.ReasonHoldTimedOut
 		note = fmt.Sprintf("Released after %s without its images, by its hold timeout: %s", round(held), step.Wait.Message)
-	case gate.EndOptedOut:
+	case apigate.EndOptedOut:
 		note = fmt.Sprintf("Released after %s: the Deployment is no longer gated", round(held))
-	case gate.EndSetBack:
+	case apigate.EndSetBack:
 		note = fmt.Sprintf("Released after %s: its images are those that were last released", round(held))
-	case gate.EndResumed:
+	case apigate.EndResumed:
 		kind = corev1.EventTypeWarning
 		note = "Not held any more: it was resumed past Sluice, and rolls out"
 	default:
@@ -56,13 +57,13 @@ func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, p
 
 // tellWaiting tells for what a Deployment waits. The result is when there will be
 // something to tell even if nothing happens; zero if there is nothing.
-func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step gate.Step, now time.Time) time.Time {
+func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step apigate.Step, now time.Time) time.Time {
 	kind, n := corev1.EventTypeNormal, notice{step.Wait.Reason, "Held: " + step.Wait.Message}
 	if step.Wait.Failing() {
 		kind = corev1.EventTypeWarning
 	}
 	if step.TimedOut {
-		kind, n = corev1.EventTypeWarning, notice{gate.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
+		kind, n = corev1.EventTypeWarning, notice{apigate.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
 			v1alpha1.OnTimeoutAnnotation, step.Wait.Message)}
 	}
 	news, again := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval)
@@ -70,6 +71,19 @@ func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alph
 		r.record(deployment, prefetch, kind, n.reason, actionHold, n.note)
 	}
 	return again
+}
+
+// tellRefused tells that the API server refuses to have the Deployment patched: only
+// its administrators can mend that.
+func (r *Reconciler) tellRefused(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
+	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
+		return
+	}
+	n := notice{apigate.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
+		"or let it go by hand: annotate it with %s=%s and resume it", apigate.Clip(err.Error()), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
+	if news, _ := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval); news {
+		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)
+	}
 }
 
 // record names the ImagePrefetch as it is now beside the Deployment: of events about

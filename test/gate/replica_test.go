@@ -71,7 +71,8 @@ func startReplica(address string, edits ...func(*ctrl.Options)) *replica {
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
 	metrics, err := gate.NewMetrics(r.figures)
 	Expect(err).NotTo(HaveOccurred())
-	reconciler := &gate.Reconciler{Client: manager.GetClient(), Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
+	reconciler := &gate.Reconciler{Client: manager.GetClient(), Live: manager.GetAPIReader(),
+		Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
 	Expect(reconciler.SetupWithManager(ctx, manager)).To(Succeed())
 	if address != "" {
 		Expect(webhook.SetupWithManager(ctx, manager, hooks, r.figures)).To(Succeed())

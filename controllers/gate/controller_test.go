@@ -1,0 +1,155 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate_test
+
+import (
+	"context"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	apigate "github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/gate"
+)
+
+const image = "registry.example.com/app:v1"
+
+var _ = Describe("Gate controller", func() {
+	var (
+		held    *appsv1.Deployment
+		told    chan string
+		figures *prometheus.Registry
+		// cached is what the cache shows of the Deployment in place of what is stored.
+		cached     *appsv1.Deployment
+		controller *gate.Reconciler
+	)
+	BeforeEach(func(ctx SpecContext) {
+		held = createHeld(ctx)
+		createReady(ctx)
+		told, cached, figures = make(chan string, 100), nil, prometheus.NewRegistry()
+		metrics, err := gate.NewMetrics(figures)
+		Expect(err).NotTo(HaveOccurred())
+		cache := interceptor.NewClient(api, interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
+				if d, ok := into.(*appsv1.Deployment); ok && cached != nil {
+					cached.DeepCopyInto(d)
+					return nil
+				}
+				return c.Get(ctx, key, into, opts...)
+			},
+		})
+		controller = &gate.Reconciler{Client: cache, Live: api, Recorder: &events.FakeRecorder{Events: told}, Clock: clock.RealClock{}, Metrics: metrics}
+	})
+	reconciled := func(ctx context.Context) (reconcile.Result, error) {
+		return controller.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(held)})
+	}
+
+	It("backs off when the API server refuses a release, and says what to do", func(ctx SpecContext) {
+		policy := denyResuming(ctx)
+		for range 2 {
+			result, err := reconciled(ctx)
+			Expect(err).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring("nobody resumes"))), "returned, and so retried ever more seldom")
+			Expect(result).To(BeZero())
+		}
+		Expect(told).To(Receive(And(HavePrefix("Warning "+apigate.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
+			ContainSubstring("exempt Sluice's controller"), ContainSubstring("sluice.dev/gate=skip"))))
+		Expect(told).NotTo(Receive(), "the same is told once")
+
+		By("releasing when nothing refuses it any more")
+		Expect(api.Delete(ctx, policy)).To(Succeed())
+		Eventually(func() error { _, err := reconciled(ctx); return err }).Should(Succeed())
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
+		Expect(held.Spec.Paused).To(BeFalse())
+		Expect(told).To(Receive(HavePrefix("Normal " + apigate.ReasonReleased)))
+	})
+
+	It("looks again, and says nothing, when the Deployment moved on", func(ctx SpecContext) {
+		cached = held.DeepCopy()
+		held.Labels[v1alpha1.HoldLabel] = "0123456789abcdef"
+		Expect(api.Update(ctx, held)).To(Succeed())
+		result, err := reconciled(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(BeNumerically(">", 0))
+		Expect(told).NotTo(Receive())
+	})
+})
+
+// createHeld stores a Deployment as the webhook leaves it, and deletes it with the spec.
+func createHeld(ctx context.Context) *appsv1.Deployment {
+	GinkgoHelper()
+	labels := map[string]string{"app": "app"}
+	pod := corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: image}}}
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app",
+			Labels: map[string]string{v1alpha1.HoldLabel: apigate.ImagesOf(&pod).Hash()},
+			Annotations: map[string]string{v1alpha1.PrefetchAnnotation: "app",
+				v1alpha1.HeldAtAnnotation: time.Now().UTC().Format(time.RFC3339)}},
+		Spec: appsv1.DeploymentSpec{
+			Paused:   true,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod},
+		},
+	}
+	create(ctx, d)
+	return d
+}
+
+// createReady stores an ImagePrefetch that has brought the image.
+func createReady(ctx context.Context) {
+	GinkgoHelper()
+	p := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app"},
+		Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{image}}}
+	create(ctx, p)
+	p.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: p.Generation, Conditions: []metav1.Condition{{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAllNodesHoldImages,
+		ObservedGeneration: p.Generation, LastTransitionTime: metav1.Now()}}}
+	Expect(api.Status().Update(ctx, p)).To(Succeed())
+}
+
+func create(ctx context.Context, objects ...client.Object) {
+	GinkgoHelper()
+	for _, object := range objects {
+		Expect(api.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(api.Delete(ctx, object))).To(Succeed()) })
+	}
+}
+
+// denyResuming installs an admission policy of an administrator, and waits until it
+// denies.
+func denyResuming(ctx context.Context) client.Object {
+	GinkgoHelper()
+	rule := admissionregistrationv1.RuleWithOperations{
+		Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Update},
+		Rule:       admissionregistrationv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}},
+	}
+	meta := metav1.ObjectMeta{Name: "freeze"}
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: meta, Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: rule}}},
+		Validations:      []admissionregistrationv1.Validation{{Expression: "has(object.spec.paused) && object.spec.paused == true", Message: "nobody resumes on a Friday"}},
+	}}
+	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: meta, Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
+		PolicyName: meta.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+	}}
+	create(ctx, policy, binding)
+	Eventually(func() error {
+		var d appsv1.Deployment
+		Expect(api.Get(ctx, client.ObjectKey{Namespace: "default", Name: "app"}, &d)).To(Succeed())
+		d.Spec.Paused = false
+		return api.Update(ctx, &d, client.DryRunAll)
+	}).Should(MatchError(ContainSubstring("nobody resumes")))
+	return policy
+}
