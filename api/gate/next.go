@@ -27,8 +27,8 @@ const (
 	// EndResumed: it is not paused although it bears our label. It rolls out already,
 	// past the webhook, and is not frozen; the label goes.
 	EndResumed End = "Resumed"
-	// EndElsewhere: the hold was gone when the gate controller looked: the webhook ended
-	// it, its owner took the pause over, or the Deployment was deleted.
+	// EndElsewhere: the hold is not the gate controller's to end: the webhook ended it, its
+	// owner took the pause over, or the Deployment was deleted.
 	EndElsewhere End = "Elsewhere"
 )
 
@@ -53,7 +53,8 @@ type Step struct {
 }
 
 // Next tells what becomes of a Deployment that bears the hold label. The prefetch is
-// what the Deployment names; nil if there is none of that name.
+// what the Deployment names; nil if there is none of that name. Who opted out by
+// server-side apply shows only with managed fields: see [NeedsManagedFields].
 func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time) Step {
 	have := marksOf(d)
 	images := ImagesOf(&d.Spec.Template.Spec)
@@ -65,6 +66,8 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time)
 	}
 	switch {
 	case have.paused && have.hold == "": // the label without a value: not our doing
+		step.End = EndElsewhere
+	case !settings.Gated && have.paused && optsOutPaused(d):
 		step.End = EndElsewhere
 	case !settings.Gated:
 		step.End = EndOptedOut
@@ -102,6 +105,13 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time)
 		step.Patch = append(tests(d, step.End), patch...)
 	}
 	return step
+}
+
+// NeedsManagedFields tells whether [Next] goes by the managed fields of d, which caches
+// may have been stripped of.
+func NeedsManagedFields(d *appsv1.Deployment) bool {
+	settings, _ := SettingsOf(d)
+	return !settings.Gated && d.Spec.Paused && !appliedPause(d)
 }
 
 // Fits tells whether a step that has a patch was decided on what d is, as far as the

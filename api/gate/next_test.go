@@ -46,6 +46,10 @@ func TestNext(t *testing.T) {
 		{"opted out past the webhook", with(holding, annotate(v1alpha1.GateAnnotation, "skip")), nil, EndOptedOut, "", 0, runningA},
 		{"no longer gated", with(holding, dropAnnotation(v1alpha1.PrefetchAnnotation)), nil, EndOptedOut, "", 0, runningA},
 		{"opted out and resumed past the webhook", with(holding, annotate(v1alpha1.GateAnnotation, "skip"), paused(false)), nil, EndOptedOut, "", 0, runningA},
+		{"opted out by a client-side manifest that also pauses: the pause is its owner's", with(holding, annotate(v1alpha1.GateAnnotation, "skip"), applied(`{"paused":true}`)), nil, EndElsewhere, "", 0, "paused hold=- since=- released=A"},
+		{"opted out by a server-side manifest that also pauses", with(holding, annotate(v1alpha1.GateAnnotation, "skip"), optsOutAndPauses), nil, EndElsewhere, "", 0, "paused hold=- since=- released=A"},
+		{"opted out by hand, and a server-side manifest says paused: false", with(holding, annotate(v1alpha1.GateAnnotation, "skip"), ownedBy("team")), nil, EndOptedOut, "", 0, runningA},
+		{"opted out by a manifest that pauses, and resumed since", with(holding, annotate(v1alpha1.GateAnnotation, "skip"), applied(`{"paused":true}`), paused(false)), nil, EndOptedOut, "", 0, runningA},
 		{"set back past the webhook", with(holding, runs(imageA)), nil, EndSetBack, "", 0, runningA},
 		{"resumed past the webhook: it rolls out already", with(holding, paused(false)), nil, EndResumed, "", 0, runningB},
 		{"images changed past the webhook: the label follows", with(holding, label(hashOf(imageC))), nil, "", ReasonPrefetchMissing, 5 * time.Minute, stillB},
@@ -129,6 +133,25 @@ func TestReleaseFailsWhenTheStateMovedOn(t *testing.T) {
 		}
 		if got := step.Fits(tt.moved); got != tt.applies {
 			t.Errorf("%s: fits %t, want %t: whose patch fails without a test is refused", tt.reason, got, tt.applies)
+		}
+	}
+}
+
+func TestWhoNeedsManagedFields(t *testing.T) {
+	holding := deployment(runs(imageB), held(time.Minute))
+	optedOut := with(holding, annotate(v1alpha1.GateAnnotation, "skip"))
+	for _, tt := range []struct {
+		reason string
+		in     *appsv1.Deployment
+		needs  bool
+	}{
+		{"a hold that goes on", holding, false},
+		{"one that is opted out of: a server-side manifest may pause", optedOut, true},
+		{"the client-side manifest says it already", with(optedOut, applied(`{"paused":true}`)), false},
+		{"nothing is paused", with(optedOut, paused(false)), false},
+	} {
+		if got := NeedsManagedFields(tt.in); got != tt.needs {
+			t.Errorf("%s: %t, want %t", tt.reason, got, tt.needs)
 		}
 	}
 }

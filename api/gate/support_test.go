@@ -113,6 +113,12 @@ func ownedBy(manager string) edit {
 	}
 }
 
+// optsOutAndPauses has a server-side applier own spec.paused and the way out.
+func optsOutAndPauses(d *appsv1.Deployment) {
+	d.ManagedFields = append(d.ManagedFields, metav1.ManagedFieldsEntry{Manager: "team", Operation: metav1.ManagedFieldsOperationApply,
+		FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:sluice.dev/gate":{}}},"f:spec":{"f:paused":{}}}`)})
+}
+
 // prefetch is Ready for the images.
 func prefetch(images ...string) *v1alpha1.ImagePrefetch {
 	p := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "app", Generation: 3}}

@@ -80,22 +80,34 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // observe reads the Deployment, nil if it is not held, and what it waits for, nil if
 // there is none.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*appsv1.Deployment, *v1alpha1.ImagePrefetch, error) {
-	var deployment appsv1.Deployment
-	if err := r.Client.Get(ctx, key, &deployment); err != nil {
-		return nil, nil, client.IgnoreNotFound(err)
+	deployment, err := held(ctx, r.Client, key)
+	if err == nil && deployment != nil && apigate.NeedsManagedFields(deployment) {
+		deployment, err = held(ctx, r.Live, key) // the cache has none
 	}
-	if _, labelled := deployment.Labels[v1alpha1.HoldLabel]; !labelled || !deployment.DeletionTimestamp.IsZero() {
-		return nil, nil, nil
+	if err != nil || deployment == nil {
+		return nil, nil, err
 	}
-	settings, _ := apigate.SettingsOf(&deployment)
+	settings, _ := apigate.SettingsOf(deployment)
 	var prefetch v1alpha1.ImagePrefetch
 	switch err := r.Client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: settings.Prefetch}, &prefetch); {
 	case apierrors.IsNotFound(err):
-		return &deployment, nil, nil
+		return deployment, nil, nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("get ImagePrefetch %q: %w", settings.Prefetch, err)
 	}
-	return &deployment, &prefetch, nil
+	return deployment, &prefetch, nil
+}
+
+// held reads a Deployment; nil if it is not held.
+func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*appsv1.Deployment, error) {
+	var deployment appsv1.Deployment
+	if err := from.Get(ctx, key, &deployment); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	if _, labelled := deployment.Labels[v1alpha1.HoldLabel]; !labelled || !deployment.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	return &deployment, nil
 }
 
 // patch applies all of the operations of a step or none. moved says that the Deployment

@@ -33,7 +33,11 @@ func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, p
 	r.Metrics.active.Set(float64(left))
 	held := now.Sub(step.HeldAt)
 	r.Metrics.ended(step.End, held)
-	log.FromContext(ctx).Info("Released Deployment", "end", step.End, "held", held)
+	if step.End == apigate.EndElsewhere {
+		log.FromContext(ctx).Info("Left the pause to its owner", "held", held)
+	} else {
+		log.FromContext(ctx).Info("Released Deployment", "end", step.End, "held", held)
+	}
 
 	kind, reason, note := corev1.EventTypeNormal, apigate.ReasonReleased, ""
 	switch step.End {
@@ -49,8 +53,8 @@ func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, p
 	case apigate.EndResumed:
 		kind = corev1.EventTypeWarning
 		note = "Not held any more: it was resumed past Sluice, and rolls out"
-	default:
-		return
+	case apigate.EndElsewhere:
+		note = "Not held any more, and paused by its owner: resume it when it may roll out"
 	}
 	r.record(deployment, prefetch, kind, reason, actionRelease, note)
 }

@@ -4,9 +4,12 @@
 package gate
 
 import (
+	"strings"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -62,6 +65,34 @@ var _ = Describe("The owner's own pause", func() {
 				"-p", `{"metadata":{"labels":{"sluice.dev/hold":null},"annotations":{"sluice.dev/held-at":null}}}`)
 		}),
 	)
+
+	DescribeTable("stands when it opts out of the gate in the same breath",
+		func(ctx SpecContext, command ...string) {
+			t := holdingTenant(ctx)
+			t.feed(ctx, strings.Replace(deploymentYAML(t.namespace, "app", "b", "paused: true"), "sluice.dev/prefetch: app", "sluice.dev/prefetch: app, sluice.dev/gate: skip", 1), command...)
+			Eventually(func() map[string]string { return t.deployment(ctx).Labels }).ShouldNot(HaveKey(v1alpha1.HoldLabel))
+			t.expectOwnersPause(ctx, "a")
+			Eventually(t.notes(ctx, gate.ReasonReleased)).Should(ConsistOf(ContainSubstring("paused by its owner")))
+			t.kubectl(ctx, "rollout", "resume", "deployment", "app")
+			t.expectRolling(ctx, "a", "b")
+		},
+		Entry("by client-side apply", "apply"),
+		Entry("by server-side apply", "apply", "--server-side", "--field-manager=team", "--force-conflicts"),
+	)
+
+	It("is not meant by a server-side manifest with paused: false: opting out by hand releases", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		apply := func(tag string) {
+			t.feed(ctx, deploymentYAML(t.namespace, "app", tag, "paused: false"), "apply", "--server-side", "--field-manager=team")
+		}
+		t.prefetch(ctx, ready, "a")
+		apply("a")
+		t.expectRolling(ctx, "a")
+		apply("b")
+		t.expectHeld(ctx, "a")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.expectRolling(ctx, "a", "b")
+	})
 
 	It("cannot be said during a hold by kubectl rollout pause, which says so itself", func(ctx SpecContext) {
 		_, _, err := kubectl(ctx, "", "--namespace="+holdingTenant(ctx).namespace, "rollout", "pause", "deployment", "app")
