@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -97,6 +98,19 @@ var _ = Describe("Gate webhook", func() {
 		d := gated(newNamespace(ctx), "app")
 		d.Annotations[v1alpha1.HoldTimeoutAnnotation] = "10"
 		Expect(api.Create(ctx, d)).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring(`metadata.annotations[sluice.dev/hold-timeout]: Invalid value: "10": write a duration`))))
+	})
+
+	It("holds what is created from an exported manifest, whatever that says was released", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		d := gated(namespace, "app")
+		hash := gate.ImagesOf(&d.Spec.Template.Spec).Hash()
+		d.Annotations[v1alpha1.ReleasedAnnotation] = hash
+		Expect(api.Create(ctx, d)).To(Succeed())
+		Expect(d.Labels).To(HaveKeyWithValue(v1alpha1.HoldLabel, hash))
+		Expect(d.Annotations).NotTo(HaveKey(v1alpha1.ReleasedAnnotation))
+		d.Spec.Paused = false
+		Expect(api.Update(ctx, d)).To(Succeed())
+		Expect(d.Spec.Paused).To(BeTrue(), "nothing was left that lets the next write through")
 	})
 
 	It("lets go by itself once the ImagePrefetch is Ready, at the next write", func(ctx SpecContext) {

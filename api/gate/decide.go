@@ -89,6 +89,7 @@ func Decide(w Write) Decision {
 func (w Write) marks() (was, is marks) {
 	is = marksOf(w.New)
 	if w.Old == nil {
+		is.released = "" // copied from another Deployment or a backup: here nothing was let through yet
 		return was, is
 	}
 	was = marksOf(w.Old)

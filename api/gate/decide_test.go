@@ -58,6 +58,7 @@ func TestDecide(t *testing.T) {
 		{"the same images under another name are the same", running, with(running, runs("ghcr.io/org/app:a")), nil, OutcomeKnown, runningA},
 
 		// Rule 2.
+		{"ready at creation from an exported manifest, also when called again", nil, deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
 		{"ready at creation", nil, deployment(neverReleased, runs(imageB)), prefetch(imageA, imageB), OutcomeReady, runningB},
 		{"ready at the change", running, with(running, runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
 		{"ready by the next change", holding, with(holding, environment("2")), prefetch(imageB), OutcomeReady, runningB},
@@ -65,6 +66,7 @@ func TestDecide(t *testing.T) {
 		{"ready when resumed", with(ownersPause, runs(imageB)), deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
 
 		// Rule 3.
+		{"created paused from an exported manifest: when resumed, it is held", nil, deployment(paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=-"},
 		{"created paused by its owner", nil, deployment(neverReleased, runs(imageB), paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=-"},
 		{"paused by its owner with the change", running, with(running, runs(imageB), paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"new images under the owner's pause", ownersPause, with(ownersPause, runs(imageB)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
@@ -104,8 +106,11 @@ func TestDecide(t *testing.T) {
 		{"held-at removed or moved during a hold", holding, with(holding, annotate(v1alpha1.HeldAtAnnotation, "2040-01-01T00:00:00Z")), nil, OutcomeHeld, stillB},
 		{"the label forged during a hold", holding, with(holding, label("x")), nil, OutcomeHeld, stillB},
 		{"the owner resumes, and images are missing", with(ownersPause, runs(imageB)), deployment(runs(imageB)), nil, OutcomeHeld, heldB},
-		{"created from the manifest of a held one, an hour old", nil, deployment(runs(imageB), held(time.Hour)), nil, OutcomeHeld, heldB},
-		{"called again within the same request, by another clock", nil, deployment(runs(imageB), held(2*time.Second)), nil, OutcomeHeld, "paused hold=B since=2s released=A"},
+		{"created from the manifest of a held one, an hour old", nil, deployment(runs(imageB), held(time.Hour)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
+		{"created from the manifest of a released one: elsewhere or long ago", nil, deployment(), nil, OutcomeHeld, "paused hold=A since=0s released=-"},
+		{"created from one that released other images, which must not pass the next update", nil, deployment(runs(imageB)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
+		{"called again for the creation of what is Ready no more", nil, deployment(), pulling(imageA), OutcomeHeld, "paused hold=A since=0s released=-"},
+		{"called again within the same request, by another clock", nil, deployment(runs(imageB), held(2*time.Second)), nil, OutcomeHeld, "paused hold=B since=2s released=-"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			before, beforeNew := tt.old.DeepCopy(), tt.new.DeepCopy()

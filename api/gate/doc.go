@@ -18,7 +18,8 @@
 //	   └──────────────────────────── owner's pause ◀── owner pauses ── rolling
 //
 // The annotation sluice.dev/released has the hash of the images that were last let
-// through: the same images are never held again. kubectl rollout undo brings back the
+// through: the same images are never held again. A Deployment that is created with one has
+// it from elsewhere, and it is dropped. kubectl rollout undo brings back the
 // annotations of the version it returns to, this one with them, so that a version
 // which was once released passes at once.
 package gate

@@ -140,6 +140,9 @@ func (w *world) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment) {
 	if write.Old != nil && !before.paused && !imagesChanged && !write.New.Spec.Paused && after.paused {
 		t.Fatal("a running rollout was frozen")
 	}
+	if write.Old == nil && settings.Gated && waitFor(images, settings.Prefetch, w.prefetch) != nil && (!after.paused || after.released != "") {
+		t.Fatal("created without its images, or with a record of another's")
+	}
 	if starts := !after.paused && settings.Gated && imagesChanged; starts && waitFor(images, settings.Prefetch, w.prefetch) != nil && after.released != images.Hash() {
 		t.Fatal("a rollout began without its images")
 	}
