@@ -125,7 +125,7 @@ var _ = Describe("Gate webhook", func() {
 		Expect(api.Status().Update(ctx, prefetch)).To(Succeed())
 		Eventually(func(g Gomega) {
 			g.Expect(api.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
-			d.Spec.Template.Annotations = map[string]string{"touched": fmt.Sprint(time.Now().UnixNano())}
+			d.Annotations[v1alpha1.HoldTimeoutAnnotation] = fmt.Sprintf("%dns", time.Now().UnixNano())
 			g.Expect(api.Update(ctx, d)).To(Succeed())
 			g.Expect(d.Spec.Paused).To(BeFalse())
 			g.Expect(d.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
@@ -180,6 +180,12 @@ var _ = Describe("Gate webhook", func() {
 				Expect(edit(ctx, name, annotate("example.com/note", "x"))).To(Succeed())
 				Expect(edit(ctx, name, annotate(corev1.LastAppliedConfigAnnotation, `{"spec":{"replicas":3}}`))).To(Succeed())
 				Expect(edit(ctx, name, func(d *appsv1.Deployment) { d.Spec.Strategy.RollingUpdate.MaxSurge = nil })).To(Succeed())
+				Expect(edit(ctx, name, func(d *appsv1.Deployment) {
+					pod := &d.Spec.Template
+					pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "V", Value: "2"}}
+					pod.Spec.Volumes = []corev1.Volume{{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+					metav1.SetMetaDataAnnotation(&pod.ObjectMeta, "kubectl.kubernetes.io/restartedAt", "now")
+				})).To(Succeed())
 				var d appsv1.Deployment
 				Expect(api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &d)).To(Succeed())
 				Expect(api.SubResource("scale").Update(ctx, &d, client.WithSubResourceBody(&autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: 5}}))).To(Succeed())
@@ -190,6 +196,8 @@ var _ = Describe("Gate webhook", func() {
 			p := policyOf("written-meanwhile", v1alpha1.PrefetchPolicySpec{})
 			Expect(api.Create(ctx, p)).To(Succeed())
 			Expect(api.Delete(ctx, p)).To(Succeed())
+			By("pausing what is not held")
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = true })).To(Succeed())
 			By("opting out, in all ways")
 			Expect(edit(ctx, "held", annotate(v1alpha1.GateAnnotation, v1alpha1.GateSkip))).To(Succeed())
 			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(Succeed())
@@ -203,8 +211,23 @@ var _ = Describe("Gate webhook", func() {
 		It("is asked about a gated change of images, pause or Sluice's keys, which is refused", func(ctx SpecContext) {
 			refused := And(Satisfy(apierrors.IsInternalError), MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
 			Expect(api.Create(ctx, gated(namespace, "new"))).To(refused)
-			Expect(edit(ctx, "running", setImage("registry.example.com/app:v2"))).To(refused)
-			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = true })).To(refused)
+			for reason, change := range map[string]func(*corev1.PodSpec){
+				"another image": func(s *corev1.PodSpec) { s.Containers[0].Image = "registry.example.com/app:v2" },
+				"another container": func(s *corev1.PodSpec) {
+					s.Containers = append(s.Containers, corev1.Container{Name: "side", Image: "registry.example.com/side:v1"})
+				},
+				"another init container": func(s *corev1.PodSpec) {
+					s.InitContainers = []corev1.Container{{Name: "init", Image: "registry.example.com/init:v1"}}
+				},
+				"another image volume": func(s *corev1.PodSpec) {
+					s.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "registry.example.com/data:v1"}}}}
+				},
+			} {
+				Expect(edit(ctx, "running", func(d *appsv1.Deployment) { change(&d.Spec.Template.Spec) })).To(refused, reason)
+			}
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = true })).To(Succeed())
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(refused)
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "x") })).To(refused)
 			Expect(edit(ctx, "plain", func(d *appsv1.Deployment) {
 				annotate(v1alpha1.PrefetchAnnotation, "app")(d)
 				setImage("registry.example.com/app:v2")(d)
@@ -220,6 +243,14 @@ var _ = Describe("Gate webhook", func() {
 			Expect(api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "held"}, &d)).To(Succeed())
 			pause := []byte(`{"apiVersion":"apps/v1","kind":"Deployment","spec":{"paused":true}}`)
 			Expect(api.Patch(ctx, &d, client.RawPatch(types.ApplyPatchType, pause), client.FieldOwner("team"))).To(refused)
+		})
+
+		It("is asked about a pause of what bears the label of a hold: it would be taken for one", func(ctx SpecContext) {
+			var d appsv1.Deployment
+			Expect(api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "held"}, &d)).To(Succeed())
+			resume := []byte(`[{"op":"remove","path":"/spec/paused"}]`)
+			Expect(controller.Patch(ctx, &d, client.RawPatch(types.JSONPatchType, resume))).To(Succeed())
+			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { d.Spec.Paused = true })).To(MatchError(ContainSubstring("failed calling webhook")))
 		})
 
 		It("is not asked about releases", func(ctx SpecContext) {

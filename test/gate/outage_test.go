@@ -31,6 +31,35 @@ var _ = Describe("With Sluice down", Serial, func() {
 		Eventually(func() []string { return held.versions(ctx) }).Should(HaveExactElements("a", "b"))
 	})
 
+	It("what changes no images rolls out, and a pause of the owner's stands", func(ctx SpecContext) {
+		environment, restarted, paused := runningTenant(ctx), runningTenant(ctx), runningTenant(ctx)
+		outage()
+		environment.kubectl(ctx, "set", "env", "deployment/app", "V=1")
+		environment.expectRolling(ctx, "a", "a")
+		restarted.kubectl(ctx, "rollout", "restart", "deployment", "app")
+		restarted.expectRolling(ctx, "a", "a")
+		paused.kubectl(ctx, "scale", "deployment", "app", "--replicas=2")
+		paused.kubectl(ctx, "rollout", "pause", "deployment", "app")
+		paused.expectOwnersPause(ctx, "a")
+		By("asking the gate before it is resumed: it may have new images")
+		_, _, err := kubectl(ctx, "", "--namespace="+paused.namespace, "rollout", "resume", "deployment", "app")
+		Expect(err).To(MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
+	})
+
+	It("but for the controller, releases go on, and so do timeouts", func(ctx SpecContext) {
+		const limit = 3 * time.Second
+		prefetched, timed := holdingTenant(ctx), holdingTenant(ctx, "sluice.dev/hold-timeout="+limit.String())
+		outage()
+		controller := startReplica("") // without webhooks
+		DeferCleanup(func() { controller.stop() })
+		_, _, err := kubectl(ctx, "", "--namespace="+prefetched.namespace, "set", "image", "deployment/app", "main="+repository+":c")
+		Expect(err).To(MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
+		prefetched.prefetch(ctx, ready, "a", "b")
+		prefetched.expectRolling(ctx, "a", "b")
+		timed.expectRolling(ctx, "a", "b")
+		Eventually(timed.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Released after ")))
+	})
+
 	It("what became Ready or timed out meanwhile is released when it is back", func(ctx SpecContext) {
 		const limit = 3 * time.Second
 		prefetched, timed := holdingTenant(ctx), holdingTenant(ctx, "sluice.dev/hold-timeout="+limit.String())
