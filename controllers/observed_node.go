@@ -110,10 +110,14 @@ func (v *observedNode) takeSet(before *observedNode, now time.Time) {
 		v.plan.Entries[answer.Name] = entry
 	}
 	for name, entry := range v.plan.Entries {
-		entry.ProgressAt = now
-		was, ok := entriesBefore[name]
-		if ok && equality.Semantic.DeepEqual(was.Wanted, entry.Wanted) && equality.Semantic.DeepEqual(was.Status, entry.Status) {
-			entry.ProgressAt = was.ProgressAt
+		entry.ChangedAt, entry.ProgressAt = now, now
+		if was, ok := entriesBefore[name]; ok {
+			if equality.Semantic.DeepEqual(was.Wanted, entry.Wanted) && equality.Semantic.DeepEqual(was.Status, entry.Status) {
+				entry.ChangedAt = was.ChangedAt
+			}
+			if !plan.Progressed(was, entry) {
+				entry.ProgressAt = was.ProgressAt
+			}
 		}
 		v.plan.Entries[name] = entry
 	}

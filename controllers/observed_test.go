@@ -157,6 +157,57 @@ func TestWhenAnAgentMoved(t *testing.T) {
 	}
 }
 
+func TestTryingAgainIsNoProgress(t *testing.T) {
+	pull := func(change ...func(*v1alpha1.NodeImageStatus)) v1alpha1.NodeImageStatus {
+		status := v1alpha1.NodeImageStatus{Name: appV1, State: v1alpha1.ImagePulling, Digest: one, SizeBytes: 100, PulledBytes: 10, Attempts: 1}
+		for _, f := range change {
+			f(&status)
+		}
+		return status
+	}
+	waits := func(s *v1alpha1.NodeImageStatus) {
+		s.State, s.Reason = v1alpha1.ImagePending, v1alpha1.ReasonNoProgress
+	}
+	again := func(s *v1alpha1.NodeImageStatus) {
+		s.Attempts, s.PulledBytes, s.Reason = s.Attempts+1, 0, v1alpha1.ReasonNoProgress
+	}
+	for _, test := range []struct {
+		because       string
+		before, after v1alpha1.NodeImageStatus
+		progress      bool
+	}{
+		{"a try that ended", pull(), pull(waits), false},
+		{"the next one, which begins at zero", pull(waits), pull(again), false},
+		{"when it ended", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.FinishedAt = ptr.To(metav1.NewTime(noon)) }), false},
+		{"the limit of tries", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImageFailed }), false},
+		{"bytes", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.PulledBytes++ }), true},
+		{"bytes of a further try", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.PulledBytes = 1 }), true},
+		{"the size", pull(func(s *v1alpha1.NodeImageStatus) { s.SizeBytes = 0 }), pull(), true},
+		{"a digest", pull(func(s *v1alpha1.NodeImageStatus) { s.Digest = "" }), pull(), true},
+		{"an answer of the same digest", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.Request = "m" }), true},
+		{"a slot on the node", pull(func(s *v1alpha1.NodeImageStatus) { s.State, s.Attempts = v1alpha1.ImagePending, 0 }), pull(), true},
+		{"a deletion, from which on it comes again", pull(func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImagePresent }), pull(), true},
+	} {
+		t.Run(test.because, func(t *testing.T) {
+			at := func(version string, status v1alpha1.NodeImageStatus) *v1alpha1.NodeImageSet {
+				set := set("a", "s1", version)
+				set.Spec.ImageSet = []v1alpha1.NodeImage{{Name: appV1}}
+				set.Status.Images = []v1alpha1.NodeImageStatus{status}
+				return set
+			}
+			node, later := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, noon.Add(time.Minute)
+			view := observeNode(observeNode(nil, node, at("1", test.before), noon), node, at("2", test.after), later)
+			entry, want := view.plan.Entries[appV1], noon
+			if test.progress {
+				want = later
+			}
+			if !entry.ProgressAt.Equal(want) || !entry.ChangedAt.Equal(later) {
+				t.Errorf("got on at %v and changed at %v, want %v and %v", entry.ProgressAt, entry.ChangedAt, want, later)
+			}
+		})
+	}
+}
+
 func TestSetOfAnotherNode(t *testing.T) {
 	owned := func(uids ...string) *v1alpha1.NodeImageSet {
 		set := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "1"}}

@@ -73,7 +73,7 @@ func (d *draft) remember(im *image, s *seat) {
 	a := attempt{at: d.now}
 	switch s.stand {
 	case failed:
-		a.at = d.since(s.entry.ProgressAt)
+		a.at = d.since(s.entry.ChangedAt)
 		a.final = final(s.entry.Status.Reason)
 	case stalled:
 		a.at = d.stallsAt(s)

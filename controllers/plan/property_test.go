@@ -207,7 +207,7 @@ func (w *world) restart() {
 	for _, m := range w.machines {
 		m.heard = w.now
 		for image := range m.progress {
-			m.progress[image] = w.now
+			m.changed[image], m.progress[image] = w.now, w.now
 		}
 	}
 }

@@ -175,7 +175,7 @@ func (d *draft) group(im *image) {
 
 func (d *draft) countHolder(g *group, s *seat) {
 	g.holders++
-	if at := d.since(s.entry.ProgressAt); g.holders == 1 || at.Before(g.since) {
+	if at := d.since(s.entry.ChangedAt); g.holders == 1 || at.Before(g.since) {
 		g.since = at
 	}
 	switch s.entry.Status.Source {

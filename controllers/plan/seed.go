@@ -142,7 +142,7 @@ func (d *draft) mayFetch(g *group, s *seat) bool {
 
 // notOnMirror says that the mirror failed a node although somebody held the image.
 func (d *draft) notOnMirror(g *group, s *seat) bool {
-	return s.unserved() && g.holders > 0 && !d.since(s.entry.ProgressAt).Before(g.since)
+	return s.unserved() && g.holders > 0 && !d.since(s.entry.ChangedAt).Before(g.since)
 }
 
 // unserved says that a node tried the mirror in vain until its retries ran out. A

@@ -136,6 +136,7 @@ func TestSeedIsReplaced(t *testing.T) {
 		{"when its node is not Ready and cannot hear of it, after the agent's time", func(_ *world, m *machine) { m.node.Ready, m.dead = false, true }, 33 * time.Second},
 		{"when its pull fails for good", func(_ *world, m *machine) { m.offline = true }, 10 * time.Second},
 		{"when it makes no progress, after the seed's time", func(_ *world, m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
+		{"when it tries again and again and nothing comes, no later", func(_ *world, m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},
 		{"when its agent dies in the middle, after the seed's time and the agent's", func(_ *world, m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {

@@ -63,9 +63,9 @@ type Entry struct {
 	Wanted *v1alpha1.NodeImage
 	// Status is the agent's answer; nil where there is none yet.
 	Status *v1alpha1.NodeImageStatus
-	// ProgressAt is when the controller last saw Status change, or saw Wanted change,
-	// whichever is later. Zero counts as Now.
-	ProgressAt time.Time
+	// ChangedAt is when the controller last saw Status or Wanted change, and ProgressAt
+	// when it last saw the image get on (see Progressed). Zero counts as Now.
+	ChangedAt, ProgressAt time.Time
 }
 
 // Prefetch is one ImagePrefetch.

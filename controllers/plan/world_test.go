@@ -43,6 +43,8 @@ type machine struct {
 	cutOff     bool              // the mirror does not serve this node
 	full       bool              // its disk is
 	hung       bool              // the agent runs, and its pulls make no progress
+	patience   int               // turns after which it stops a hung try and begins the next; 0: never
+	stuck      map[string]int    // turns of a hung try by image
 	content    map[string]string // digest by image
 	pulls      int               // done, from wherever
 	seen       map[string]v1alpha1.NodeImage
@@ -53,6 +55,7 @@ type machine struct {
 	cached         map[string]v1alpha1.NodeImageStatus
 	cachedObserved int
 	heard          time.Time
+	changed        map[string]time.Time
 	progress       map[string]time.Time
 }
 
@@ -76,7 +79,9 @@ func (w *world) join(name string, change ...func(*Node)) *machine {
 		content:  make(map[string]string),
 		seen:     make(map[string]v1alpha1.NodeImage),
 		cached:   make(map[string]v1alpha1.NodeImageStatus),
+		changed:  make(map[string]time.Time),
 		progress: make(map[string]time.Time),
+		stuck:    make(map[string]int),
 	}
 	for _, c := range change {
 		c(&m.node)
@@ -115,11 +120,11 @@ func (w *world) state() State {
 		n.HeardAt = m.heard
 		n.Entries = make(map[string]Entry)
 		for image, wanted := range m.spec {
-			n.Entries[image] = Entry{Wanted: &wanted, ProgressAt: m.progress[image]}
+			n.Entries[image] = Entry{Wanted: &wanted, ChangedAt: m.changed[image], ProgressAt: m.progress[image]}
 		}
 		for image, status := range m.cached {
 			e := n.Entries[image]
-			e.Status, e.ProgressAt = &status, m.progress[image]
+			e.Status, e.ChangedAt, e.ProgressAt = &status, m.changed[image], m.progress[image]
 			n.Entries[image] = e
 		}
 		s.Nodes = append(s.Nodes, n)
@@ -164,7 +169,7 @@ func (m *machine) write(w *world, set []v1alpha1.NodeImage) {
 	for _, image := range slices.Sorted(maps.Keys(union(before, m.spec))) {
 		old, had := before[image]
 		if entry, has := m.spec[image]; had != has || !same(&old, &entry) {
-			m.progress[image] = w.now
+			m.changed[image], m.progress[image] = w.now, w.now
 			w.writes[m.node.Name+" "+image]++
 		}
 	}
@@ -238,10 +243,10 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		}
 	}
 	fail := func(reason string, final bool) v1alpha1.NodeImageStatus {
-		status.Attempts++
+		status.Attempts = max(status.Attempts, 1) + 1 // the next one's number
 		status.Reason = reason
 		status.State = v1alpha1.ImagePending
-		if final || status.Attempts > *entry.ImageDownloadRetryLimit {
+		if final || status.Attempts > *entry.ImageDownloadRetryLimit+1 {
 			status.State = v1alpha1.ImageFailed
 		}
 		return status
@@ -275,7 +280,7 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return status
 	}
 	if status.State != v1alpha1.ImagePulling {
-		status.State, status.SizeBytes = v1alpha1.ImagePulling, layers
+		status.State, status.SizeBytes, status.Attempts = v1alpha1.ImagePulling, layers, max(status.Attempts, 1)
 		status.Source = v1alpha1.SourceMirror
 		if upstream {
 			status.Source = v1alpha1.SourceUpstream
@@ -291,6 +296,9 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return fail(v1alpha1.ReasonNotOnMirror, false)
 	}
 	if m.hung {
+		if m.stuck[entry.Name]++; m.patience > 0 && m.stuck[entry.Name]%m.patience == 0 {
+			return fail(v1alpha1.ReasonNoProgress, false)
+		}
 		return status
 	}
 	if status.PulledBytes++; status.PulledBytes < layers {
@@ -325,8 +333,11 @@ func (w *world) report(m *machine) bool {
 		old, had := m.cached[image]
 		status, has := m.status[image]
 		if had != has || !reflect.DeepEqual(old, status) {
-			m.progress[image] = w.now
+			m.changed[image] = w.now
 			changed = true
+			if had != has || Progressed(Entry{Status: &old}, Entry{Status: &status}) {
+				m.progress[image] = w.now
+			}
 		}
 	}
 	if changed {

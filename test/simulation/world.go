@@ -217,7 +217,7 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 	}
 	n.Acknowledged = false
 	c.generation[i]++
-	entry := plan.Entry{Status: n.Entries[image].Status, ProgressAt: c.now()}
+	entry := plan.Entry{Status: n.Entries[image].Status, ChangedAt: c.now(), ProgressAt: c.now()}
 	var policy v1alpha1.RegistryPolicy
 	if n.Entries[image].Wanted != nil {
 		c.unasked++
@@ -255,8 +255,12 @@ func (c *controller) hear(n *node, status v1alpha1.NodeImageStatus) {
 	}
 	view := &c.state.Nodes[n.index]
 	view.HeardAt = c.now()
-	entry := view.Entries[image]
-	entry.Status, entry.ProgressAt = &status, c.now()
+	was := view.Entries[image]
+	entry := was
+	entry.Status, entry.ChangedAt = &status, c.now()
+	if plan.Progressed(was, entry) {
+		entry.ProgressAt = c.now()
+	}
 	view.Entries[image] = entry
 }
 
