@@ -88,16 +88,20 @@ func newer(a, b client.Object) bool {
 }
 
 // departures are the objects whose deletion the watches have shown since the last
-// pass: what was written of them is no news any more.
+// pass: what was written of them is no news any more. Before the first pass, which a
+// standby may wait for as long as it lives, nothing has been written and none is kept.
 type departures struct {
-	mu   sync.Mutex
-	uids []types.UID
+	mu    sync.Mutex
+	begun bool
+	uids  []types.UID
 }
 
 func (d *departures) add(uid types.UID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.uids = append(d.uids, uid)
+	if d.begun {
+		d.uids = append(d.uids, uid)
+	}
 }
 
 // take returns them, and begins anew.
@@ -105,6 +109,6 @@ func (d *departures) take() []types.UID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	uids := d.uids
-	d.uids = nil
+	d.begun, d.uids = true, nil
 	return uids
 }

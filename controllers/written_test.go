@@ -80,6 +80,10 @@ func TestWhatWasDeletedIsNoNews(t *testing.T) {
 	var gone departures
 	w.put(set("a", "1", "10"), noon)
 	w.put(set("b", "2", "11"), noon)
+	gone.add("2")
+	if early := gone.take(); len(early) != 0 {
+		t.Errorf("a standby kept %v", early)
+	}
 	gone.add("1")
 	for _, uid := range gone.take() {
 		w.forget(uid)
