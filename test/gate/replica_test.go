@@ -49,6 +49,13 @@ func controllerConfig() *rest.Config {
 // empty.
 func startReplica(address string, edits ...func(*ctrl.Options)) *replica {
 	GinkgoHelper()
+	return startParts(address, true, edits...)
+}
+
+// startParts starts a replica that has the webhooks, if there is an address, and the
+// controller, if it is wanted.
+func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *replica {
+	GinkgoHelper()
 	hooks := webhook.Options{BindAddress: address, CertDir: certDir, DefaultPolicy: policy.DefaultAllow}
 	server, err := webhook.NewServer(hooks)
 	Expect(err).NotTo(HaveOccurred())
@@ -69,11 +76,13 @@ func startReplica(address string, edits ...func(*ctrl.Options)) *replica {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
-	metrics, err := gate.NewMetrics(r.figures)
-	Expect(err).NotTo(HaveOccurred())
-	reconciler := &gate.Reconciler{Client: manager.GetClient(), Live: manager.GetAPIReader(),
-		Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
-	Expect(reconciler.SetupWithManager(ctx, manager)).To(Succeed())
+	if controller {
+		metrics, err := gate.NewMetrics(r.figures)
+		Expect(err).NotTo(HaveOccurred())
+		reconciler := &gate.Reconciler{Client: manager.GetClient(), Live: manager.GetAPIReader(),
+			Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
+		Expect(reconciler.SetupWithManager(ctx, manager)).To(Succeed())
+	}
 	if address != "" {
 		Expect(webhook.SetupWithManager(ctx, manager, hooks, r.figures)).To(Succeed())
 	}

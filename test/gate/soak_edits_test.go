@@ -9,29 +9,35 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-var tags = []string{"a", "b", "c", "d"}
-
-func anyOf[T any](random *rand.Rand, all ...T) T { return all[random.IntN(len(all))] }
+// freshTag is one that no Deployment has had: what rolls out with it was let through
+// now, and not once before.
+func freshTag(random *rand.Rand) string { return fmt.Sprintf("v%08x", random.Uint32()) }
 
 type randomEdit func(context.Context, subject, *rand.Rand) error
 
 // edits are what people and programs do. An update carries the version it is based
 // on, as kubectl's commands do.
 var edits = map[string]randomEdit{
-	"set image":   updated(func(d *appsv1.Deployment, r *rand.Rand) { setTag(d, anyOf(r, tags...)) }),
-	"set image 2": updated(func(d *appsv1.Deployment, r *rand.Rand) { setTag(d, anyOf(r, tags...)) }),
+	"set image":           updated(func(d *appsv1.Deployment, r *rand.Rand) { setTag(d, freshTag(r)) }),
+	"set image 2":         updated(func(d *appsv1.Deployment, r *rand.Rand) { setTag(d, freshTag(r)) }),
+	"prefetch, set image": prefetchedFirst,
+	"set image back":      setBack,
+	"strategy Recreate": updated(func(d *appsv1.Deployment, _ *rand.Rand) {
+		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+	}),
+	"strategy RollingUpdate": updated(func(d *appsv1.Deployment, _ *rand.Rand) { d.Spec.Strategy = appsv1.DeploymentStrategy{} }),
 	"set env": updated(func(d *appsv1.Deployment, r *rand.Rand) {
 		d.Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "V", Value: fmt.Sprint(r.Int())}}
 	}),
@@ -44,6 +50,9 @@ var edits = map[string]randomEdit{
 	"opt out":         annotated(v1alpha1.GateAnnotation, "skip"),
 	"opt in":          annotated(v1alpha1.GateAnnotation, ""),
 	"opt in 2":        annotated(v1alpha1.GateAnnotation, ""),
+	"ungate":          annotated(v1alpha1.PrefetchAnnotation, ""),
+	"gate":            gatedAgain,
+	"gate 2":          gatedAgain,
 	"short timeout":   annotated(v1alpha1.HoldTimeoutAnnotation, "3s"),
 	"default timeout": annotated(v1alpha1.HoldTimeoutAnnotation, ""),
 	"hold on timeout": annotated(v1alpha1.OnTimeoutAnnotation, "Hold"),
@@ -51,28 +60,22 @@ var edits = map[string]randomEdit{
 	"overwrite labels": updated(func(d *appsv1.Deployment, _ *rand.Rand) {
 		d.Labels = map[string]string{"soak": "true"}
 	}),
-	"remove released": annotated(v1alpha1.ReleasedAnnotation, ""),
-	"replace":         replaced(false),
-	"replace paused":  replaced(true),
-	"scale":           scaled,
-	"undo":            undone,
-	"server-side apply": func(ctx context.Context, s subject, r *rand.Rand) error {
-		return s.serverSideApply(ctx, anyOf(r, tags...), nil)
-	},
-	"server-side apply, not paused": func(ctx context.Context, s subject, r *rand.Rand) error {
-		paused := false
-		return s.serverSideApply(ctx, anyOf(r, tags...), &paused)
-	},
-	"recreate": func(ctx context.Context, s subject, r *rand.Rand) error {
-		tag := anyOf(r, tags...)
-		if r.IntN(4) > 0 { // seldom
-			return nil
-		}
-		if err := api.Delete(ctx, s.manifest(tag)); err != nil {
-			return err
-		}
-		return api.Create(ctx, s.manifest(tag))
-	},
+	"remove released":           annotated(v1alpha1.ReleasedAnnotation, ""),
+	"replace":                   replaced(false),
+	"replace paused":            replaced(true),
+	"scale":                     scaled,
+	"undo":                      undone,
+	"client-side apply":         applied(subject.clientSideApply),
+	"client-side apply, paused": applied(subject.clientSideApply, thatPauses),
+	"client-side apply, paused and opted out": applied(subject.clientSideApply, thatPauses, thatOptsOut),
+	"server-side apply":                       applied(subject.serverSideApply),
+	"server-side apply, not paused":           applied(subject.serverSideApplyNotPaused),
+	"server-side apply, paused":               applied(subject.serverSideApply, thatPauses),
+	"server-side apply, paused and opted out": applied(subject.serverSideApply, thatPauses, thatOptsOut),
+	"create anew":                             createdAnew(func(*appsv1.Deployment) {}),
+	"create from an export": createdAnew(func(d *appsv1.Deployment) {
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, gate.ImagesOf(&d.Spec.Template.Spec).Hash())
+	}),
 	"prefetch ready":   prefetched(ready),
 	"prefetch ready 2": prefetched(ready),
 	"prefetch pulling": prefetched(pulling),
@@ -117,7 +120,7 @@ func annotated(key, value string) randomEdit {
 // replaced puts the manifest in the place of all that is stored.
 func replaced(paused bool) randomEdit {
 	return func(ctx context.Context, s subject, r *rand.Rand) error {
-		d := s.manifest(anyOf(r, tags...))
+		d := s.manifest(freshTag(r))
 		d.Spec.Paused = paused
 		return api.Update(ctx, d)
 	}
@@ -144,10 +147,12 @@ func undone(ctx context.Context, s subject, r *rand.Rand) error {
 	if err := api.List(ctx, &sets, client.InNamespace(s.namespace), client.MatchingLabels{"app": s.name}); err != nil {
 		return err
 	}
+	// Those of a Deployment that had the name before may still be there.
+	sets.Items = slices.DeleteFunc(sets.Items, func(set appsv1.ReplicaSet) bool { return !metav1.IsControlledBy(&set, &d) })
+	slices.SortFunc(sets.Items, func(a, b appsv1.ReplicaSet) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	if d.Spec.Paused || len(sets.Items) == 0 {
 		return nil
 	}
-	slices.SortFunc(sets.Items, func(a, b appsv1.ReplicaSet) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	set := sets.Items[choice%len(sets.Items)]
 	d.Spec.Template = *set.Spec.Template.DeepCopy()
 	delete(d.Spec.Template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
@@ -160,28 +165,76 @@ func undone(ctx context.Context, s subject, r *rand.Rand) error {
 	return api.Update(ctx, &d)
 }
 
-func (s subject) serverSideApply(ctx context.Context, tag string, paused *bool) error {
-	d := s.manifest(tag)
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(d)
-	if err != nil {
+// setBack sets the image that runs, or that of a rollout under way.
+func setBack(ctx context.Context, s subject, _ *rand.Rand) error {
+	var d appsv1.Deployment
+	var sets appsv1.ReplicaSetList
+	if err := api.Get(ctx, s.key(), &d); err != nil {
 		return err
 	}
-	delete(content, "status")
-	if paused != nil {
-		if err := unstructured.SetNestedField(content, *paused, "spec", "paused"); err != nil {
-			return err
-		}
+	if err := api.List(ctx, &sets, client.InNamespace(s.namespace), client.MatchingLabels{"app": s.name}); err != nil {
+		return err
 	}
-	return api.Apply(ctx, client.ApplyConfigurationFromUnstructured(&unstructured.Unstructured{Object: content}),
-		client.FieldOwner("team"), client.ForceOwnership)
+	sets.Items = slices.DeleteFunc(sets.Items, func(set appsv1.ReplicaSet) bool { return !metav1.IsControlledBy(&set, &d) })
+	if len(sets.Items) == 0 {
+		return nil
+	}
+	newest := slices.MaxFunc(sets.Items, func(a, b appsv1.ReplicaSet) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	d.Spec.Template.Spec.Containers[0].Image = newest.Spec.Template.Spec.Containers[0].Image
+	return api.Update(ctx, &d)
 }
 
+func gatedAgain(ctx context.Context, s subject, r *rand.Rand) error {
+	return annotated(v1alpha1.PrefetchAnnotation, s.name)(ctx, s, r)
+}
+
+// createdAnew deletes the Deployment and creates another under its name.
+func createdAnew(change func(*appsv1.Deployment)) randomEdit {
+	return func(ctx context.Context, s subject, r *rand.Rand) error {
+		d := s.manifest(freshTag(r))
+		if r.IntN(4) > 0 { // seldom
+			return nil
+		}
+		change(d)
+		if err := api.Delete(ctx, d.DeepCopy()); err != nil {
+			return err
+		}
+		return api.Create(ctx, d)
+	}
+}
+
+// prefetched has an ImagePrefetch of some image, and mostly of the Deployment's.
 func prefetched(p progress) randomEdit {
 	return func(ctx context.Context, s subject, r *rand.Rand) error {
-		listed := slices.Clone(tags)
-		r.Shuffle(len(listed), func(i, j int) { listed[i], listed[j] = listed[j], listed[i] })
-		return s.setPrefetch(ctx, p, listed[:1+r.IntN(len(listed))]...)
+		listed := []string{freshTag(r)}
+		if r.IntN(4) > 0 {
+			tag, err := s.tag(ctx)
+			if err != nil {
+				return err
+			}
+			listed = append(listed, tag)
+		}
+		return s.setPrefetch(ctx, p, listed...)
 	}
+}
+
+// prefetchedFirst changes to an image that is there already.
+func prefetchedFirst(ctx context.Context, s subject, r *rand.Rand) error {
+	tag := freshTag(r)
+	if err := s.setPrefetch(ctx, ready, tag); err != nil {
+		return err
+	}
+	return updated(func(d *appsv1.Deployment, _ *rand.Rand) { setTag(d, tag) })(ctx, s, r)
+}
+
+// tag is that of the image which the Deployment is to run.
+func (s subject) tag(ctx context.Context) (string, error) {
+	var d appsv1.Deployment
+	if err := api.Get(ctx, s.key(), &d); err != nil {
+		return "", err
+	}
+	_, tag, _ := strings.Cut(d.Spec.Template.Spec.Containers[0].Image, ":")
+	return tag, nil
 }
 
 // setPrefetch makes the subject's ImagePrefetch list these versions, with a status.

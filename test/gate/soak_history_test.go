@@ -18,7 +18,9 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -32,6 +34,7 @@ type entry struct {
 	ImpersonatedUser *struct{ Username string }
 	ObjectRef        *struct{ Resource, Subresource, Namespace, Name string }
 	ResponseStatus   struct{ Code int }
+	RequestObject    json.RawMessage
 	ResponseObject   json.RawMessage
 	Annotations      map[string]string
 	StageTimestamp   time.Time
@@ -52,6 +55,10 @@ func (e *entry) subject() subject { return subject{e.ObjectRef.Namespace, e.Obje
 type history struct {
 	wrongs                  []string
 	writes, holds, releases int
+	// first are the rollouts of images that were on the nodes and had never run.
+	first int
+	// takeovers are the holds that an owner made a pause of their own.
+	takeovers int
 
 	stored map[subject]*appsv1.Deployment
 	// there are the images that an ImagePrefetch was ever Ready with. They stay.
@@ -145,6 +152,7 @@ func (h *history) deployment(e *entry) {
 	}
 	h.checkController(e, was, now)
 	h.checkOwnersPause(e, was, now)
+	h.checkTakeover(e, was, now)
 	h.checkRollout(e, was, now)
 }
 
@@ -162,7 +170,67 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 		h.wrong(e, "Sluice's controller changes the template")
 	case isHeld(was) && !now.Spec.Paused:
 		h.releases++
+		if settings, _ := gate.SettingsOf(was); !settings.Gated && (appliedPause(was) || appliers(was, "f:paused", "f:"+v1alpha1.GateAnnotation) > 0) {
+			h.wrong(e, "the pause that its owner opted out with was undone")
+		}
 	}
+}
+
+// checkTakeover looks for a pause during a hold that its owner said in one of the ways
+// that docs/gate.md lists, and that did not become the owner's. Where the write opts
+// out, the webhook is not asked and the controller ends the hold: see checkController.
+func (h *history) checkTakeover(e *entry, was, now *appsv1.Deployment) {
+	if !isHeld(was) || e.user() == controllerAccount || !e.replacedPaused() &&
+		(!appliedPause(now) || appliedPause(was)) && (!e.saysPaused() || appliers(now, "f:paused") <= appliers(was, "f:paused")) {
+		return
+	}
+	h.takeovers++
+	if !now.Spec.Paused || isHeld(now) && now.Annotations[v1alpha1.GateAnnotation] != v1alpha1.GateSkip {
+		h.wrong(e, fmt.Sprintf("its owner paused it during a hold: before %s, after %s", marksOf(was), marksOf(now)))
+	}
+}
+
+// saysPaused tells whether what was sent says paused: true.
+func (e *entry) saysPaused() bool {
+	GinkgoHelper()
+	return len(e.RequestObject) > 0 && e.sent().Spec.Paused
+}
+
+// replacedPaused tells whether an object without our marks, and paused by itself, was
+// put in the place of the stored one.
+func (e *entry) replacedPaused() bool {
+	GinkgoHelper()
+	if e.Verb != "update" || len(e.RequestObject) == 0 {
+		return false
+	}
+	sent := e.sent()
+	return sent.Spec.Paused && sent.Labels[v1alpha1.HoldLabel] == "" && sent.Annotations[v1alpha1.HeldAtAnnotation] == ""
+}
+
+func (e *entry) sent() *appsv1.Deployment {
+	GinkgoHelper()
+	var sent appsv1.Deployment
+	Expect(json.Unmarshal(e.RequestObject, &sent)).To(Succeed())
+	return &sent
+}
+
+// appliedPause tells whether the last client-side manifest pauses.
+func appliedPause(d *appsv1.Deployment) bool {
+	return strings.Contains(d.Annotations[corev1.LastAppliedConfigAnnotation], `"paused":true`)
+}
+
+// appliers are how many server-side manifests have all of these fields.
+func appliers(d *appsv1.Deployment, fields ...string) (n int) {
+	for _, entry := range d.ManagedFields {
+		has := entry.Operation == metav1.ManagedFieldsOperationApply
+		for _, field := range fields {
+			has = has && strings.Contains(string(entry.FieldsV1.GetRawBytes()), `"`+field+`"`)
+		}
+		if has {
+			n++
+		}
+	}
+	return n
 }
 
 // checkOwnersPause looks for a pause without our label that Sluice ends, or makes its
@@ -206,7 +274,11 @@ func (h *history) checkRollout(e *entry, was, now *appsv1.Deployment) {
 	hash := gate.ImagesOf(&now.Spec.Template.Spec).Hash()
 	begins := was == nil || was.Spec.Paused || image != was.Spec.Template.Spec.Containers[0].Image
 	settings, _ := gate.SettingsOf(now)
-	if begins && settings.Gated && !h.there[e.subject()][image] && !h.passed[e.subject()][hash] && !timedOut(e, was) {
+	switch {
+	case !begins || !settings.Gated || h.passed[e.subject()][hash] || timedOut(e, was):
+	case h.there[e.subject()][image]:
+		h.first++
+	default:
 		h.wrong(e, fmt.Sprintf("a rollout of %s began, which was on no node: before %s, after %s", image, marksOf(was), marksOf(now)))
 	}
 	add(h.passed, e.subject(), hash)

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/gate"
@@ -47,8 +48,8 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		fmt.Printf("soak: %d Deployments for %s, -soak.seed=%d\n", *soakDeployments, *soakDuration, seed)
 		s := newSoak(ctx, seed)
 		s.run(ctx)
-		fmt.Printf("soak: %d writes went through, %d were refused while Sluice was down, %d met a conflict; Sluice was restarted %d times\n",
-			s.counted(wrote), s.counted(refused), s.counted(conflicted), s.restarts)
+		fmt.Printf("soak: %d writes went through, %d were refused while Sluice was down, %d met a conflict; webhooks were ended %d times, controllers %d times\n",
+			s.counted(wrote), s.counted(refused), s.counted(conflicted), s.hooksEnded, s.controllersEnded)
 
 		By("looking for a reason of each hold")
 		for _, subject := range s.subjects {
@@ -56,7 +57,13 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		}
 		By("bringing all images, which ends each hold")
 		for _, subject := range s.subjects {
-			Eventually(func() error { return subject.setPrefetch(ctx, ready, tags...) }).Should(Succeed())
+			Eventually(func() error {
+				tag, err := subject.tag(ctx)
+				if err != nil {
+					return client.IgnoreNotFound(err)
+				}
+				return subject.setPrefetch(ctx, ready, tag)
+			}).Should(Succeed())
 		}
 		Eventually(func() ([]appsv1.Deployment, error) {
 			var held appsv1.DeploymentList
@@ -67,9 +74,9 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		By("reading the audit log")
 		history := readHistory(control.AuditLog())
 		Expect(history.wrongs).To(BeEmpty())
-		fmt.Printf("soak: the audit log has %d writes of Deployments; %d of them were held, and Sluice's controller ended %d holds\n",
-			history.writes, history.holds, history.releases)
-		Expect(min(history.holds, history.releases)).To(BeNumerically(">", 0), "nothing was shown")
+		fmt.Printf("soak: the audit log has %d writes of Deployments; %d of them were held, Sluice's controller ended %d holds, and owners %d; "+
+			"%d images rolled out for the first time\n", history.writes, history.holds, history.releases, history.takeovers, history.first)
+		Expect(min(history.holds, history.releases, history.takeovers, history.first)).To(BeNumerically(">", 0), "nothing was shown")
 	}, NodeTimeout(15*time.Minute))
 })
 
@@ -85,7 +92,10 @@ const (
 type soak struct {
 	seed     uint64
 	subjects []subject
-	restarts int
+
+	// hooks and controller are the parts of Sluice, apart from each other.
+	hooks, controller            *replica
+	hooksEnded, controllersEnded int
 
 	mu    sync.Mutex
 	fates map[fate]int
@@ -103,6 +113,12 @@ func (s subject) key() client.ObjectKey {
 func newSoak(ctx context.Context, seed uint64) *soak {
 	GinkgoHelper()
 	s := &soak{seed: seed, fates: map[fate]int{}}
+	outage() // of both parts in one
+	s.hooks, s.controller = startParts(sluice.address, false), startParts("", true, killed)
+	DeferCleanup(func() {
+		s.hooks.stop()
+		s.controller.stop()
+	})
 	var names []string
 	for range soakNamespaces {
 		names = append(names, newNamespace(ctx))
@@ -153,7 +169,8 @@ func (s *soak) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// disturb ends Sluice at random moments and starts it again, until ctx ends.
+// disturb ends the webhooks, the controller or both at random moments and starts them
+// again, until ctx ends.
 func (s *soak) disturb(ctx context.Context) {
 	GinkgoHelper()
 	random := rand.New(rand.NewPCG(s.seed, 1<<32)) // no subject's
@@ -165,13 +182,28 @@ func (s *soak) disturb(ctx context.Context) {
 			return true
 		}
 	}
-	for pass(2*time.Second, 6*time.Second) {
-		end := outage()
+	for pass(time.Second, 4*time.Second) {
+		which := random.IntN(3)
+		if which != 0 {
+			s.hooks.stop()
+			s.hooksEnded++
+		}
+		if which != 1 {
+			s.controller.stop()
+			s.controllersEnded++
+		}
 		pass(0, time.Second)
-		end()
-		s.restarts++
+		if which != 0 {
+			s.hooks = startParts(s.hooks.address, false)
+		}
+		if which != 1 {
+			s.controller = startParts("", true, killed)
+		}
 	}
 }
+
+// killed has a controller end as if it were: what it is about is cut short.
+func killed(o *ctrl.Options) { o.GracefulShutdownTimeout = new(time.Duration) }
 
 // edit makes one random edit. The choice does not depend on how edits end, so that
 // the seed repeats it.
