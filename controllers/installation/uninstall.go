@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -104,7 +105,7 @@ func (u *Uninstaller) stopControllers(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// release lets every held Deployment go on.
+// release lets every held Deployment go on, and leaves a pause of its owner's.
 func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 	var held appsv1.DeploymentList
 	if err := u.Client.List(ctx, &held, client.HasLabels{v1alpha1.HoldLabel}); err != nil {
@@ -115,18 +116,20 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 		deployment := &held.Items[i]
 		// With the version that was looked at: what has moved on is looked at again.
 		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
-		hash := deployment.Labels[v1alpha1.HoldLabel]
+		hash, owners := deployment.Labels[v1alpha1.HoldLabel], gate.Next(deployment, nil, time.Now()).End == gate.EndElsewhere
 		delete(deployment.Labels, v1alpha1.HoldLabel)
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
-		// Were Sluice installed again, it would not hold these images once more.
-		metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hash)
-		deployment.Spec.Paused = false
+		if !owners {
+			// Were Sluice installed again, it would not hold these images once more.
+			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hash)
+			deployment.Spec.Paused = false
+		}
 		if err := u.Client.Patch(ctx, deployment, patch); client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("release Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err))
 			continue
 		}
 		n++
-		logr.FromContextOrDiscard(ctx).Info("Released Deployment", "namespace", deployment.Namespace, "name", deployment.Name)
+		logr.FromContextOrDiscard(ctx).Info("Took the hold off Deployment", "namespace", deployment.Namespace, "name", deployment.Name, "paused", deployment.Spec.Paused)
 	}
 	return n, errors.Join(errs...)
 }

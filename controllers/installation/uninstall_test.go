@@ -49,6 +49,28 @@ var _ = Describe("Uninstaller", func() {
 		Expect(others.Spec.Paused).To(BeTrue())
 	})
 
+	DescribeTable("leaves a pause of the owner's that bears our label, and takes the label off",
+		func(ctx SpecContext, mark func(*appsv1.Deployment)) {
+			theirs := deployment("theirs", true)
+			hold(theirs)
+			mark(theirs)
+			create(ctx, theirs)
+
+			Expect(uninstaller.Run(ctx)).To(Succeed())
+
+			refresh(ctx, theirs)
+			Expect(theirs.Spec.Paused).To(BeTrue())
+			Expect(theirs.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
+			Expect(theirs.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
+			Expect(theirs.Annotations).NotTo(HaveKey(v1alpha1.ReleasedAnnotation))
+		},
+		Entry("without a value", func(d *appsv1.Deployment) { d.Labels[v1alpha1.HoldLabel] = "" }),
+		Entry("beside a manifest that opts out and pauses", func(d *appsv1.Deployment) {
+			d.Annotations[v1alpha1.PrefetchAnnotation], d.Annotations[v1alpha1.GateAnnotation] = "app", v1alpha1.GateSkip
+			d.Annotations[corev1.LastAppliedConfigAnnotation] = `{"spec":{"paused":true}}`
+		}),
+	)
+
 	It("takes away Sluice's webhooks and nobody else's", func(ctx SpecContext) {
 		mutating, others := mutatingWebhooks("sluice"), mutatingWebhooks("another")
 		validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "sluice"}}
