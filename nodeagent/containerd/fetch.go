@@ -31,6 +31,9 @@ const (
 	// maxUnreachable is how many times in a row no mirror at all may answer before the
 	// pull gives up: the node may have to get the image from elsewhere.
 	maxUnreachable = 5
+	// maxRejected is how often the mirrors may send something else than what the digest
+	// names before the pull gives up: whoever holds it may hold nothing better.
+	maxRejected = 3
 )
 
 // fetcher brings single blobs from the mirrors into the content store.
@@ -105,6 +108,7 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest)
 	if errdefs.IsFailedPrecondition(err) {
 		// What was ingested is not what the digest says; begin anew.
+		f.meter.add(-reader.received)
 		_ = writer.Close()
 		return errors.Join(err, f.store.Abort(ctx, remotes.MakeRefKey(ctx, desc)))
 	}
@@ -127,11 +131,14 @@ func (f *fetcher) locked(ctx context.Context, desc ocispec.Descriptor, cause err
 	return errLocked
 }
 
-// retry tries until it succeeds, ctx ends, or no mirror answers at all any more; an
-// error that no mirror is to blame for ends it too.
+// errRejected: the mirrors have sent something else than the blob too often.
+var errRejected = errors.New("not what its digest says")
+
+// retry tries until it succeeds, ctx ends, or no mirror answers at all any more, or none
+// with the right content; an error that no mirror is to blame for ends it too.
 func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() error) error {
 	defer f.meter.begin()()
-	unreachable := 0
+	unreachable, rejected := 0, 0
 	for {
 		if err := f.mirrors.Rested(ctx, dgst); err != nil {
 			return err
@@ -156,6 +163,12 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 			err = pause(ctx, lockedPause)
 		case errdefs.IsFailedPrecondition(err) || errors.Is(err, io.ErrUnexpectedEOF):
 			// Not the blob that the digest names. The mirror may have another next time.
+			if errdefs.IsFailedPrecondition(err) {
+				rejected++
+			}
+			if rejected >= maxRejected {
+				return fmt.Errorf("%w: %w", errRejected, err)
+			}
 			err = pause(ctx, f.mirrors.Gates.AfterMiss)
 		default:
 			return err
@@ -211,9 +224,10 @@ type blobReader struct {
 	kind    mirror.Kind
 	desc    ocispec.Descriptor
 
-	offset  int64
-	answer  *mirror.Content
-	release func()
+	offset   int64
+	received int64 // over the network
+	answer   *mirror.Content
+	release  func()
 }
 
 // Seek sets where to begin; content.Copy calls it to resume, and to begin anew.
@@ -234,8 +248,13 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.answer.Read(p)
 	b.offset += int64(n)
-	b.fetcher.meter.add(int64(n))
+	b.meter(int64(n))
 	return n, err
+}
+
+func (b *blobReader) meter(bytes int64) {
+	b.received += bytes
+	b.fetcher.meter.add(bytes)
 }
 
 func (b *blobReader) open() error {
@@ -255,7 +274,7 @@ func (b *blobReader) open() error {
 	b.release = func() { b.fetcher.streams.Release(1) }
 	// A server without Range begins at the beginning.
 	skipped, err := io.CopyN(io.Discard, answer, b.offset-answer.Offset)
-	b.fetcher.meter.add(skipped)
+	b.meter(skipped)
 	return err
 }
 

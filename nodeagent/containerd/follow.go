@@ -125,6 +125,8 @@ func (f *fetcher) explain(ctx context.Context, err error) error {
 	switch waiting := f.waiting(); {
 	case errors.Is(err, mirror.ErrNoMirror):
 		return fmt.Errorf("%w: %w for %s", nodeagent.ErrNotOnMirror, mirror.ErrNoMirror, f.mirrors.Registry)
+	case errors.Is(err, errRejected):
+		return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, err)
 	case waiting != nil && (ctx.Err() != nil || errors.As(err, &failed)):
 		return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, waiting)
 	default:

@@ -52,10 +52,11 @@ func (m *meter) run() {
 	}
 }
 
-// stop returns when nothing is reported any more.
+// stop tells what is left to tell, and returns when nothing is reported any more.
 func (m *meter) stop() {
 	close(m.quit)
 	<-m.ended
+	m.tell()
 }
 
 func (m *meter) tell() {
@@ -84,6 +85,7 @@ func (m *meter) sized(size int64) {
 	m.now.SizeBytes, m.measured = size, true
 }
 
+// add counts bytes; less than none takes back what turned out to be of no use.
 func (m *meter) add(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

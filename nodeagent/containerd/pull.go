@@ -57,7 +57,7 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.Request, report func(n
 		return nodeagent.Result{}, err
 	}
 	// From here on the records hold the content.
-	if err := r.release(ctx, leaseID(req.Ref)); err != nil {
+	if err := r.releaseImage(ctx, req.Ref); err != nil {
 		return nodeagent.Result{}, err
 	}
 	result := nodeagent.Result{Digest: target.Digest, SizeBytes: held.size, PulledBytes: m.pulled(), Source: v1alpha1.SourceLocal}

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-dev/sluice/nodeagent"
 )
@@ -68,6 +71,29 @@ func TestMediaType(t *testing.T) {
 		t.Run(tt.reason, func(t *testing.T) {
 			if got := mediaType([]byte(tt.raw), tt.served); got != tt.want {
 				t.Errorf("mediaType(%q, %q) = %q, want %q", tt.raw, tt.served, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestBytesOfAnEarlierTryAreNotReceivedAgain(t *testing.T) {
+	for _, tt := range []struct {
+		reason     string
+		unfinished []content.Status
+		want       int64
+	}{
+		{"a blob from its beginning", nil, 80},
+		{"a blob from where the last try stopped", []content.Status{{Ref: "layer-a", Offset: 50}, {Ref: "layer-b", Offset: 7}}, 30},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			m := newMeter(func(nodeagent.Progress) {})
+			defer m.stop()
+			track := newTracker(m, tt.unfinished)
+			defer track.close()
+			track.progress(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 50, Desc: &ocispec.Descriptor{Size: 100}})
+			track.progress(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 80, Desc: &ocispec.Descriptor{Size: 100}})
+			if got := m.pulled(); got != tt.want {
+				t.Errorf("%d bytes, want %d", got, tt.want)
 			}
 		})
 	}

@@ -177,23 +177,23 @@ server = %q
 	It("throws away what is not what its digest says", func(ctx context.Context) {
 		p := newPair("garbage")
 		layer := p.layers()[2]
-		target, err := url.Parse(p.mirror.URL())
-		Expect(err).NotTo(HaveOccurred())
-		honest := httputil.NewSingleHostReverseProxy(target)
-		var lies atomic.Int32
-		liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, layer) && lies.Add(1) == 1 {
-				_, _ = w.Write(make([]byte, p.sizes()[layer]))
-				return
-			}
-			honest.ServeHTTP(w, r)
-		}))
-		DeferCleanup(liar.Close)
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), liar.URL)
+		lies := lie(p, layer, 1)
 		runtime := start(options())
 		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
 		Expect(present(ctx, runtime, p)).To(BeTrue())
 		Expect(lies.Load()).To(Equal(int32(2)))
+	}, SpecTimeout(specTimeout))
+
+	It("does not go on for ever with a mirror that always lies", func(ctx context.Context) {
+		p := newPair("liar")
+		layer := p.layers()[2]
+		lies := lie(p, layer, 1000)
+		var last nodeagent.Progress
+		_, err := start(options()).Pull(ctx, p.request(peer), func(progress nodeagent.Progress) { last = progress })
+		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
+		Expect(err).To(MatchError(ContainSubstring("not what its digest says")))
+		Expect(lies.Load()).To(Equal(int32(3)))
+		Expect(last.SizeBytes-last.PulledBytes).To(BeNumerically(">", p.sizes()[layer]/2), "what was thrown away counts for nothing")
 	}, SpecTimeout(specTimeout))
 
 	It("brings layers whose snapshots have outlived them", func(ctx context.Context) {
@@ -214,6 +214,26 @@ server = %q
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 })
+
+// lie puts a mirror before the pair's that sends zeros for a layer so many times, and
+// returns how often it was asked for it.
+func lie(p *pair, layer string, times int32) *atomic.Int32 {
+	GinkgoHelper()
+	target, err := url.Parse(p.mirror.URL())
+	Expect(err).NotTo(HaveOccurred())
+	honest := httputil.NewSingleHostReverseProxy(target)
+	asked := &atomic.Int32{}
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, layer) && asked.Add(1) <= times {
+			_, _ = w.Write(make([]byte, p.sizes()[layer]))
+			return
+		}
+		honest.ServeHTTP(w, r)
+	}))
+	DeferCleanup(liar.Close)
+	hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), liar.URL)
+	return asked
+}
 
 var _ = Describe("containerd's restart", Serial, func() {
 	It("ends the pull at once, and costs no blob that was complete", func(ctx context.Context) {

@@ -6,6 +6,7 @@ package containerd
 import (
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/transfer"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -15,6 +16,8 @@ import (
 // (core/transfer/local/pull.go and progress.go).
 type tracker struct {
 	meter *meter
+	// began are the bytes of unfinished ingests by their key, as an earlier try left them.
+	began map[string]int64
 
 	mu    sync.Mutex
 	root  *ocispec.Descriptor
@@ -26,8 +29,12 @@ type blob struct {
 	end            func()
 }
 
-func newTracker(m *meter) *tracker {
-	return &tracker{meter: m, blobs: map[string]*blob{}}
+func newTracker(m *meter, unfinished []content.Status) *tracker {
+	t := &tracker{meter: m, began: map[string]int64{}, blobs: map[string]*blob{}}
+	for _, ingest := range unfinished {
+		t.began[ingest.Ref] = ingest.Offset
+	}
+	return t
 }
 
 func (t *tracker) target() (ocispec.Descriptor, bool) {
@@ -54,7 +61,7 @@ func (t *tracker) progress(p transfer.Progress) {
 	}
 	b := t.blobs[p.Name]
 	if b == nil {
-		b = &blob{size: p.Desc.Size, end: t.meter.begin()}
+		b = &blob{size: p.Desc.Size, received: t.began[p.Name], end: t.meter.begin()}
 		t.blobs[p.Name] = b
 	}
 	switch p.Event {
@@ -71,8 +78,7 @@ func (t *tracker) progress(p transfer.Progress) {
 	}
 }
 
-// received is called with the lock held. An ingest that was resumed begins in the
-// middle; what came before counts all the same.
+// received is called with the lock held.
 func (t *tracker) received(b *blob, bytes int64) {
 	if bytes > b.received {
 		t.meter.add(bytes - b.received)

@@ -69,9 +69,13 @@ func (r *Runtime) newer(ctx context.Context, target ocispec.Descriptor, since ti
 }
 
 func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.Request, from string, credential nodeagent.Credential, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
+	unfinished, err := r.client.ContentStore().ListStatuses(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("list unfinished ingests: %w", err)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t := newTracker(m)
+	t := newTracker(m, unfinished)
 	defer t.close()
 	measured := make(chan struct{})
 	go func() {
