@@ -57,11 +57,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.gone(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
+	if r.holds.hasEnded(req.NamespacedName, deployment.ResourceVersion) {
+		return reconcile.Result{}, nil // the cache will show it, and wake us
+	}
 	now := r.Clock.Now()
 	step := apigate.Next(deployment, prefetch, now) // pure
 	r.noteHold(req.NamespacedName, step)
+	patched := deployment.DeepCopy()
 	if len(step.Patch) > 0 {
-		switch moved, err := r.patch(ctx, deployment, step); {
+		switch moved, err := r.patch(ctx, patched, step); {
 		case err != nil:
 			r.tellRefused(deployment, prefetch, err, now)
 			return reconcile.Result{}, err
@@ -70,6 +74,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		}
 	}
 	if step.End != "" {
+		left := r.holds.end(req.NamespacedName, patched.ResourceVersion)
+		r.Metrics.active.Set(float64(left))
 		r.ended(ctx, deployment, prefetch, step, now)
 		return reconcile.Result{}, nil
 	}
@@ -110,14 +116,14 @@ func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*a
 	return &deployment, nil
 }
 
-// patch applies all of the operations of a step or none. moved says that the Deployment
-// is no longer what the step was decided on.
+// patch applies all of the operations of a step or none, and makes the Deployment what
+// is then stored. moved says that it is no longer what the step was decided on.
 func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step apigate.Step) (moved bool, err error) {
 	document, err := json.Marshal(step.Patch)
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
 	}
-	switch err = r.Client.Patch(ctx, deployment.DeepCopy(), client.RawPatch(types.JSONPatchType, document)); {
+	switch err = r.Client.Patch(ctx, deployment, client.RawPatch(types.JSONPatchType, document)); {
 	case err == nil:
 		return false, nil
 	case apierrors.IsInvalid(err):

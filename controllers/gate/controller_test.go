@@ -77,6 +77,30 @@ var _ = Describe("Gate controller", func() {
 		Expect(told).To(Receive(HavePrefix("Normal " + apigate.ReasonReleased)))
 	})
 
+	It("counts a release once, however long the cache shows the hold", func(ctx SpecContext) {
+		cached = held.DeepCopy()
+		Expect(reconciled(ctx)).To(BeZero())
+		Expect(told).To(Receive(HavePrefix("Normal " + apigate.ReasonReleased)))
+		By("looking at what the cache still shows")
+		Expect(reconciled(ctx)).To(BeZero(), "there is nothing to patch")
+		cached = &appsv1.Deployment{} // gone from the cache, which keeps what is held
+		Expect(reconciled(ctx)).To(BeZero())
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndReady))).To(Equal(1.0))
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndElsewhere))).To(BeZero())
+		Expect(figure(figures, "sluice_gate_holds_active")).To(BeZero())
+		Expect(told).NotTo(Receive())
+
+		By("counting the next hold of the same Deployment")
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
+		held.Spec.Paused = true
+		metav1.SetMetaDataLabel(&held.ObjectMeta, v1alpha1.HoldLabel, "0123456789abcdef")
+		delete(held.Annotations, v1alpha1.ReleasedAnnotation)
+		Expect(api.Update(ctx, held)).To(Succeed())
+		cached = held.DeepCopy()
+		Expect(reconciled(ctx)).To(BeZero())
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndReady))).To(Equal(2.0))
+	})
+
 	It("looks again, and says nothing, when the Deployment moved on", func(ctx SpecContext) {
 		cached = held.DeepCopy()
 		held.Labels[v1alpha1.HoldLabel] = "0123456789abcdef"
@@ -87,6 +111,23 @@ var _ = Describe("Gate controller", func() {
 		Expect(told).NotTo(Receive())
 	})
 })
+
+// figure is the value of a gauge, or the count of a histogram, with a label value if
+// one is given.
+func figure(figures *prometheus.Registry, name string, value ...string) float64 {
+	GinkgoHelper()
+	families, err := figures.Gather()
+	Expect(err).NotTo(HaveOccurred())
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if family.GetName() == name && (len(value) == 0 || metric.GetLabel()[0].GetValue() == value[0]) {
+				return metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	Fail("no metric " + name)
+	return 0
+}
 
 // createHeld stores a Deployment as the webhook leaves it, and deletes it with the spec.
 func createHeld(ctx context.Context) *appsv1.Deployment {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	apigate "github.com/sluice-dev/sluice/api/gate"
 )
@@ -17,6 +18,8 @@ import (
 type holds struct {
 	mu    sync.Mutex
 	known map[types.NamespacedName]hold
+	// ended are the versions in which holds were ended by us, until the cache shows it.
+	ended map[types.NamespacedName]string
 }
 
 type hold struct {
@@ -44,12 +47,42 @@ func (h *holds) see(key types.NamespacedName, heldAt time.Time) int {
 	return len(h.known)
 }
 
+// end remembers that a hold was ended by us, in this version of its Deployment, and
+// returns how many are left.
+func (h *holds) end(key types.NamespacedName, version string) (left int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended == nil {
+		h.ended = map[types.NamespacedName]string{}
+	}
+	h.ended[key] = version
+	delete(h.known, key)
+	return len(h.known)
+}
+
+// hasEnded tells whether a version of a Deployment is older than the one in which we
+// ended its hold: the cache lags behind.
+func (h *holds) hasEnded(key types.NamespacedName, version string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ended, found := h.ended[key]
+	if !found {
+		return false
+	}
+	if order, err := resourceversion.CompareResourceVersion(version, ended); err == nil && order < 0 {
+		return true
+	}
+	delete(h.ended, key)
+	return false
+}
+
 // forget returns the hold that was known, if one was, and how many are left.
 func (h *holds) forget(key types.NamespacedName) (was hold, known bool, left int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was, known = h.known[key]
 	delete(h.known, key)
+	delete(h.ended, key)
 	return was, known, len(h.known)
 }
 

@@ -64,6 +64,28 @@ func TestHoldsAreCounted(t *testing.T) {
 	}
 }
 
+func TestAnEndedHoldIsKnownUntilTheCacheShowsIt(t *testing.T) {
+	var known holds
+	key := types.NamespacedName{Name: "a"}
+	known.see(key, noon)
+	if left := known.end(key, "10"); left != 0 {
+		t.Errorf("%d holds left", left)
+	}
+	for _, tt := range []struct {
+		version string
+		ended   bool
+	}{{"9", true}, {"9", true}, {"10", false}, {"9", false}} {
+		if got := known.hasEnded(key, tt.version); got != tt.ended {
+			t.Errorf("version %s: ended %t, want %t", tt.version, got, tt.ended)
+		}
+	}
+	known.end(key, "20")
+	known.forget(key)
+	if known.hasEnded(key, "19") {
+		t.Error("what is gone is remembered")
+	}
+}
+
 func TestSleepUntilTheFirst(t *testing.T) {
 	for _, tt := range []struct {
 		times []time.Time

@@ -29,8 +29,6 @@ const (
 
 // ended tells that a hold has ended.
 func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step apigate.Step, now time.Time) {
-	_, _, left := r.holds.forget(client.ObjectKeyFromObject(deployment))
-	r.Metrics.active.Set(float64(left))
 	held := now.Sub(step.HeldAt)
 	r.Metrics.ended(step.End, held)
 	if step.End == apigate.EndElsewhere {
