@@ -15,6 +15,10 @@ var _ = Describe("A gated Deployment", func() {
 	It("is held until its ImagePrefetch is Ready, and then rolls out", func(ctx SpecContext) {
 		t := runningTenant(ctx)
 		t.prefetch(ctx, pulling, "a", "b")
+		// The webhook's cache may be a moment behind: this is about what it knows.
+		Eventually(func() string {
+			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server")
+		}).Should(ContainSubstring("3 of 12 nodes"))
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is held (for 10m0s at the most): " +
 			`ImagePrefetch "app" is not Ready: 3 of 12 nodes hold the images; 2 pulling`))
 		held := t.expectHeld(ctx, "a")
@@ -159,6 +163,53 @@ var _ = Describe("A gated Deployment", func() {
 		Expect(t.kubectl(ctx, "rollout", "undo", "deployment", "app")).NotTo(ContainSubstring("held"))
 		Expect(t.deployment(ctx).Spec.Paused).To(BeFalse())
 		t.expectRolling(ctx, "b", "a")
+	})
+
+	It("is not undone during a hold, as kubectl itself refuses", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.prefetch(ctx, ready, "a", "b")
+		t.setImage(ctx, "b")
+		t.expectRolling(ctx, "a", "b")
+		t.setImage(ctx, "c")
+		t.expectHeld(ctx, "a", "b")
+		_, _, err := kubectl(ctx, "", "--namespace="+t.namespace, "rollout", "undo", "deployment", "app")
+		Expect(err).To(MatchError(ContainSubstring("paused")))
+	})
+
+	It("is held when it is undone to a version that was held again since: its ReplicaSet was marked anew", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.prefetch(ctx, ready, "a", "b")
+		t.setImage(ctx, "b")
+		t.expectRolling(ctx, "a", "b")
+		t.prefetch(ctx, pulling, "a", "b", "c")
+		Eventually(func() string {
+			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":a", "--dry-run=server", "-o", "jsonpath={.spec.paused}")
+		}).Should(HavePrefix("true"))
+		t.setImage(ctx, "a")
+		t.expectHeld(ctx, "b", "a")
+		t.setImage(ctx, "b")
+		t.expectRolling(ctx, "a", "b")
+		Expect(t.kubectl(ctx, "rollout", "undo", "deployment", "app")).To(ContainSubstring("Warning: the rollout is held"))
+		t.expectHeld(ctx, "b", "a")
+		t.prefetch(ctx, ready, "a", "b", "c")
+		t.expectRolling(ctx, "b", "a")
+	})
+
+	It("skips the gate again when it is undone to a version that skipped it", func(ctx SpecContext) {
+		t := runningTenant(ctx)
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.setImage(ctx, "b")
+		t.expectRolling(ctx, "a", "b")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate-")
+		t.prefetch(ctx, ready, "a", "c")
+		t.setImage(ctx, "c")
+		t.expectRolling(ctx, "a", "b", "c")
+		t.kubectl(ctx, "rollout", "undo", "deployment", "app")
+		Expect(t.expectRolling(ctx, "a", "c", "b").Annotations).To(HaveKeyWithValue(v1alpha1.GateAnnotation, v1alpha1.GateSkip))
+		By("ending it as the documentation says")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate-")
+		t.setImage(ctx, "d")
+		t.expectHeld(ctx, "a", "c", "b")
 	})
 
 	It("is released when it opts out during a hold", func(ctx SpecContext) {
