@@ -134,7 +134,7 @@ func (i *image) set(entry v1alpha1.NodeImage) (work bool) {
 	// The author did something: whatever held it up may be mended.
 	i.failed, i.final, i.failures, i.stumbles, i.due = false, false, 0, 0, time.Time{}
 	if before != want || old.RegistryPolicy != entry.RegistryPolicy {
-		i.status.Attempts = 0
+		i.status.Attempts, i.status.Reason, i.status.Message = 0, "", ""
 	}
 	if before != want {
 		i.present, i.unchecked = false, true

@@ -5,12 +5,43 @@ package nodeagent
 
 import (
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/api/imageref"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
+
+func TestNewWorkBeginsWithACleanRecord(t *testing.T) {
+	ref, err := imageref.Parse("registry.test/app:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror := v1alpha1.NodeImage{Name: "registry.test/app:v1", Digest: "sha256:1", RegistryPolicy: v1alpha1.RegistryPolicyMirror}
+	for _, tt := range []struct {
+		reason string
+		change func(*v1alpha1.NodeImage)
+		want   string
+	}{
+		{"another digest", func(e *v1alpha1.NodeImage) { e.Digest = "sha256:2" }, ""},
+		{"another policy", func(e *v1alpha1.NodeImage) { e.RegistryPolicy = v1alpha1.RegistryPolicyDefault }, ""},
+		{"other secrets are the same work", func(e *v1alpha1.NodeImage) {
+			e.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "a", Name: "b"}}
+		}, v1alpha1.ReasonNotOnMirror},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			i := &image{entry: mirror, ref: ref}
+			i.fail(ErrNotOnMirror, time.Now())
+			entry := mirror
+			tt.change(&entry)
+			i.set(entry)
+			if got := i.report(); got.Reason != tt.want || (got.Message == "") != (tt.want == "") {
+				t.Errorf("reason %q, message %q, want %q", got.Reason, got.Message, tt.want)
+			}
+		})
+	}
+}
 
 func TestWanted(t *testing.T) {
 	const (

@@ -14,6 +14,9 @@ type wave struct {
 	image *image
 	room  int
 	queue []*seat
+	// listed nodes are said by their kubelets to hold the digest. They take no room, for
+	// most have nothing to pull; but lists may be old, so they count for the cluster.
+	listed []*seat
 }
 
 // admitWaves lets as many nodes pull from the mirror as there are holders to serve
@@ -30,12 +33,18 @@ func (d *draft) admitWaves() {
 	for len(waves) > 0 {
 		going := waves[:0]
 		for _, w := range waves {
-			if len(w.queue) > 0 && w.room > 0 && d.affords(w.queue[0]) {
+			switch {
+			case len(w.listed) > 0 && d.affords(w.listed[0]):
+				d.admit(w.image, w.listed[0])
+				w.listed = w.listed[1:]
+			case len(w.queue) > 0 && w.room > 0 && d.affords(w.queue[0]):
 				d.admit(w.image, w.queue[0])
 				w.queue = w.queue[1:]
 				w.room--
-				going = append(going, w)
+			default:
+				continue
 			}
+			going = append(going, w)
 		}
 		waves = going
 	}
@@ -45,7 +54,7 @@ func (d *draft) admitWaves() {
 // lost takes no room: only those who are getting on do.
 func (d *draft) wave(im *image, g *group) *wave {
 	sources, shares, busy := float64(g.holders), 0.0, 0
-	var hinted, known, unknown []*seat
+	var listed, hinted, known, unknown []*seat
 	for _, s := range g.seats {
 		switch {
 		case s.current && s.seeds():
@@ -58,14 +67,18 @@ func (d *draft) wave(im *image, g *group) *wave {
 			s.next = nil
 		case s.current && !s.relieved:
 			if s.stand == pulling && !d.unheard(s) {
-				busy++
+				if !g.inVain(s) {
+					busy++
+				}
 				if d.limits.FollowSeed {
 					shares += s.share(im.digest)
 				}
 			}
 		case s.terms == nil || !s.eligible():
-		case s.hint == hintDigest || s.says(im.digest):
-			d.admit(im, s) // nothing is going to be pulled
+		case s.says(im.digest):
+			s.next = s.terms.entry(im.name, im.digest, v1alpha1.RegistryPolicyMirror) // nothing is going to be pulled
+		case s.hint == hintDigest:
+			listed = append(listed, s)
 		case s.hint == hintName:
 			hinted = append(hinted, s)
 		case s.node.answers:
@@ -76,7 +89,19 @@ func (d *draft) wave(im *image, g *group) *wave {
 	}
 	queue := slices.Concat(hinted, known, unknown)
 	room := float64(min(d.limits.Fanout, len(g.seats))) * (sources + min(shares, maxShares*sources))
-	return &wave{im, int(room) - busy, queue}
+	return &wave{im, int(room) - busy, queue, listed}
+}
+
+// inVain says that a node failed and has got nothing since, though it tries again: it is
+// no load for those who hold the image. It still counts for the limit of the cluster,
+// for its next try may be under way before we hear of it. While nobody holds the image,
+// followers fail because they wait for the seed, and keep their room.
+func (g *group) inVain(s *seat) bool {
+	status := s.entry.Status
+	if g.holders == 0 || !s.node.Acknowledged || status == nil || status.Reason == "" {
+		return false
+	}
+	return status.State != v1alpha1.ImagePulling || status.PulledBytes == 0
 }
 
 // share is how much of an image a node can serve that is still pulling it: mirrors

@@ -91,6 +91,19 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 			}
 			w.report(m)
 		}, 0, 5},
+		{"not one that failed and waits for its next try", func(w *world) { w.cutOff("n002", 2) }, 0, 5},
+		{"not one whose next try has brought nothing yet", func(w *world) { w.cutOff("n002", 3) }, 0, 5},
+		{"one whose next try gets on", func(w *world) {
+			w.limits.FollowSeed = false // what it has makes no room either
+			w.cutOff("n002", 3)
+			w.machines["n002"].cutOff = false
+			w.work(w.machines["n002"])
+			w.report(w.machines["n002"])
+		}, 0, 4},
+		{"one that has not heard yet that it is to try another digest", func(w *world) {
+			w.cutOff("n002", 2)
+			w.machines["n002"].generation++
+		}, 0, 4},
 		{"not one that is not Ready", func(w *world) { w.machines["n002"].node.Ready = false }, 0, 5},
 		{"not one that pulls another digest", func(w *world) { w.hold("n009", waved, "sha256:old") }, 0, 4},
 	} {
@@ -116,6 +129,17 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 // w0 is there for its limits.
 var w0 = newWorld()
 
+// cutOff has a node work for so many turns without the mirror.
+func (w *world) cutOff(name string, turns int) {
+	m := w.machines[name]
+	m.cutOff = true
+	m.deliver()
+	for range turns {
+		w.work(m)
+	}
+	w.report(m)
+}
+
 func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 	for _, c := range []struct {
 		reason string
@@ -125,6 +149,8 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 		{"whose agent does not run", func(m *machine) { m.dead = true }, 25 * time.Second},
 		{"whose pulls hang", func(m *machine) { m.hung = true }, 4*time.Minute + 30*time.Second},
 		{"whose disk is full", func(m *machine) { m.full = true }, 40 * time.Second},
+		{"whom the mirror does not serve", func(m *machine) { m.cutOff = true }, 12 * time.Second},
+		{"whose tries hang one after the other", func(m *machine) { m.hung, m.patience = true, 20 }, time.Minute},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			w := afterTheSeed(20)
@@ -158,6 +184,34 @@ func TestLimitOfTheClusterHoldsForAllImagesTogether(t *testing.T) {
 	images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
 	w.wish("web", images...)
 	for w.pullingCount() > 0 || len(w.writes) < 30*len(images) {
+		w.plan()
+		if got := w.pullingCount(); got > 3 {
+			t.Fatalf("%d pull at a time", got)
+		}
+		w.round()
+	}
+	w.checkServed(t)
+}
+
+func TestWhoTriesAgainCountsForTheCluster(t *testing.T) {
+	w := afterTheSeed(30)
+	w.limits.MaxConcurrentPulls = 3
+	w.still(t)
+	w.cutOff("n001", 2)
+	w.cutOff("n002", 3)
+	w.still(t)
+	if got := w.peers(waved); got != "n000 n001 n002 n003" {
+		t.Errorf("admitted %q while two may pull again at any moment", got)
+	}
+}
+
+func TestNodesWhoseListsAreOldCountForTheCluster(t *testing.T) {
+	w := afterTheSeed(30)
+	w.limits.MaxConcurrentPulls = 3
+	for _, m := range w.machines {
+		m.node.Hints = []string{waved}
+	}
+	for w.pullingCount() > 0 || len(w.writes) < 29 {
 		w.plan()
 		if got := w.pullingCount(); got > 3 {
 			t.Fatalf("%d pull at a time", got)
