@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -137,22 +138,36 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 		return 0, err
 	}
 	var readyAt, releasedAt time.Time
+	var readyIn, releasedIn string
 	for readyAt.IsZero() || releasedAt.IsZero() {
 		select {
 		case event := <-ready.ResultChan():
 			if p, ok := event.Object.(*v1alpha1.ImagePrefetch); ok && isReady(p) && readyAt.IsZero() {
-				readyAt = time.Now()
+				readyAt, readyIn = time.Now(), p.ResourceVersion
 			}
 		case event := <-released.ResultChan():
 			if d, ok := event.Object.(*appsv1.Deployment); ok && event.Type == watch.Modified && !d.Spec.Paused && releasedAt.IsZero() {
-				releasedAt = time.Now()
+				releasedAt, releasedIn = time.Now(), d.ResourceVersion
 			}
 		case <-ctx.Done():
 			return 0, fmt.Errorf("wait for the release of %s: %w", name, ctx.Err())
 		}
 	}
+	if err := inOrder(readyIn, releasedIn); err != nil {
+		return 0, fmt.Errorf("deployment %s: %w", name, err)
+	}
 	// The two watches are apart: the release may be seen first.
 	return max(releasedAt.Sub(readyAt), 0), nil
+}
+
+// inOrder fails if the version in which a Deployment was released is older than that in
+// which its ImagePrefetch became Ready. The store numbers all writes in one row.
+func inOrder(ready, released string) error {
+	order, err := resourceversion.CompareResourceVersion(ready, released)
+	if err == nil && order >= 0 {
+		err = fmt.Errorf("released in version %s, and its ImagePrefetch was Ready in version %s only", released, ready)
+	}
+	return err
 }
 
 func one(object client.Object) client.ListOption {
