@@ -40,7 +40,7 @@ func TestChoose(t *testing.T) {
 		want   []string
 		fails  bool
 	}{
-		{"all when none is named", nil, []string{"writes", "latency", "pull", "spread", "spread-spegel", "uncoordinated"}, false},
+		{"all when none is named", nil, []string{"writes", "latency", "gate", "pull", "spread", "spread-spegel", "uncoordinated"}, false},
 		{"in their own order, each once", []string{"pull", "writes", "pull"}, []string{"writes", "pull"}, false},
 		{"none when one is unknown", []string{"pull", "speed"}, nil, true},
 	} {
