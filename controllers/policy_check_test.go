@@ -43,8 +43,13 @@ var _ = Describe("The policies of a namespace", func() {
 		Eventually(statusOf(ctx, prefetch)).Should(And(denied, messageOf(v1alpha1.ConditionReady, And(
 			ContainSubstring("spec.images[0]"), ContainSubstring(app), ContainSubstring("ghcr.io/**"), ContainSubstring(`PrefetchPolicy "tenants"`)))))
 		Eventually(setOf(ctx, "node-1")).Should(BeEmpty(), "nothing is wanted of the nodes, so nothing is pulled or pinned")
-		createNode(ctx, "node-4")
 		Eventually(eventsOn(ctx, prefetch)).Should(ContainElement("Warning PolicyDenied"))
+		createNode(ctx, "node-4")
+		const admitted = "ghcr.io/org/tool:v1"
+		Eventually(statusOf(ctx, createPrefetch(ctx, "tool", ofImages(admitted)))).Should(And(beReady(), HaveField("ReadyNodes", BeEquivalentTo(4))))
+		for _, node := range []string{"node-1", "node-2", "node-3", "node-4"} {
+			Expect(setOf(ctx, node)(Default)).To(And(HaveLen(1), HaveKey(admitted)), "what is denied comes to no node, new or old, when others do")
+		}
 		Expect(nodes.upstream(digestOf(app, 1))).To(Equal(pulls))
 
 		By("adding the repository")
