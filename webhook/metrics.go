@@ -17,7 +17,7 @@ type figures struct {
 func newMetrics(registry prometheus.Registerer) (*figures, error) {
 	m := &figures{decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_gate_decisions_total",
-		Help: "Writes of gated or held Deployments, by what the gate decided; dry runs are not counted.",
+		Help: "Writes of gated or held Deployments, by what the gate decided; dry runs are not counted, and a write about which the API server asks again, since another webhook changed it, counts twice.",
 	}, []string{"outcome"})}
 	for _, outcome := range gate.Outcomes {
 		m.decisions.WithLabelValues(string(outcome))
