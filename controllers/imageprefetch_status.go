@@ -175,7 +175,7 @@ func (a account) countNode(t *tally, name string, digests []plan.Resolved) {
 		t.ready++
 		return
 	}
-	if gone := a.agentFailure(name, node); gone != nil {
+	if gone := a.nodeFailure(name, node); gone != nil {
 		gone.Image = t.images[a.firstMissing(node, digests)].Name
 		final, passing, pulling = []v1alpha1.NodeFailure{*gone}, nil, false
 	}
@@ -220,8 +220,9 @@ func holds(entry plan.Entry, digest string) bool {
 		entry.Status.State == v1alpha1.ImagePresent && entry.Status.Digest == digest
 }
 
-// agentFailure is why nothing can be had of a node at all; nil where it answers.
-func (a account) agentFailure(name string, node plan.Node) *v1alpha1.NodeFailure {
+// nodeFailure is why nothing can be had of a node at all; nil where nothing speaks
+// against it.
+func (a account) nodeFailure(name string, node plan.Node) *v1alpha1.NodeFailure {
 	if node.Unsupported {
 		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonUnsupportedRuntime,
 			Message: "the container runtime of the node is not containerd 2.1 or newer; see the NodeImageSet of the node"}
@@ -229,6 +230,11 @@ func (a account) agentFailure(name string, node plan.Node) *v1alpha1.NodeFailure
 	if _, silent := slices.BinarySearch(a.outcome.Silent, name); silent {
 		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonAgentNotRunning,
 			Message: "the Sluice agent of the node does not answer: check that its Pod runs there, and what it logs"}
+	}
+	if _, full := slices.BinarySearch(a.outcome.Full, name); full {
+		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonTooManyImages,
+			Message: "the node's NodeImageSet has no room for these images beside those of older ImagePrefetches: " +
+				"delete ImagePrefetches that are not needed any more, or choose other nodes with spec.nodeSelector"}
 	}
 	return nil
 }

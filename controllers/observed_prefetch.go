@@ -94,6 +94,7 @@ func (p observedPrefetch) plan() plan.Prefetch {
 		Key:          p.key(),
 		Namespace:    p.object.Namespace,
 		UID:          string(p.object.UID),
+		CreatedAt:    p.object.CreationTimestamp.Time,
 		Resolution:   p.resolution(),
 		Resolved:     p.resolved(),
 		NodeSelector: spec.NodeSelector,

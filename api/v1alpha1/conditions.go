@@ -95,6 +95,10 @@ const (
 	// ReasonInsufficientDisk: the pull would bring the disk past the kubelet's
 	// eviction line, or the node is under disk pressure.
 	ReasonInsufficientDisk = "InsufficientDisk"
+	// ReasonTooManyImages: the images of all ImagePrefetches on the node would make its
+	// NodeImageSet larger than the API server stores, and this ImagePrefetch is not among
+	// the oldest. None of its images is given to the node until there is room.
+	ReasonTooManyImages = "TooManyImages"
 	// ReasonPullFailed: any other failure; the message tells. Tried again.
 	ReasonPullFailed = "PullFailed"
 	// ReasonAgentNotRunning: the node's agent does not answer.

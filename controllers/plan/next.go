@@ -52,6 +52,8 @@ type node struct {
 	silent bool
 	// answers: the agent is known to run.
 	answers bool
+	// crowd is what is wanted here, while that is counted.
+	crowd *crowd
 	// holds counts the images it holds or is the seed of.
 	holds int
 	// changed are the images whose entry changes; nil means no entry.

@@ -19,8 +19,11 @@ type scope struct {
 	// cordoned, under pressure). They are not waited for and get nothing new, and
 	// keep what they have: a node that comes back a minute later has lost no pin.
 	kept []*node
+	// full nodes are desired, and have no room for the images beside those of older
+	// prefetches.
+	full []*node
 
-	names, silent []string // of the desired nodes
+	names, silent, noRoom []string // of the desired nodes, full ones included
 }
 
 // selectNodes finds the nodes of each prefetch; those that select alike share a scope.
@@ -36,11 +39,13 @@ func (d *draft) selectNodes() {
 			scopes[key] = matching
 		}
 		p.scope = matching
-		if p.Replicas != nil {
-			p.scope = &scope{desired: pick(p.Prefetch, matching.desired), kept: matching.kept}
-			p.scope.list()
-			p.missing = max(0, int(*p.Replicas)-len(p.scope.desired))
-		}
+	}
+	if d.crowded() {
+		d.makeRoom()
+		return
+	}
+	for _, p := range d.prefetches {
+		p.choose(func(*node) bool { return true })
 	}
 }
 
@@ -60,13 +65,19 @@ func (d *draft) match(p *Prefetch) *scope {
 
 // list names the desired nodes.
 func (s *scope) list() {
-	s.names = make([]string, 0, len(s.desired))
-	for _, n := range s.desired {
+	s.names = make([]string, 0, len(s.desired)+len(s.full))
+	for _, n := range slices.Concat(s.desired, s.full) {
 		s.names = append(s.names, n.Name)
 		if n.silent {
 			s.silent = append(s.silent, n.Name)
 		}
 	}
+	for _, n := range s.full {
+		s.noRoom = append(s.noRoom, n.Name)
+	}
+	slices.Sort(s.names)
+	slices.Sort(s.silent)
+	slices.Sort(s.noRoom)
 }
 
 type reach int

@@ -74,6 +74,8 @@ type Prefetch struct {
 	Key       string
 	Namespace string
 	UID       string
+	// CreatedAt decides who comes first where a node has no room for all.
+	CreatedAt time.Time
 	// Resolution is what the tags of this prefetch are to be resolved for: its
 	// generation, and behind a slash the refresh annotation if there is one.
 	Resolution string
@@ -152,6 +154,9 @@ type Outcome struct {
 	Digests map[string]Resolved
 	// Silent are the desired nodes whose agent does not answer, sorted.
 	Silent []string
+	// Full are the desired nodes whose NodeImageSet has no room for the images beside
+	// those of older prefetches, sorted. They are given none of them.
+	Full []string
 	// MissingReplicas is how many nodes fewer than replicas there are.
 	MissingReplicas int
 	// Refused are the images, sorted, that the registry refused for good (unknown,

@@ -87,6 +87,7 @@ func (d *draft) outcome(p *prefetch, images map[string]*image) Outcome {
 	o := Outcome{
 		Nodes:           p.scope.names,
 		Silent:          p.scope.silent,
+		Full:            p.scope.noRoom,
 		MissingReplicas: p.missing,
 		Digests:         make(map[string]Resolved, len(p.Images)),
 	}
