@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -13,6 +14,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -107,6 +110,47 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		Entry("with RollingUpdate", "rolling", appsv1.RollingUpdateDeploymentStrategyType),
 		Entry("with Recreate", "recreate", appsv1.RecreateDeploymentStrategyType),
 	)
+
+	It("is held for a node that fails, which an event names, and released once the failure is tolerated", func(ctx SpecContext) {
+		v1, _ := push(ctx, "gate/tolerant:v1", "tolerant v1")
+		v2, digest := push(ctx, "gate/tolerant:v2", "tolerant v2")
+		spec := imagesOf(v1)
+		spec.ImageDownloadRetryLimit = new(int32) // a node that fails has tried long enough
+		p := prefetch(ctx, "tolerant", spec)
+		d := gatedOn(ctx, p, v1, appsv1.RollingUpdateDeploymentStrategyType)
+
+		By("refusing a node, which has no mirror, the new image")
+		failing := s.Cluster.Nodes()[2]
+		failing.Mirror.Stop()
+		DeferCleanup(func(ctx SpecContext) { Expect(failing.Mirror.Start(ctx)).To(Succeed()) })
+		DeferCleanup(s.Upstream.Inject(upstream.All(upstream.In("gate/tolerant"), upstream.From(failing.IP)), 0, upstream.Answer(http.StatusForbidden)))
+		before := p.DeepCopy()
+		p.Spec.Images = append(p.Spec.Images, v1alpha1.ImageReference(v2))
+		Expect(s.Client.Patch(ctx, p, client.MergeFrom(before))).To(Succeed())
+		_, err := s.Cluster.Kubectl(ctx, "set", "image", "deployment/tolerant", "main="+v2)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() []string { return events(ctx, d) }).Should(ContainElement(And(HavePrefix("PrefetchFailing: Held: "),
+			ContainSubstring("2 of 3 nodes hold the images; 1 failed: "), HaveSuffix(" on "+failing.Name))))
+		Expect(s.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
+		Expect(d.Spec.Paused).To(BeTrue())
+		Expect(podsOf(ctx, d, v2)).To(BeEmpty())
+
+		By("tolerating it")
+		before = p.DeepCopy()
+		p.Spec.FailureTolerance = ptr.To(intstr.FromInt32(1))
+		Expect(s.Client.Patch(ctx, p, client.MergeFrom(before))).To(Succeed())
+		eventuallyReady(ctx, p)
+		Expect(p.Status.FailedNodes).To(BeEquivalentTo(1))
+		Eventually(func(g Gomega) {
+			g.Expect(s.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
+			g.Expect(d.Spec.Paused).To(BeFalse())
+			g.Expect(podsOf(ctx, d, v2)).NotTo(BeEmpty())
+		}).Should(Succeed())
+		for _, node := range s.Cluster.Nodes()[:2] {
+			Expect(heldDigest(ctx, node, v2)).To(Equal(digest), node.Name)
+		}
+		Expect(heldDigest(ctx, failing, v2)).To(BeEmpty())
+	})
 
 	It("loses neither images nor Pods when a policy no longer admits them, but the pins", func(ctx SpecContext) {
 		name, digest := push(ctx, "gate/policy:v1", "policy v1")
