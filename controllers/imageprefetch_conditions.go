@@ -126,6 +126,11 @@ func (a account) degraded(t tally) metav1.Condition {
 		add(v1alpha1.ReasonTooFewNodes, fmt.Sprintf("spec.replicas asks for %s more than match; all that match are used",
 			counted(missing, "node", "nodes")))
 	}
+	if left := len(a.outcome.LeftOutSecrets); left > 0 {
+		add(v1alpha1.ReasonPullSecretsLeftOut, fmt.Sprintf("spec.imagePullSecrets: %s not used everywhere, beginning with %q: a node is given 64 for one image, "+
+			"and ImagePrefetches of the same image that come first by namespace and name have as many",
+			counted(left, "is", "are"), a.outcome.LeftOutSecrets[0]))
+	}
 	if reason != "" {
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, reason, strings.Join(parts, "; ")
 	}

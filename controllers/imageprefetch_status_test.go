@@ -227,6 +227,17 @@ func TestConditions(t *testing.T) {
 			"True AllNodesHoldImages: 1 of 1 node holds the image",
 			"TooFewNodes: spec.replicas asks for 1 node more than match; all that match are used",
 		}, {
+			"a node that is full of older images gets none of these",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b").with(func(s *situation) { s.outcome.Full = []string{"b"} }),
+			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (TooManyImages); see status.failures",
+			"NodeFailures: 1 node failed (TooManyImages)",
+		}, {
+			"secrets that are left out are named",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) { s.outcome.LeftOutSecrets = []string{"k1", "k2"} }),
+			"True AllNodesHoldImages: 1 of 1 node holds the image",
+			`PullSecretsLeftOut: spec.imagePullSecrets: 2 are not used everywhere, beginning with "k1": a node is given 64 for one image, ` +
+				"and ImagePrefetches of the same image that come first by namespace and name have as many",
+		}, {
 			"what the controller cannot write, the user must see",
 			prefetchOf(appV1).node("a").node("b").with(func(s *situation) { s.unwritten = map[string]error{"b": fmt.Errorf("write: %w", conflict)} }),
 			`False ReconcileFailed: the NodeImageSet of node "b" could not be written: Forbidden; the controller tries again`, "",

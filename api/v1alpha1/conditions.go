@@ -55,6 +55,10 @@ const (
 	// ReasonMirrorUnavailable (True): the mirror served nothing, so nodes pull from
 	// the upstream registry, one after the other.
 	ReasonMirrorUnavailable = "MirrorUnavailable"
+	// ReasonPullSecretsLeftOut (True): a node is given 64 Secrets for one image, and
+	// ImagePrefetches that come first by namespace and name have named as many for an
+	// image of this one. Pulls go on with those.
+	ReasonPullSecretsLeftOut = "PullSecretsLeftOut"
 )
 
 // ReasonImagesPresent and its like are the reasons of the Ready condition of a

@@ -41,10 +41,27 @@ type foundEntry struct {
 type terms struct {
 	retryLimit int32
 	retention  v1alpha1.RetentionPolicy
+	keys       []key
+	left       []key // those beyond the bound
 	secrets    []v1alpha1.NamespacedSecretReference
 	access     string // secrets in one comparable piece
 	// settled: a prefetch that knows its digest wants it; asking: one that does not yet.
 	settled, asking bool
+}
+
+// key is a Secret, and where it stands: the credentials are tried in the order of the
+// spec, as the kubelet does, and those of several prefetches in the order of these.
+type key struct {
+	secret       v1alpha1.NamespacedSecretReference
+	owner, place int
+}
+
+func (p *prefetch) keys() []key {
+	keys := make([]key, 0, len(p.PullSecrets))
+	for place, secret := range p.PullSecrets {
+		keys = append(keys, key{secret, p.index, place})
+	}
+	return keys
 }
 
 // claim is the terms for one node while they are collected.
@@ -93,7 +110,7 @@ func (im *image) termsOf(prefetches []*prefetch) *terms {
 		merged = merged.merge(&terms{
 			retryLimit: p.RetryLimit,
 			retention:  cmp.Or(p.Retention, v1alpha1.RetentionPinned),
-			secrets:    p.PullSecrets,
+			keys:       p.keys(),
 			settled:    im.settled[p],
 			asking:     !im.settled[p],
 		})
@@ -107,21 +124,25 @@ func (t *terms) merge(other *terms) *terms {
 	merged := &terms{
 		retryLimit: max(t.retryLimit, other.retryLimit),
 		retention:  t.retention,
-		secrets:    slices.Concat(t.secrets, other.secrets),
+		left:       slices.Concat(t.left, other.left),
 		settled:    t.settled || other.settled,
 		asking:     t.asking || other.asking,
 	}
 	if other.retention == v1alpha1.RetentionPinned {
 		merged.retention = v1alpha1.RetentionPinned
 	}
-	slices.SortFunc(merged.secrets, func(a, b v1alpha1.NamespacedSecretReference) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	merged.secrets = slices.Compact(merged.secrets)
-	merged.secrets = merged.secrets[:min(len(merged.secrets), maxSecrets)]
+	keys := slices.Concat(t.keys, other.keys)
+	slices.SortFunc(keys, func(a, b key) int { return cmp.Or(cmp.Compare(a.owner, b.owner), cmp.Compare(a.place, b.place)) })
 	var access strings.Builder
-	for _, secret := range merged.secrets {
-		access.WriteString(secret.Namespace + "/" + secret.Name + " ")
+	for _, k := range keys {
+		switch {
+		case slices.Contains(merged.secrets, k.secret):
+		case len(merged.secrets) == maxSecrets:
+			merged.left = append(merged.left, k)
+		default:
+			merged.keys, merged.secrets = append(merged.keys, k), append(merged.secrets, k.secret)
+			access.WriteString(k.secret.Namespace + "/" + k.secret.Name + " ")
+		}
 	}
 	merged.access = access.String()
 	return merged

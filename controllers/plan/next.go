@@ -66,11 +66,14 @@ func (n *node) works() bool { return n.Ready && !n.silent && !n.Unsupported }
 // prefetch is a Prefetch and the nodes it wants.
 type prefetch struct {
 	*Prefetch
+	index   int
 	mark    string
 	scope   *scope
 	missing int
 	// seeds counts by node index the images of this prefetch that the node is the seed of.
 	seeds map[int]int
+	// leftOut are the names of its pull secrets that found no place on some node.
+	leftOut map[string]bool
 }
 
 // survey looks at each node, prefetch and entry once.
@@ -96,6 +99,9 @@ func survey(state State, limits Limits) *draft {
 		d.prefetches = append(d.prefetches, &prefetch{Prefetch: &state.Prefetches[i], seeds: make(map[int]int)})
 	}
 	slices.SortFunc(d.prefetches, func(a, b *prefetch) int { return strings.Compare(a.Key, b.Key) })
+	for i, p := range d.prefetches {
+		p.index = i
+	}
 	d.selectNodes()
 	d.listImages(state.Memory)
 	return d

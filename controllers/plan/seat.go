@@ -71,12 +71,27 @@ func (d *draft) seat(im *image) {
 		}
 		s.terms, s.desired = d.claims[s.node.index].terms, d.claims[s.node.index].desired
 		d.claims[s.node.index] = claim{}
+		d.tellLeftOut(s.terms)
 		s.stand = d.standing(s)
 		s.current = s.stand != idle && (unanswered(s.entry) || target(s.entry) == im.digest)
 		im.seats = append(im.seats, s)
 		d.count(im, s)
 	}
 	d.group(im)
+}
+
+// tellLeftOut notes whose secrets found no place among those for an image.
+func (d *draft) tellLeftOut(t *terms) {
+	if t == nil {
+		return
+	}
+	for _, k := range t.left {
+		p := d.prefetches[k.owner]
+		if p.leftOut == nil {
+			p.leftOut = make(map[string]bool)
+		}
+		p.leftOut[k.secret.Name] = true
+	}
 }
 
 // standing reads the agent's answer in the light of what was asked.

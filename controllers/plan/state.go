@@ -157,6 +157,9 @@ type Outcome struct {
 	// Full are the desired nodes whose NodeImageSet has no room for the images beside
 	// those of older prefetches, sorted. They are given none of them.
 	Full []string
+	// LeftOutSecrets are the names of pull secrets, sorted, that are not used for some
+	// image on some node, because other prefetches of it name as many as are admitted.
+	LeftOutSecrets []string
 	// MissingReplicas is how many nodes fewer than replicas there are.
 	MissingReplicas int
 	// Refused are the images, sorted, that the registry refused for good (unknown,

@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -89,6 +90,7 @@ func (d *draft) outcome(p *prefetch, images map[string]*image) Outcome {
 		Silent:          p.scope.silent,
 		Full:            p.scope.noRoom,
 		MissingReplicas: p.missing,
+		LeftOutSecrets:  slices.Sorted(maps.Keys(p.leftOut)),
 		Digests:         make(map[string]Resolved, len(p.Images)),
 	}
 	for _, name := range p.Images {

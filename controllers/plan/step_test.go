@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -30,8 +31,8 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	if *got.ImageDownloadRetryLimit != 5 {
 		t.Errorf("it is tried %d times", *got.ImageDownloadRetryLimit)
 	}
-	if want := []v1alpha1.NamespacedSecretReference{secret("a", "k"), secret("a", "z"), secret("b", "k")}; !slices.Equal(got.ImagePullSecrets, want) {
-		t.Errorf("the secrets are %v", got.ImagePullSecrets)
+	if want := []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k"), secret("a", "z")}; !slices.Equal(got.ImagePullSecrets, want) {
+		t.Errorf("the secrets are %v, want those of x and then those of y, as they stand there", got.ImagePullSecrets)
 	}
 	if got := w.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
 		t.Errorf("what only one wants is asked as that one asks: %+v", got)
@@ -41,6 +42,26 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	w.settle(t)
 	if got := w.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
 		t.Errorf("who is gone asks for nothing: %+v", got)
+	}
+}
+
+func TestSecretsBeyondTheBoundAreLeftOutAndTold(t *testing.T) {
+	w := newWorld()
+	w.joinMany(1)
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		p := w.wish(name, "reg/a:1")
+		for i := range 14 {
+			p.PullSecrets = append(p.PullSecrets, v1alpha1.NamespacedSecretReference{Namespace: "team", Name: fmt.Sprintf("%s-%02d", name, 13-i)})
+		}
+	}
+	step, _ := w.plan()
+	if got := w.machines["n000"].spec["reg/a:1"].ImagePullSecrets; len(got) != maxSecrets || got[0].Name != "a-13" || got[maxSecrets-1].Name != "e-06" {
+		t.Errorf("%d secrets: %v", len(got), got)
+	}
+	for key, want := range map[string][]string{"team/a": nil, "team/d": nil, "team/e": {"e-00", "e-01", "e-02", "e-03", "e-04", "e-05"}} {
+		if got := step.Prefetches[key].LeftOutSecrets; !slices.Equal(got, want) {
+			t.Errorf("%s is told of %v, want %v", key, got, want)
+		}
 	}
 }
 
