@@ -545,7 +545,13 @@ func TestADeletedImageComesBack(t *testing.T) {
 		for _, n := range ref.Names(d) {
 			w.runtime.Delete(n)
 		}
-		w.pass(blink)
+		before := len(w.runtime.Pulls())
+		w.pass(14 * time.Second)
+		w.state(name("v1"), v1alpha1.ImagePending, "")
+		if again := len(w.runtime.Pulls()); again != before {
+			t.Error("it was pulled again before the controller could know of disk pressure")
+		}
+		w.pass(2 * time.Second)
 		w.state(name("v1"), v1alpha1.ImagePresent, "")
 		if _, ok := w.runtime.Record(name("v1")); !ok {
 			t.Error("the image did not come back")

@@ -62,6 +62,11 @@ func (a *Agent) lost(err error) {
 	}
 }
 
+// deletedPause is how long what was deleted is not pulled again. The kubelet deletes
+// images under disk pressure and tells of that up to 10 s later, on the Node; the
+// controller then takes what is missing from the spec.
+const deletedPause = 15 * time.Second
+
 // changed looks at the image that the name belongs to. A deletion also means room
 // on the disk.
 func (a *Agent) changed(c Change) {
@@ -74,8 +79,12 @@ func (a *Agent) changed(c Change) {
 			continue
 		}
 		for _, name := range i.ref.Names(want) {
-			if name == c.Name {
-				i.unchecked = true
+			if name != c.Name {
+				continue
+			}
+			i.unchecked = true
+			if c.Deleted && i.present {
+				i.due = time.Now().Add(deletedPause)
 			}
 		}
 	}

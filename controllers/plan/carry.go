@@ -6,12 +6,24 @@ package plan
 import "github.com/sluice-dev/sluice/api/v1alpha1"
 
 // carryOn gives each seat the entry that it has, as far as it is still right.
-func (im *image) carryOn() {
+func (d *draft) carryOn(im *image) {
 	for _, s := range im.seats {
-		if s.entry.Wanted != nil && (s.terms != nil || s.bound()) {
+		switch {
+		case s.entry.Wanted == nil || s.terms == nil && !s.bound():
+		case s.withheld():
+			if s.isSeed() {
+				d.remember(im, s) // it lingers until its agent has heard of it
+			}
+		default:
 			s.next = s.sameAgain()
 		}
 	}
+}
+
+// withheld says that a node does not hold the image and is under disk pressure: what the
+// kubelet has deleted there is not to come again, nor to go on coming.
+func (s *seat) withheld() bool {
+	return s.node.DiskPressure && s.stand != holding && !s.bound()
 }
 
 // sameAgain is the entry as it was, under the present terms and with what the node

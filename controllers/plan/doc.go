@@ -54,7 +54,8 @@
 // tolerations could be scheduled now. A node that matches but is not Ready, cordoned
 // or under pressure is kept: Ready does not wait for it, it is given nothing new, and
 // it loses nothing, so that a node which comes back has its images pinned and needs no
-// write. A seed on a cordoned node may finish. A prefetch with replicas chooses
+// write. Under disk pressure it loses what it does not hold, so that it does not pull
+// again what the kubelet deletes; that comes again in a wave when the pressure is over. A seed on a cordoned node may finish. A prefetch with replicas chooses
 // another node in its place, and when the first returns keeps whichever it prefers. A
 // taint that Kubernetes did not set by itself says whom the node is for: there the
 // entries go, as on a node whose labels no longer match.

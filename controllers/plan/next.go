@@ -21,7 +21,7 @@ func Next(state State, limits Limits) Step {
 	d.readHints()
 	// Seeds go before waves, in every image: a wave needs what a seed brings.
 	for _, im := range d.images {
-		im.carryOn()
+		d.carryOn(im)
 		d.appointResolver(im)
 		for _, g := range im.groups {
 			d.appointSeeds(im, g)

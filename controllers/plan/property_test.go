@@ -40,6 +40,10 @@ func TestUpstreamIsNeverCrowded(t *testing.T) {
 				m := w.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(w.machines))).Draw(t, "node")]
 				m.node.Ready = !m.node.Ready
 			},
+			"pressure": func(t *rapid.T) {
+				m := w.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(w.machines))).Draw(t, "node")]
+				m.node.DiskPressure = !m.node.DiskPressure
+			},
 			"refresh": func(*rapid.T) { refreshed++; p.Resolution = fmt.Sprintf("1/%d", refreshed) },
 			"move the tag": func(*rapid.T) {
 				refreshed++
@@ -153,6 +157,7 @@ func history(t *rapid.T) {
 		"start the agent": func(t *rapid.T) { someMachine(t).dead = false },
 		"flap":            func(t *rapid.T) { m := someMachine(t); m.node.Ready = !m.node.Ready },
 		"cordon":          func(t *rapid.T) { m := someMachine(t); m.node.Unschedulable = !m.node.Unschedulable },
+		"pressure":        func(t *rapid.T) { m := someMachine(t); m.node.DiskPressure = !m.node.DiskPressure },
 		"taint": func(t *rapid.T) {
 			m := someMachine(t)
 			m.node.Taints = rapid.SampledFrom([][]corev1.Taint{nil,
@@ -192,7 +197,7 @@ func history(t *rapid.T) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		w.machines[name].offline = false
+		w.machines[name].offline, w.machines[name].node.DiskPressure = false, false
 		if w.machines[name].dead {
 			delete(w.machines, name)
 		}

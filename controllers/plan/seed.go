@@ -29,7 +29,7 @@ func (d *draft) appointResolver(im *image) {
 func (im *image) resolver() *seat {
 	var resolver *seat
 	for _, s := range im.seats {
-		able := s.isSeed() && s.terms != nil && (s.bound() || s.stand == pulling || s.stand == holding)
+		able := s.isSeed() && s.terms != nil && !s.withheld() && (s.bound() || s.stand == pulling || s.stand == holding)
 		if able && (resolver == nil || !unanswered(resolver.entry) && unanswered(s.entry)) {
 			resolver = s
 		}

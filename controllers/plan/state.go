@@ -36,7 +36,8 @@ type Node struct {
 	Zone string
 	// Ready is the node's Ready condition; Unschedulable its spec field (cordoned).
 	Ready, Unschedulable bool
-	// DiskPressure is the node's condition: no new pull is given to it.
+	// DiskPressure is the node's condition: no new pull is given to it, and what it does
+	// not hold is taken from its spec.
 	DiskPressure bool
 	// Hints are normalized image names that the kubelet lists as held. It lists only
 	// 50, and says nothing of a tag's digest: a hint of whom to ask first, no proof.

@@ -65,6 +65,70 @@ func TestSecretsBeyondTheBoundAreLeftOutAndTold(t *testing.T) {
 	}
 }
 
+func TestUnderDiskPressureNothingComesAgain(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		image  string
+		node   string // the one under pressure
+		after  int    // seconds of the distribution
+		evict  bool
+		keeps  bool
+	}{
+		{"what it holds stays pinned", "reg/a:1", "n002", 60, false, true},
+		{"what the kubelet deletes is not asked for any more", "reg/a:1", "n002", 60, true, false},
+		{"nor what a seed is in the middle of", "reg/a@sha256:a", "n000", 2, false, false},
+		{"nor what a resolver is asking for", "reg/a:1", "n000", 2, false, false},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w := newWorld()
+			w.joinMany(3)
+			w.wish("web", c.image)
+			w.run(t, c.after)
+			m := w.machines[c.node]
+			m.node.DiskPressure = true
+			if c.evict {
+				clear(m.content)
+			}
+			w.run(t, 30)
+			if _, keeps := m.spec[c.image]; keeps != c.keeps {
+				t.Errorf("it is asked for it: %v\n%s", keeps, w)
+			}
+			if other := w.machines["n001"]; other.content[c.image] == "" {
+				t.Error("the others were not served")
+			}
+			m.node.DiskPressure = false
+			w.settle(t)
+			w.checkServed(t)
+		})
+	}
+}
+
+func TestSeedUnderDiskPressureLingersUntilItHasHeard(t *testing.T) {
+	for _, image := range []string{"reg/a@sha256:a", "reg/a:1"} {
+		w := newWorld()
+		w.joinMany(2)
+		w.wish("web", image)
+		w.plan()
+		m := w.machines["n000"]
+		m.deliver()
+		m.observed = m.viewGeneration
+		m.status[image] = v1alpha1.NodeImageStatus{Name: image, State: v1alpha1.ImagePending} // it waits for a slot on its node
+		w.report(m)
+		m.node.DiskPressure = true
+		w.still(t)
+		if got := w.seeds(image); got != "" {
+			t.Errorf("%q is the seed of %s while n000 may begin", got, image)
+		}
+		m.deliver()
+		w.work(m)
+		w.report(m)
+		w.still(t)
+		if got := w.seeds(image); got != "n001" {
+			t.Errorf("%q is the seed of %s once n000 has heard", got, image)
+		}
+	}
+}
+
 func TestEntriesGoWhenNothingWantsThem(t *testing.T) {
 	for _, c := range []struct {
 		reason string

@@ -19,10 +19,30 @@ import (
 // compressed size; nothing in a manifest tells it. Usual images are between 2 and 3.
 const unpackedFactor = 2.5
 
-// disk remembers where the daemon keeps content and snapshots.
+// minFreeInodes is the share of inodes below which the kubelet begins to delete images
+// (imagefs.inodesFree). Nothing tells how many an image takes.
+const minFreeInodes = 0.05
+
+// disk remembers where the daemon keeps content and snapshots, and which of it was
+// said to be out of sight.
 type disk struct {
-	mu    sync.Mutex
-	roots []string
+	mu      sync.Mutex
+	roots   []string
+	skipped map[string]bool
+}
+
+// skip says whether a root is skipped for the first time.
+func (d *disk) skip(root string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.skipped[root] {
+		return false
+	}
+	if d.skipped == nil {
+		d.skipped = map[string]bool{}
+	}
+	d.skipped[root] = true
+	return true
 }
 
 // room refuses a pull that would bring a filesystem of the daemon past the line
@@ -39,7 +59,9 @@ func (r *Runtime) room(ctx context.Context, missing int64) error {
 		var stat unix.Statfs_t
 		err := unix.Statfs(root, &stat)
 		if errors.Is(err, fs.ErrNotExist) {
-			r.Log.V(1).Info("Skipped disk check: path is not mounted here", "path", root)
+			if r.disk.skip(root) {
+				r.Log.Info("Skipped disk check: path is not mounted here", "path", root)
+			}
 			continue
 		}
 		if err != nil {
@@ -48,8 +70,20 @@ func (r *Runtime) room(ctx context.Context, missing int64) error {
 		if err := fits(root, missing, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
 			return err
 		}
+		if err := fitsInodes(root, stat.Ffree, stat.Files); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// fitsInodes lets pass a filesystem that does not count its inodes.
+func fitsInodes(root string, free, total uint64) error {
+	if float64(free) >= float64(total)*minFreeInodes {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d inodes are free on %s, of which %.0f %% must stay free",
+		nodeagent.ErrInsufficientDisk, free, total, root, 100*minFreeInodes)
 }
 
 // fits takes content and snapshots to be on one filesystem, as they nearly always are.

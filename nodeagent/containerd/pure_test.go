@@ -14,6 +14,7 @@ import (
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
+	"github.com/go-logr/logr/funcr"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-dev/sluice/nodeagent"
@@ -53,6 +54,40 @@ func TestFits(t *testing.T) {
 				t.Errorf("fits: %v, want room: %v", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestFitsInodes(t *testing.T) {
+	for _, tt := range []struct {
+		reason      string
+		free, total uint64
+		want        bool
+	}{
+		{"plenty", 50, 100, true},
+		{"just enough", 5, 100, true},
+		{"past the kubelet's line", 4, 100, false},
+		{"a filesystem that makes them as it goes, and counts none", 0, 0, true},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			err := fitsInodes("/root", tt.free, tt.total)
+			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
+				t.Errorf("fitsInodes: %v, want room: %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestDiskThatIsNotMountedIsToldOnce(t *testing.T) {
+	var told []string
+	r := &Runtime{Options: Options{MinFreeDisk: 0.15, Log: funcr.New(func(_, line string) { told = append(told, line) }, funcr.Options{})}}
+	r.disk.roots = []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}
+	for range 3 {
+		if err := r.room(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(told) != 2 {
+		t.Errorf("told %d times: %q", len(told), told)
 	}
 }
 
