@@ -171,8 +171,14 @@ func history(t *rapid.T) {
 			someMachine(t).node.Hints = []string{rapid.SampledFrom(images).Draw(t, "hint")}
 		},
 		"go offline": func(t *rapid.T) { m := someMachine(t); m.offline = !m.offline },
-		"lose":       func(t *rapid.T) { clear(someMachine(t).content) },
-		"edit":       edit,
+		"hang": func(t *rapid.T) {
+			m := someMachine(t)
+			m.hung, m.patience = !m.hung, rapid.SampledFrom([]int{0, 1, 20}).Draw(t, "patience")
+		},
+		"cut off": func(t *rapid.T) { m := someMachine(t); m.cutOff = !m.cutOff },
+		"fill":    func(t *rapid.T) { m := someMachine(t); m.full = !m.full },
+		"lose":    func(t *rapid.T) { clear(someMachine(t).content) },
+		"edit":    edit,
 		"delete": func(t *rapid.T) {
 			delete(w.wishes, "team/"+rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "prefetch"))
 		},
@@ -197,13 +203,25 @@ func history(t *rapid.T) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		w.machines[name].offline, w.machines[name].node.DiskPressure = false, false
+		w.machines[name].recover()
 		if w.machines[name].dead {
 			delete(w.machines, name)
 		}
 	}
 	w.settle(t)
 	w.checkServed(t)
+}
+
+// recover has a machine get over whatever was wrong with it, but that the mirror does not
+// serve it. Its agent tries again what has failed.
+func (m *machine) recover() {
+	m.offline, m.hung, m.full, m.node.DiskPressure = false, false, false, false
+	for image, status := range m.status {
+		if status.State == v1alpha1.ImageFailed && !final(status.Reason) {
+			status.State = v1alpha1.ImagePending
+			m.status[image] = status
+		}
+	}
 }
 
 // restart forgets what the controller keeps in memory.

@@ -20,6 +20,8 @@ type seat struct {
 	current bool   // it is asked for the present digest, or for what the tag means
 	stand   standing
 	hint    hint
+	// counted: its pull is among those of the cluster already.
+	counted bool
 	// relieved: it is a seed no longer, from this plan on.
 	relieved bool
 	next     *v1alpha1.NodeImage // the entry that the spec shall have; nil: none
@@ -148,6 +150,7 @@ func target(e Entry) string {
 // count keeps the books that go over all images.
 func (d *draft) count(im *image, s *seat) {
 	if s.stand == pulling && !d.unheard(s) {
+		s.counted = true
 		d.pulls++
 	}
 	if s.stand == holding || s.isSeed() {

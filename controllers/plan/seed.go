@@ -194,7 +194,7 @@ func (im *image) relieve(s *seat) {
 func (d *draft) appoint(im *image, g *group, s *seat, digest string) {
 	s.next = s.terms.entry(im.name, digest, v1alpha1.RegistryPolicyDefault)
 	g.open--
-	if s.stand != pulling {
+	if !s.counted {
 		d.pulls++
 	}
 	s.node.holds++
@@ -203,7 +203,7 @@ func (d *draft) appoint(im *image, g *group, s *seat, digest string) {
 
 // affords says that one more pull stays within the limit of the cluster.
 func (d *draft) affords(s *seat) bool {
-	return s.stand == pulling || d.limits.MaxConcurrentPulls <= 0 || d.pulls < d.limits.MaxConcurrentPulls
+	return s.counted || d.limits.MaxConcurrentPulls <= 0 || d.pulls < d.limits.MaxConcurrentPulls
 }
 
 // seeds says that a seat is a seed and stays one.

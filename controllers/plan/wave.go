@@ -131,7 +131,7 @@ func (s *seat) says(digest string) bool {
 
 func (d *draft) admit(im *image, s *seat) {
 	s.next = s.terms.entry(im.name, im.digest, v1alpha1.RegistryPolicyMirror)
-	if s.stand != pulling {
+	if !s.counted {
 		d.pulls++
 	}
 }

@@ -28,6 +28,7 @@ type world struct {
 	dry      bool              // the mirror serves nobody
 	memory   Memory
 	writes   map[string]int // spec changes by "node image"
+	over     string         // the first bound that a plan has broken
 	heedful  bool           // check what nodes do, not only what they are told
 }
 
@@ -139,10 +140,14 @@ func (w *world) state() State {
 
 // plan asks for the next step and writes it. It says whether anything changed.
 func (w *world) plan() (Step, bool) {
-	step := Next(w.state(), w.limits)
+	seen := w.state()
+	step := Next(seen, w.limits)
 	w.memory = step.Memory
 	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
 		w.machines[name].write(w, step.Sets[name])
+	}
+	if over := w.overBounds(seen); over != "" && w.over == "" {
+		w.over = over + "\n" + w.String()
 	}
 	changed := len(step.Sets) > 0
 	for key, o := range step.Prefetches {
@@ -381,6 +386,9 @@ type failer interface {
 // check asserts what must hold at every moment.
 func (w *world) check(t failer) {
 	t.Helper()
+	if w.over != "" {
+		t.Fatalf("%s", w.over)
+	}
 	seeds := make(map[string][]string)
 	requests := make(map[string][]string)
 	for _, name := range slices.Sorted(maps.Keys(w.machines)) {

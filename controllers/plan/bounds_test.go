@@ -1,0 +1,145 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// overBounds says which of the two bounds on pulls a plan has broken, given what it was
+// made of. What was under way stays under way, also where others that left or stood
+// still have made it too much; then nobody may be added.
+func (w *world) overBounds(seen State) string {
+	before, after := w.seated(seen), w.seated(w.state())
+	was := make(map[string]sight) // by node and image
+	for _, im := range before.images {
+		for _, g := range im.groups {
+			for _, s := range g.seats {
+				if s.entry.Wanted != nil {
+					pulls := s.stand == pulling && !before.unheard(s)
+					was[s.node.Name+" "+im.name] = sight{*s.entry.Wanted, pulls, pulls && !inVain(s, g.holders)}
+				}
+			}
+		}
+	}
+	added, pulls := false, 0
+	for _, im := range after.images {
+		for _, g := range im.groups {
+			new, over := w.overFanout(im, g, was)
+			if over != "" {
+				return over
+			}
+			added = added || new
+		}
+		for _, s := range im.seats {
+			if s.entry.Wanted == nil || s.stand != pulling {
+				continue
+			}
+			old, had := was[s.node.Name+" "+im.name]
+			if old.pulls || !had || old.RegistryPolicy == v1alpha1.RegistryPolicyMirror && s.isSeed() {
+				pulls++
+			}
+		}
+	}
+	if limit := w.limits.MaxConcurrentPulls; added && limit > 0 && pulls > limit {
+		return fmt.Sprintf("%d pulls are under way or may be at any moment, of %d", pulls, limit)
+	}
+	return ""
+}
+
+// sight is an entry as the plan saw it: whether its node pulls or may at any moment, and
+// whether it takes room in its wave.
+type sight struct {
+	v1alpha1.NodeImage
+	pulls, busy bool
+}
+
+// seated is how each image stands on each node.
+func (w *world) seated(s State) *draft {
+	d := survey(s, w.limits.orDefault())
+	for _, im := range d.images {
+		d.resolve(im)
+		d.seat(im)
+	}
+	d.readHints()
+	return d
+}
+
+// overFanout follows docs/design/0003: fanout for each node that holds the image, for
+// the seed that is followed, and for the shares of those who pull, which come to three
+// times as much at the most. Those whose kubelet lists the digest are let in beside.
+func (w *world) overFanout(im *image, g *group, was map[string]sight) (added bool, over string) {
+	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
+	for _, s := range g.seats {
+		if s.entry.Wanted == nil || !s.current || s.stand != pulling {
+			continue
+		}
+		old, had := was[s.node.Name+" "+im.name]
+		fresh := !had || old.Digest != s.entry.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
+		added = added || fresh
+		switch {
+		case s.isSeed():
+			if status := s.entry.Status; w.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
+				sources++
+			}
+		case fresh && s.says(im.digest):
+		case fresh && s.hint == hintDigest:
+		default:
+			queued = queued || fresh
+			if fresh || old.busy {
+				pulls++
+			}
+			if status := s.entry.Status; w.limits.FollowSeed && old.pulls && status != nil && status.Digest == im.digest && status.SizeBytes > 0 {
+				shares += min(float64(status.PulledBytes)/float64(status.SizeBytes), 1)
+			}
+		}
+	}
+	if bound := float64(w.limits.Fanout) * (sources + min(shares, 3*sources)); queued && float64(pulls) > bound {
+		return added, fmt.Sprintf("%d pull %s on %s, of %v", pulls, im.name, g.platform, bound)
+	}
+	return added, ""
+}
+
+// inVain says that a node has failed and got nothing since, though others hold the image.
+func inVain(s *seat, holders int) bool {
+	status := s.entry.Status
+	return holders > 0 && s.node.Acknowledged && status != nil && status.Reason != "" &&
+		(status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
+}
+
+// TestWorkDoesNotGrowWithTheSquareOfTheNodes counts what a plan allocates, in pieces and
+// in bytes: four times the nodes take about four times as much, and not sixteen times.
+func TestWorkDoesNotGrowWithTheSquareOfTheNodes(t *testing.T) {
+	for _, c := range []struct {
+		stage      string
+		held       float64
+		prefetches int
+		replicas   bool
+	}{{"begin", 0, 1, false}, {"middle", 0.5, 1, false}, {"end", 1, 1, false}, {"many prefetches", 0.5, 20, false}, {"replicas", 0.5, 20, true}} {
+		t.Run(c.stage, func(t *testing.T) {
+			work := func(nodes int) (pieces, bytes float64) {
+				state, limits := distributing(nodes, 5, c.prefetches, c.held), DefaultLimits()
+				for i := range state.Prefetches {
+					if c.replicas {
+						state.Prefetches[i].Replicas = new(int32(nodes / 2))
+					}
+				}
+				Next(state, limits)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				Next(state, limits)
+				runtime.ReadMemStats(&after)
+				return float64(after.Mallocs - before.Mallocs), float64(after.TotalAlloc - before.TotalAlloc)
+			}
+			pieces, bytes := work(500)
+			if p, b := work(2000); p > 6*pieces || b > 6*bytes {
+				t.Errorf("%.0f allocations of %.0f bytes for 500 nodes, %.0f of %.0f for 2000", pieces, bytes, p, b)
+			}
+		})
+	}
+}
