@@ -60,7 +60,7 @@ chaos: deps ## Break one thing after another at random moments (CHAOS_ROUNDS=30;
 	go test ./test/chaos -count=1 -timeout 2h -v -rounds=$(or $(CHAOS_ROUNDS),30) -seed=$(or $(SEED),0)
 
 .PHONY: images
-images: ## Build the container images, for amd64 and arm64, as archives in bin/images.
+images: ## Build the container images, for amd64 and arm64, as OCI layouts in bin/images.
 	go run ./hack/images --out=$(BIN)/images
 
 .PHONY: test-gitops

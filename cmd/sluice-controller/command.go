@@ -30,6 +30,9 @@ var commands = map[string]func(context.Context, client.Client, commandOptions) e
 	"apply-crds": func(ctx context.Context, c client.Client, _ commandOptions) error {
 		return installation.ApplyCRDs(ctx, c, crd.Files)
 	},
+	"await-webhooks": func(ctx context.Context, c client.Client, o commandOptions) error {
+		return installation.AwaitWebhooks(ctx, c, o.namespace, time.Second)
+	},
 	"uninstall": func(ctx context.Context, c client.Client, o commandOptions) error {
 		uninstaller := &installation.Uninstaller{
 			Client:     c,

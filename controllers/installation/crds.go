@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package installation is what happens to Sluice as a whole: before an upgrade the
-// kinds of the API are brought up to date, and before Sluice goes it undoes what
-// it did to the cluster. The chart runs both as hooks.
+// kinds of the API are brought up to date, after it and after an installation the
+// webhooks are awaited, and before Sluice goes it undoes what it did to the cluster.
+// The chart runs all of them as hooks.
 package installation
 
 import (

@@ -12,6 +12,7 @@ import (
 	"github.com/go-logr/logr"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,7 +31,7 @@ const WebhookConfiguration = "sluice"
 type Uninstaller struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Controller is the Deployment of the controllers.
+	// Controller is the Deployment of the controllers, and their Lease.
 	Controller client.ObjectKey
 	// Settle is how long there must be nothing to do. API servers hear of a deleted
 	// webhook a moment later, and controllers need one to end: what those still hold
@@ -65,7 +66,7 @@ func (u *Uninstaller) pass(ctx context.Context) (int, error) {
 	total := 0
 	var errs []error
 	for _, step := range []func(context.Context) (int, error){
-		u.deleteWebhooks, u.stopControllers, u.release, u.deleteNodeImageSets,
+		u.deleteWebhooks, u.stopControllers, u.deleteLease, u.release, u.deleteNodeImageSets,
 	} {
 		n, err := step(ctx)
 		total += n
@@ -101,6 +102,19 @@ func (u *Uninstaller) stopControllers(ctx context.Context) (int, error) {
 	patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":0}}`))
 	if err := u.Client.Patch(ctx, &deployment, patch); err != nil {
 		return 0, fmt.Errorf("stop controllers: %w", err)
+	}
+	return 1, nil
+}
+
+// deleteLease deletes what the controllers elected their leader by. One that has not
+// ended yet may make it again.
+func (u *Uninstaller) deleteLease(ctx context.Context) (int, error) {
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: u.Controller.Namespace, Name: u.Controller.Name}}
+	switch err := u.Client.Delete(ctx, lease); {
+	case apierrors.IsNotFound(err):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("delete the Lease of the controllers: %w", err)
 	}
 	return 1, nil
 }

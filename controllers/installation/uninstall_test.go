@@ -11,6 +11,7 @@ import (
 	. "github.com/onsi/gomega"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,16 +84,18 @@ var _ = Describe("Uninstaller", func() {
 		Expect(gone(ctx, others)).To(BeFalse())
 	})
 
-	It("stops the controllers and deletes every NodeImageSet", func(ctx SpecContext) {
+	It("stops the controllers, and deletes their Lease and every NodeImageSet", func(ctx SpecContext) {
 		controller := deployment("sluice-controller", false)
 		set := nodeImageSet("node-a")
-		create(ctx, controller, set)
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "sluice-controller"}}
+		create(ctx, controller, set, lease)
 
 		Expect(uninstaller.Run(ctx)).To(Succeed())
 
 		refresh(ctx, controller)
 		Expect(controller.Spec.Replicas).To(HaveValue(BeZero()))
 		Expect(gone(ctx, set)).To(BeTrue())
+		Expect(gone(ctx, lease)).To(BeTrue())
 	})
 
 	It("undoes also what is still done while it works", func(ctx SpecContext) {

@@ -277,6 +277,14 @@ func TestValues(t *testing.T) {
 		{"agent: {maxParallelPulls: 5}", hasFlag(agentPod, "--max-parallel-pulls=5")},
 		{"agent: {noProgressTimeout: 2m}", hasFlag(agentPod, "--no-progress-timeout=2m")},
 		{"agent: {minFreeDisk: 5%}", hasFlag(agentPod, "--min-free-disk=5%")},
+		{"agent: {ports: {metrics: 19080, probes: 19081}}", func(t *testing.T, m manifest) {
+			hasFlag(agentPod, "--metrics-bind-address=:19080")(t, m)
+			hasFlag(agentPod, "--health-probe-bind-address=:19081")(t, m)
+			ports := m.pods(t)[agentPod].Spec.Containers[0].Ports
+			if ports[0].ContainerPort != 19080 || ports[1].ContainerPort != 19081 {
+				t.Errorf("%v", ports)
+			}
+		}},
 		{"agent: {hostNetwork: true}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return p.Spec.HostNetwork && p.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet
 		})},
@@ -329,6 +337,8 @@ func TestValues(t *testing.T) {
 				t.Errorf("the hook may change %v", rule.ResourceNames)
 			}
 		}},
+		{"startupCheck: {enabled: false}", absent("Job", "sluice-startup-check")},
+		{"startupCheck: {enabled: true}", hasFlag("Job/sluice-startup-check", "--namespace=sluice-system")},
 		{"uninstall: {release: false}", absent("Job", "sluice-uninstall")},
 		{"uninstall: {release: true}", hasFlag("Job/sluice-uninstall", "--namespace=sluice-system")},
 
@@ -395,6 +405,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"agent: {resources: {limit: {}}}",
 		"certificate: {source: None}",
 		"certificate: {issuerRef: {nam: x}}",
+		"certificate: {issuerRef: {kind: ClusterIssuer}}",
+		"controller: {replicas: 0}",
 		"metrics: {serviceMonitor: {}}",
 		"networkPolicy: {enabled: 'yes'}",
 	} {
@@ -504,6 +516,8 @@ func TestAlertsHaveRunbooks(t *testing.T) {
 		}
 	}
 }
+
+// The API server finds the controllers, and trusts them.
 func TestWebhooksReachTheService(t *testing.T) {
 	rendered := render(t, "webhook: {timeoutSeconds: 7}")
 	mutating := as[admissionregistrationv1.MutatingWebhookConfiguration](t, rendered, "MutatingWebhookConfiguration", "sluice")

@@ -28,11 +28,6 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The name of the serving certificate, and of its secret. */}}
 {{- define "sluice.certificate" -}}sluice-controller-tls{{- end }}
 
-{{/* Rules of a generated role. */}}
-{{- define "sluice.rules" -}}
-{{- toYaml (.root.Files.Get .file | fromYaml).rules -}}
-{{- end }}
-
 {{/* What no container of ours needs is taken from it. */}}
 {{- define "sluice.containerSecurity" -}}
 allowPrivilegeEscalation: false

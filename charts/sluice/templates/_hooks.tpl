@@ -38,7 +38,8 @@ spec:
     metadata:
       labels: {{- include "sluice.selectorLabels" $hook | nindent 8 }}
     spec:
-      restartPolicy: OnFailure
+      # A container that failed stays, and so does its log.
+      restartPolicy: Never
       serviceAccountName: {{ .name }}
       enableServiceLinks: false
       {{- with .root.Values.image.pullSecrets }}
