@@ -4,10 +4,10 @@
 package install_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -21,11 +21,11 @@ import (
 // right is one verb on one resource.
 type right struct{ verb, group, resource string }
 
-// unused are the rights that a service account of Sluice's has and never made use
-// of, by the API server's audit log.
-func unused(ctx context.Context, account string) (surplus []right) {
+// compareRights tells which rights a service account of Sluice's has and never made
+// use of, and which it made use of and has not.
+func compareRights(ctx context.Context, account string) (surplus []right, denied map[right]bool) {
 	GinkgoHelper()
-	used := rightsUsed("system:serviceaccount:" + install.Namespace + ":" + account)
+	used, denied := rightsUsed("system:serviceaccount:" + install.Namespace + ":" + account)
 	for _, granted := range rightsGranted(ctx, account) {
 		asked := granted
 		if asked.verb == "list" {
@@ -37,16 +37,16 @@ func unused(ctx context.Context, account string) (surplus []right) {
 			surplus = append(surplus, granted)
 		}
 	}
-	return surplus
+	return surplus, denied
 }
 
 func rightsGranted(ctx context.Context, name string) (all []right) {
 	GinkgoHelper()
 	var cluster rbacv1.ClusterRole
-	Expect(i.Client.Get(ctx, client.ObjectKey{Name: name}, &cluster)).To(Succeed())
+	Expect(site.Client.Get(ctx, client.ObjectKey{Name: name}, &cluster)).To(Succeed())
 	rules := cluster.Rules
 	var role rbacv1.Role
-	if err := i.Client.Get(ctx, client.ObjectKey{Namespace: install.Namespace, Name: name}, &role); client.IgnoreNotFound(err) != nil {
+	if err := site.Client.Get(ctx, client.ObjectKey{Namespace: install.Namespace, Name: name}, &role); client.IgnoreNotFound(err) != nil {
 		Expect(err).NotTo(HaveOccurred())
 	}
 	for _, rule := range append(rules, role.Rules...) {
@@ -62,12 +62,14 @@ func rightsGranted(ctx context.Context, name string) (all []right) {
 	return all
 }
 
-func rightsUsed(user string) map[right]bool {
+// rightsUsed are what a user asked the API server for, by its audit log, and of that
+// what was denied.
+func rightsUsed(user string) (used, denied map[right]bool) {
 	GinkgoHelper()
-	text, err := os.ReadFile(i.Cluster.AuditLog())
+	text, err := os.ReadFile(site.Cluster.AuditLog())
 	Expect(err).NotTo(HaveOccurred())
-	used := map[right]bool{}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+	used, denied = map[right]bool{}, map[right]bool{}
+	for line := range bytes.Lines(text) {
 		var event struct {
 			Verb string
 			User struct{ Username string }
@@ -76,14 +78,18 @@ func rightsUsed(user string) map[right]bool {
 			ResponseStatus struct{ Code int }
 		}
 		// The last line may not be written to its end.
-		if json.Unmarshal(lines.Bytes(), &event) != nil || event.ObjectRef == nil || event.User.Username != user {
+		if json.Unmarshal(line, &event) != nil || event.ObjectRef == nil || event.User.Username != user {
 			continue
 		}
 		resource := event.ObjectRef.Resource
 		if event.ObjectRef.Subresource != "" {
 			resource += "/" + event.ObjectRef.Subresource
 		}
-		used[right{event.Verb, event.ObjectRef.APIGroup, resource}] = true
+		asked := right{event.Verb, event.ObjectRef.APIGroup, resource}
+		used[asked] = true
+		if event.ResponseStatus.Code == http.StatusForbidden {
+			denied[asked] = true
+		}
 	}
-	return used
+	return used, denied
 }

@@ -21,7 +21,8 @@ import (
 // timeout bounds what only a watch can tell.
 const timeout = 90 * time.Second
 
-var i *install.Installation
+// site is the cluster that Sluice is installed on.
+var site *install.Installation
 
 func TestInstall(t *testing.T) {
 	log.SetLogger(GinkgoLogr)
@@ -39,9 +40,9 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Expect(err).NotTo(HaveOccurred())
 	}
 	var err error
-	i, err = install.Start(ctx, opts)
+	site, err = install.Start(ctx, opts)
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(i.Stop()).To(Succeed()) })
+	DeferCleanup(func() { Expect(site.Stop()).To(Succeed()) })
 })
 
 // What the Pods say tells more than a condition that did not come true.
@@ -55,7 +56,7 @@ var _ = JustAfterEach(func(ctx SpecContext) {
 		{"logs", "--namespace", install.Namespace, "--selector", "app.kubernetes.io/name=sluice", "--prefix", "--tail=60"},
 		{"get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"},
 	} {
-		out, err := i.Cluster.Kubectl(ctx, args...)
+		out, err := site.Cluster.Kubectl(ctx, args...)
 		GinkgoWriter.Printf("kubectl %v: %v\n%s\n", args, err, out)
 	}
 })
@@ -64,7 +65,7 @@ var _ = JustAfterEach(func(ctx SpecContext) {
 func pods(ctx context.Context, component string) []corev1.Pod {
 	GinkgoHelper()
 	var list corev1.PodList
-	Expect(i.Client.List(ctx, &list, client.InNamespace(install.Namespace), client.MatchingLabels{"app.kubernetes.io/component": component})).To(Succeed())
+	Expect(site.Client.List(ctx, &list, client.InNamespace(install.Namespace), client.MatchingLabels{"app.kubernetes.io/component": component})).To(Succeed())
 	return list.Items
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,9 +23,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/cluster"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/install"
 )
@@ -35,7 +38,7 @@ func push(ctx context.Context, ref string, size int64) string {
 	GinkgoHelper()
 	image, err := images.Pause(ctx, images.Layers(ref, 4, size)...)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(i.Upstream.Push(ref, image)).To(Succeed())
+	Expect(site.Upstream.Push(ref, image)).To(Succeed())
 	return install.Registry + "/" + ref
 }
 
@@ -86,7 +89,7 @@ func eventuallyPrefetched(ctx context.Context, name string) {
 	GinkgoHelper()
 	p := newPrefetch(name)
 	Eventually(func(g Gomega) {
-		g.Expect(i.Client.Get(ctx, client.ObjectKeyFromObject(p), p)).To(Succeed())
+		g.Expect(site.Client.Get(ctx, client.ObjectKeyFromObject(p), p)).To(Succeed())
 		condition := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
 		g.Expect(condition).NotTo(BeNil())
 		g.Expect(condition.ObservedGeneration).To(Equal(p.Generation))
@@ -97,7 +100,7 @@ func eventuallyPrefetched(ctx context.Context, name string) {
 func eventuallyReleased(ctx context.Context, d *appsv1.Deployment) {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
-		g.Expect(i.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
+		g.Expect(site.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
 		g.Expect(d.Spec.Paused).To(BeFalse())
 		g.Expect(d.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
 	}).Should(Succeed())
@@ -106,7 +109,7 @@ func eventuallyReleased(ctx context.Context, d *appsv1.Deployment) {
 func eventuallyAvailable(ctx context.Context, d *appsv1.Deployment) {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
-		g.Expect(i.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
+		g.Expect(site.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
 		g.Expect(d.Status.AvailableReplicas).To(Equal(*d.Spec.Replicas))
 	}).Should(Succeed())
 }
@@ -114,7 +117,7 @@ func eventuallyAvailable(ctx context.Context, d *appsv1.Deployment) {
 func allReady(ctx context.Context) {
 	GinkgoHelper()
 	Eventually(pods).WithArguments(ctx, "controller").Should(And(HaveLen(2), HaveEach(Satisfy(ready))))
-	Eventually(pods).WithArguments(ctx, "agent").Should(And(HaveLen(len(i.Cluster.Nodes())), HaveEach(Satisfy(ready))))
+	Eventually(pods).WithArguments(ctx, "agent").Should(And(HaveLen(len(site.Cluster.Nodes())), HaveEach(Satisfy(ready))))
 }
 
 func names(lists ...[]corev1.Pod) (all []string) {
@@ -124,6 +127,31 @@ func names(lists ...[]corev1.Pod) (all []string) {
 		}
 	}
 	return all
+}
+
+// runs are the containers of a component's Pods, each with how often it was restarted.
+func runs(ctx context.Context, component string) map[string]int32 {
+	GinkgoHelper()
+	all := map[string]int32{}
+	for _, pod := range pods(ctx, component) {
+		for _, container := range pod.Status.ContainerStatuses {
+			all[pod.Name+"/"+container.Name] = container.RestartCount
+		}
+	}
+	return all
+}
+
+// agentOf is a client with a token as the kubelet gives it to the Pod of an agent.
+func agentOf(ctx context.Context, pod corev1.Pod) client.Client {
+	GinkgoHelper()
+	token, err := site.Cluster.Kubectl(ctx, "create", "token", "sluice-agent", "--namespace", install.Namespace,
+		"--bound-object-kind=Pod", "--bound-object-name="+pod.Name, "--bound-object-uid="+string(pod.UID))
+	Expect(err).NotTo(HaveOccurred())
+	config := rest.AnonymousClientConfig(site.Config)
+	config.BearerToken = strings.TrimSpace(token)
+	agent, err := client.New(config, client.Options{Scheme: site.Client.Scheme()})
+	Expect(err).NotTo(HaveOccurred())
+	return agent
 }
 
 func items(list client.ObjectList) (all []client.Object) {
@@ -138,7 +166,7 @@ func items(list client.ObjectList) (all []client.Object) {
 // renew asks cert-manager for a new certificate, as `cmctl renew` does.
 func renew(ctx context.Context) {
 	GinkgoHelper()
-	_, err := i.Cluster.Kubectl(ctx, "patch", "certificate", "sluice-controller-tls", "--namespace", install.Namespace, "--subresource=status", "--type=json", "--patch",
+	_, err := site.Cluster.Kubectl(ctx, "patch", "certificate", "sluice-controller-tls", "--namespace", install.Namespace, "--subresource=status", "--type=json", "--patch",
 		fmt.Sprintf(`[{"op": "add", "path": "/status/conditions/-", "value": {"type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "", "lastTransitionTime": %q}}]`,
 			time.Now().UTC().Format(time.RFC3339)))
 	Expect(err).NotTo(HaveOccurred())
@@ -169,19 +197,19 @@ func served(ctx context.Context, pod corev1.Pod, port string) func(Gomega) []byt
 func kill(ctx context.Context, pod corev1.Pod) {
 	GinkgoHelper()
 	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
-	for _, node := range i.Cluster.Nodes() {
-		if node.Name == pod.Spec.NodeName {
-			_, err := node.Ctr(ctx, "tasks", "kill", "--signal=SIGKILL", id)
-			Expect(err).NotTo(HaveOccurred())
-		}
-	}
+	nodes := site.Cluster.Nodes()
+	at := slices.IndexFunc(nodes, func(node *cluster.Node) bool { return node.Name == pod.Spec.NodeName })
+	Expect(at).NotTo(Equal(-1), pod.Spec.NodeName)
+	_, err := nodes[at].Ctr(ctx, "tasks", "kill", "--signal=SIGKILL", id)
+	Expect(err).NotTo(HaveOccurred())
 }
 
 // load writes to a held Deployment as fast as the API server takes it, and each
 // write is one that the gate has to be asked about.
 type load struct {
-	cancel context.CancelFunc
-	done   chan struct{}
+	deployment *appsv1.Deployment
+	cancel     context.CancelFunc
+	done       chan struct{}
 
 	mu      sync.Mutex
 	written int
@@ -196,15 +224,15 @@ type refusal struct {
 func startLoad(ctx context.Context) *load {
 	GinkgoHelper()
 	d := createGated(ctx, "load", "nobody", "app:v1", 0)
-	DeferCleanup(func(ctx SpecContext) { Expect(i.Client.Delete(ctx, d)).To(Succeed()) })
+	DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(site.Client.Delete(ctx, d))).To(Succeed()) })
 	ctx, cancel := context.WithCancel(ctx)
-	l := &load{cancel: cancel, done: make(chan struct{})}
+	l := &load{deployment: d, cancel: cancel, done: make(chan struct{})}
 	DeferCleanup(cancel)
 	go func() {
 		defer close(l.done)
 		for n := 0; ctx.Err() == nil; n++ {
 			patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"n":"%d"}}}}}`, n)
-			err := i.Client.Patch(ctx, d.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))
+			err := site.Client.Patch(ctx, d.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(patch)))
 			if ctx.Err() == nil {
 				l.note(err)
 			}
@@ -234,8 +262,14 @@ func (l *load) more(ctx context.Context, n int) {
 	Eventually(ctx, l.count).Should(BeNumerically(">=", l.count()+n))
 }
 
-func (l *load) stop() []refusal {
+// stop ends the load, which must have been held to the end.
+func (l *load) stop(ctx context.Context) []refusal {
+	GinkgoHelper()
 	l.cancel()
 	<-l.done
+	refresh(ctx, l.deployment)
+	Expect(l.deployment.Spec.Paused).To(BeTrue())
+	Expect(l.deployment.Labels).To(HaveKey(v1alpha1.HoldLabel))
+	Expect(site.Client.Delete(ctx, l.deployment)).To(Succeed())
 	return l.refused
 }
