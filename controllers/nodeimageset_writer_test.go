@@ -95,6 +95,38 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 	}
 }
 
+func TestNodesOfAWaveAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	metrics, err := NewMetrics(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := func(name string) v1alpha1.NodeImage {
+		return v1alpha1.NodeImage{Name: name, RegistryPolicy: v1alpha1.RegistryPolicyMirror}
+	}
+	write := func(before []v1alpha1.NodeImage, after ...v1alpha1.NodeImage) *setWrite {
+		return &setWrite{before: before, set: &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: after}}}
+	}
+	metrics.started([]*setWrite{
+		write(nil, peer(appV1), peer(webV1)),
+		write([]v1alpha1.NodeImage{peer(webV1)}, peer(appV1), peer(webV1)), // it had the one before
+		write(nil, v1alpha1.NodeImage{Name: webV1, RegistryPolicy: v1alpha1.RegistryPolicyDefault}),
+	}, func(string) bool { return true })
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "sluice_wave_nodes" {
+			if h := family.GetMetric()[0].GetHistogram(); h.GetSampleCount() != 2 || h.GetSampleSum() != 3 {
+				t.Errorf("%d waves of %v nodes together, want 2 of 3", h.GetSampleCount(), h.GetSampleSum())
+			}
+			return
+		}
+	}
+	t.Error("there is no sluice_wave_nodes")
+}
+
 func TestWhatMakesTheStateUncertain(t *testing.T) {
 	sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
 	for because, test := range map[string]struct {

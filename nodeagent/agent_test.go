@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr/testr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +41,7 @@ const (
 // goroutines wait.
 type world struct {
 	*testing.T
+	figures *prometheus.Registry
 	runtime *runtimetest.Fake
 	agent   *nodeagent.Agent
 	api     *api
@@ -87,7 +89,9 @@ func bubble(t *testing.T, test func(w *world)) {
 
 // start starts an agent, as after a restart of its process.
 func (w *world) start() {
+	w.figures = prometheus.NewRegistry()
 	w.agent = nodeagent.New(nodeagent.Options{
+		Metrics: nodeagent.NewMetrics(w.figures),
 		Runtime: w.runtime, Status: w.api, MaxParallelPulls: 2, NoProgressTimeout: noProgress, VerifyInterval: verify,
 		Credentials: w.keys, Log: testr.NewWithOptions(w.T, testr.Options{}),
 	})
@@ -533,6 +537,56 @@ func TestAPullWithoutProgressIsStopped(t *testing.T) {
 		w.apply(entry)
 		w.pass(noProgress + moment)
 		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)
+	})
+}
+
+// figure is a metric with these labels: the value of a counter, or how often a histogram
+// was observed.
+func (w *world) figure(name string, labels ...string) float64 {
+	w.Helper()
+	families, err := w.figures.Gather()
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			var values []string
+			for _, label := range m.GetLabel() { // sorted by name
+				values = append(values, label.GetValue())
+			}
+			if slices.Equal(values, labels) {
+				return m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return 0
+}
+
+func TestPullsAreCountedBySourceAndResult(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		missing := w.push("v2", w.runtime.Upstream)
+		w.apply(peerOf("v1", d), peerOf("v2", missing))
+		w.pass(noProgress + moment)
+		size := w.status(name("v1")).PulledBytes
+		if got := w.figure("sluice_agent_pulled_bytes_total", "Mirror"); size == 0 || got != float64(size) {
+			t.Errorf("%v bytes from the mirror, want %d", got, size)
+		}
+		w.apply(peerOf("v1", d), seedOf("v2", "m1"))
+		w.pass(moment)
+		for _, want := range []struct {
+			result, source string
+			count          float64
+		}{{"Success", "Mirror", 1}, {v1alpha1.ReasonNotOnMirror, "Mirror", 1}, {"Success", "Upstream", 1}, {"Success", "Local", 0}} {
+			for _, metric := range []string{"sluice_agent_pulls_total", "sluice_agent_pull_duration_seconds"} {
+				if got := w.figure(metric, want.result, want.source); got != want.count {
+					t.Errorf("%s of %s from %s is %v, want %v", metric, want.result, want.source, got, want.count)
+				}
+			}
+		}
 	})
 }
 

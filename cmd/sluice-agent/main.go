@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -111,21 +112,30 @@ func run(ctx context.Context, opts options) error {
 	return mgr.Start(ctx)
 }
 
-// addProbes: alive as long as the process answers, ready when the node's spec is known
-// and containerd answers. Restarting the agent would mend neither.
+// addProbes: alive as long as the process answers.
 func addProbes(mgr ctrl.Manager, agent *nodeagent.Agent) error {
-	err := mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil })
-	return errors.Join(err,
-		mgr.AddReadyzCheck("synced", func(*http.Request) error {
+	err := mgr.AddHealthzCheck("alive", healthz.Ping)
+	for name, check := range readiness(agent) {
+		err = errors.Join(err, mgr.AddReadyzCheck(name, check))
+	}
+	return err
+}
+
+// readiness: the node's spec is known and containerd answers. Restarting the agent would
+// mend neither.
+func readiness(agent *nodeagent.Agent) map[string]healthz.Checker {
+	return map[string]healthz.Checker{
+		"synced": func(*http.Request) error {
 			if !agent.Synced() {
 				return errors.New("the node's NodeImageSet is not known yet")
 			}
 			return nil
-		}),
-		mgr.AddReadyzCheck("containerd", func(*http.Request) error {
+		},
+		"containerd": func(*http.Request) error {
 			if !agent.Connected() {
 				return errors.New("containerd does not answer")
 			}
 			return nil
-		}))
+		},
+	}
 }

@@ -71,9 +71,11 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.UpstreamPullers, "upstream-pullers", limits.UpstreamPullers,
 		"how many nodes may pull one image, per platform, from the upstream registry at a time")
 	flags.IntVar(&o.Fanout, "fanout", limits.Fanout,
-		"how many nodes may pull an image from the mirror at a time, for each node that holds it")
+		"how many nodes may pull an image from the mirror at a time, for each node that holds it; the seed counts while it is followed, "+
+			"and those who pull count by the part that they have, together up to three times as much")
 	flags.IntVar(&o.MaxConcurrentPulls, "max-concurrent-pulls", limits.MaxConcurrentPulls,
-		"how many pulls, of all images on all nodes together, may be under way; 0 is no limit")
+		"how many pulls, of all images on all nodes together, may be under way, those that wait for another try included; "+
+			"a node that has failed for good, shows no progress or does not answer is not counted; 0 is no limit")
 	flags.DurationVar(&o.SeedTimeout, "seed-timeout", limits.SeedTimeout,
 		"how long a node that pulls from the upstream registry may show no progress before another takes over")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
