@@ -73,7 +73,8 @@ type DistributionReconciler struct {
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // Leader election:
 // +kubebuilder:rbac:groups="",resources=events,namespace=sluice-system,verbs=create
-// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=sluice-system,verbs=get;create;update
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=sluice-system,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,resourceNames=sluice-controller,namespace=sluice-system,verbs=get;update
 
 // Reconcile makes one pass over the whole distribution. Every pass sees the whole
 // state anew, so any of them may be repeated.

@@ -7,6 +7,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -205,6 +207,7 @@ func checkFiles(t *testing.T, img v1.Image, s source) {
 	if !bytes.HasPrefix(content["licenses/LICENSE"], []byte("The licence")) {
 		t.Error("the licence is missing")
 	}
+	checkStatic(t, content["sluice-small"])
 	if bytes.Contains(content["sluice-small"], []byte(s.dir)) {
 		t.Error("the binary tells where it was built")
 	}
@@ -218,6 +221,53 @@ func checkFiles(t *testing.T, img v1.Image, s source) {
 	}
 	if got := strings.Join(names, " "); got != "example.org/small stdlib" {
 		t.Errorf("bill of materials lists %q", got)
+	}
+}
+
+// checkStatic fails for a program that asks for a loader, of which there is none.
+func checkStatic(t *testing.T, program []byte) {
+	t.Helper()
+	file, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range file.Progs {
+		if part.Type == elf.PT_INTERP || part.Type == elf.PT_DYNAMIC {
+			t.Errorf("the program is not static: it has %s", part.Type)
+		}
+	}
+}
+
+// The Dockerfile copies every folder that the commands are built from.
+func TestDockerfileCopiesWhatIsNeeded(t *testing.T) {
+	const root = "../.."
+	dockerfile, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{.ImportPath}}{{end}}{{end}}", "./cmd/...")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := strings.Fields(string(out))
+	if len(packages) < 10 {
+		t.Fatalf("found %q only", packages)
+	}
+	for _, path := range packages {
+		folder, _, _ := strings.Cut(strings.TrimPrefix(path, "github.com/sluice-dev/sluice/"), "/")
+		if !strings.Contains(string(dockerfile), "COPY "+folder+" "+folder+"\n") {
+			t.Errorf("the Dockerfile does not copy %s, which %s is in", folder, path)
+		}
+	}
+	module, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`(?m)^go (\S+)$`).FindSubmatch(module)[1]
+	if !strings.Contains(string(dockerfile), "golang:"+string(version)+" ") {
+		t.Errorf("the Dockerfile does not build with Go %s", version)
 	}
 }
 
