@@ -216,15 +216,26 @@ func Conformance(world func(ctx context.Context) *World) {
 		}, SpecTimeout(specTimeout))
 
 		It("keeps what it fetched before an error for the next try", func(ctx context.Context) {
-			image, d := makeImage("v1")
+			// A runtime that fetches up to three layers at a time asks for the last one when all
+			// but two of the others are there. Its error may break off those two.
+			const layers, brokenOff = 6, 2
+			image, err := images.Image(images.Options{Layers: images.Layers(repository, layers, layerSize)})
+			Expect(err).NotTo(HaveOccurred())
 			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
-			last := lastLayer(image)
-			serve := w.Upstream.Withhold(last)
-			_, err := pull(ctx, seed(""))
+			serve := w.Upstream.Withhold(lastLayer(image))
+			_, err = pull(ctx, seed(""))
 			Expect(err).To(HaveOccurred())
 			serve()
-			Expect(pull(ctx, seed(""))).To(HaveField("Digest", d))
-			everyBlob(w.Upstream, image, 1)
+			Expect(pull(ctx, seed(""))).To(HaveField("Digest", artifactDigest(image)))
+			var again []digest.Digest
+			Expect(images.Walk(image, func(b images.Blob) error {
+				d := digest.Digest(b.Digest.String())
+				if w.Upstream.Fetched(d) > 1 {
+					again = append(again, d)
+				}
+				return nil
+			})).To(Succeed())
+			Expect(len(again)).To(BeNumerically("<=", brokenOff), "fetched again: %v", again)
 		}, SpecTimeout(specTimeout))
 	})
 
