@@ -110,6 +110,12 @@ var _ = Describe("Seed", func() {
 			}
 			return status.Offset
 		}).Should(BeNumerically(">=", 2*images.MiB))
+		for _, whole := range layers[:2] { // of the bytes that were sent, none is still on the way
+			Eventually(ctx, func() error {
+				_, err := direct.ContentStore().Info(ctx, digest.Digest(whole))
+				return err
+			}).Should(Succeed())
+		}
 		kill()
 		Eventually(ctx, ended).Should(Receive(HaveOccurred()))
 		stalled()
