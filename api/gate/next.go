@@ -4,10 +4,10 @@
 package gate
 
 import (
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
@@ -118,14 +118,15 @@ func NeedsManagedFields(d *appsv1.Deployment) bool {
 // patch tests it.
 func (s Step) Fits(d *appsv1.Deployment) bool {
 	want := tests(d, s.End)
-	return len(want) < len(s.Patch) && slices.Equal(want, s.Patch[:len(want)])
+	return len(want) < len(s.Patch) && equality.Semantic.DeepEqual(want, s.Patch[:len(want)])
 }
 
 // tests are what must still be true of the stored object for the step to be right. The
 // webhook keeps the label in step with the images, so the same label means the same
-// images. A release because they are there rests on that and on the ImagePrefetch
-// alone, and goes through however often the Deployment is scaled meanwhile. Everything
-// else, or a webhook that was bypassed, needs the object as it was read.
+// images. A release because they are there rests on that and on the annotations, in
+// which an owner opts out, with or without a pause, past the webhook. It goes through
+// however often the Deployment is scaled meanwhile. Everything else, or a webhook that
+// was bypassed, needs the object as it was read.
 func tests(d *appsv1.Deployment, end End) []Operation {
 	have := marksOf(d)
 	var patch []Operation
@@ -134,8 +135,7 @@ func tests(d *appsv1.Deployment, end End) []Operation {
 	}
 	patch = append(patch, Operation{Op: "test", Path: labelsPath + "/" + escape(v1alpha1.HoldLabel), Value: have.hold})
 	if end == EndReady && have.hold == ImagesOf(&d.Spec.Template.Spec).Hash() {
-		return append(patch, Operation{Op: "test", Path: annotationsPath + "/" + escape(v1alpha1.PrefetchAnnotation),
-			Value: d.Annotations[v1alpha1.PrefetchAnnotation]})
+		return append(patch, Operation{Op: "test", Path: annotationsPath, Value: d.Annotations})
 	}
 	return append(patch, Operation{Op: "test", Path: "/metadata/resourceVersion", Value: d.ResourceVersion})
 }

@@ -119,6 +119,7 @@ func TestReleaseFailsWhenTheStateMovedOn(t *testing.T) {
 		{"resumed", holding, prefetch(imageB), with(holding, paused(false)), false},
 		{"taken over by the owner", holding, prefetch(imageB), with(holding, dropLabel), false},
 		{"another prefetch to wait for", holding, prefetch(imageB), with(holding, annotate(v1alpha1.PrefetchAnnotation, "other")), false},
+		{"opted out meanwhile by a manifest that pauses", holding, prefetch(imageB), with(holding, annotate(v1alpha1.GateAnnotation, "skip"), applied(`{"paused":true}`)), false},
 		{"opted out, and nothing moved", optedOut, nil, optedOut, true},
 		{"opted in again", optedOut, nil, with(holding, version("8")), false},
 		{"timed out, and nothing moved", timedOut, nil, timedOut, true},

@@ -81,7 +81,7 @@ var _ = Describe("Two replicas", Serial, func() {
 	It("release once, and the second takes over", func(ctx SpecContext) {
 		outage() // of the one without leader election
 		elect := func(o *ctrl.Options) {
-			o.LeaderElection, o.LeaderElectionID, o.LeaderElectionNamespace = true, "gate-test", "sluice-system"
+			o.LeaderElection, o.LeaderElectionID, o.LeaderElectionNamespace = true, "sluice-controller", "sluice-system"
 			o.LeaderElectionReleaseOnCancel = true
 			o.RetryPeriod = ptr.To(200 * time.Millisecond)
 		}
