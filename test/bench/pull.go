@@ -29,6 +29,9 @@ func pull(ctx context.Context, opts *options) (err error) {
 	defer func() { err = errors.Join(err, m.Stop()) }()
 	seed, peer := m.Cluster.Nodes()[0], m.Cluster.Nodes()[1]
 
+	if err := memory(ctx, m, seed, peer); err != nil {
+		return err
+	}
 	var ratios []float64
 	var name string
 	for pair := range opts.pairs {
@@ -55,23 +58,38 @@ func pull(ctx context.Context, opts *options) (err error) {
 	}
 	figure("pull_vs_ctr_ratio", median(ratios), "ratio")
 
-	if err := m.drop(ctx); err != nil {
-		return err
-	}
-	if name, err = m.push(layers, images.GiB); err != nil {
-		return err
-	}
-	for _, node := range []*cluster.Node{seed, peer} {
-		if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(node)}, name); err != nil {
+	return nil
+}
+
+// memory prints how much an agent had at the most when it had pulled a small image, as a
+// seed and as a peer, and when it had pulled a large one.
+func memory(ctx context.Context, m *machinery, seed, peer *cluster.Node) error {
+	for _, image := range []struct {
+		suffix string
+		size   int64
+	}{
+		{"_256MiB", images.GiB / 4},
+		{"", images.GiB},
+	} {
+		if err := m.drop(ctx); err != nil {
 			return err
 		}
-	}
-	for suffix, node := range map[string]*cluster.Node{"_seed": seed, "_peer": peer} {
-		rss, err := peakRSS(m.Agent(node).Pid())
+		name, err := m.push(layers, image.size)
 		if err != nil {
 			return err
 		}
-		figure("agent_peak_rss"+suffix, rss, "MiB")
+		most := 0.0
+		for _, node := range []*cluster.Node{seed, peer} {
+			if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(node)}, name); err != nil {
+				return err
+			}
+			rss, err := peakRSS(m.Agent(node).Pid())
+			if err != nil {
+				return err
+			}
+			most = max(most, rss)
+		}
+		figure("agent_peak_rss"+image.suffix, most, "MiB")
 	}
 	return nil
 }
