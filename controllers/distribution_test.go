@@ -5,15 +5,12 @@ package controllers_test
 
 import (
 	"context"
-	"errors"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -523,63 +520,6 @@ func versionOf(ctx context.Context, prefetch *v1alpha1.ImagePrefetch) string {
 	var now v1alpha1.ImagePrefetch
 	Expect(api.Get(ctx, client.ObjectKeyFromObject(prefetch), &now)).To(Succeed())
 	return now.ResourceVersion
-}
-
-// staleReader is a cache that has not seen any NodeImageSet while it is blind.
-type staleReader struct {
-	client.Client
-	blind atomic.Bool
-}
-
-func (s *staleReader) over(c client.Client) client.Client {
-	s.Client = c
-	return s
-}
-
-func (s *staleReader) List(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
-	if _, ok := list.(*v1alpha1.NodeImageSetList); ok && s.blind.Load() {
-		return nil
-	}
-	return s.Client.List(ctx, list, options...)
-}
-
-// refusingWriter refuses to create the NodeImageSet of a node for as long as it is told to.
-type refusingWriter struct {
-	client.Client
-	node    string
-	refuses atomic.Bool
-}
-
-func (w *refusingWriter) over(c client.Client) client.Client {
-	w.Client = c
-	return w
-}
-
-func (w *refusingWriter) Create(ctx context.Context, object client.Object, options ...client.CreateOption) error {
-	if w.refuses.Load() && object.GetName() == w.node {
-		sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
-		return apierrors.NewForbidden(sets, w.node, errors.New("not now"))
-	}
-	return w.Client.Create(ctx, object, options...)
-}
-
-// lossyWriter loses the answer to the first creation.
-type lossyWriter struct {
-	client.Client
-	lost atomic.Bool
-}
-
-func (w *lossyWriter) over(c client.Client) client.Client {
-	w.Client = c
-	return w
-}
-
-func (w *lossyWriter) Create(ctx context.Context, object client.Object, options ...client.CreateOption) error {
-	err := w.Client.Create(ctx, object, options...)
-	if err == nil && w.lost.CompareAndSwap(false, true) {
-		return errors.New("connection reset by peer")
-	}
-	return err
 }
 
 // metric reads a counter, or how often a histogram was fed.

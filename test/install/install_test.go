@@ -14,23 +14,16 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	batchv1 "k8s.io/api/batch/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/images"
@@ -40,6 +33,7 @@ import (
 
 // policies let the default namespace prefetch from one corner of the registry.
 const policies = `
+
 policies:
   team:
     namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}
@@ -337,40 +331,6 @@ func applySample(ctx context.Context, name string) (string, error) {
 	return site.Cluster.Kubectl(ctx, "apply", "--filename", filepath.Join(site.Chart, "..", "..", "config", "samples", name+".yaml"))
 }
 
-// inTheMiddle does something that replaces all of Sluice's Pods, while a Deployment is
-// held for an image that is on its way, and expects neither to be lost.
-func inTheMiddle(ctx context.Context, name string, act func()) {
-	GinkgoHelper()
-	image := push(ctx, "team/"+name+":v1", 4*images.MiB)
-	// It would take four minutes, and act takes one.
-	site.Upstream.SetRate(64 * images.KiB)
-	DeferCleanup(func() { site.Upstream.SetRate(0) })
-	held := createGated(ctx, name, name, image, 1)
-	create(ctx, newPrefetch(name, image))
-	requests := func() upstream.Requests { return site.Upstream.Requests().Where(upstream.In("team/" + name)) }
-	Eventually(requests).ShouldNot(BeEmpty())
-	since, before := held.Annotations[v1alpha1.HeldAtAnnotation], names(pods(ctx, "agent"), pods(ctx, "controller"))
-
-	act()
-
-	Eventually(func() []string { return names(pods(ctx, "agent"), pods(ctx, "controller")) }).ShouldNot(ContainElement(BeElementOf(before)))
-	prefetch := newPrefetch(name)
-	refresh(ctx, held, prefetch)
-	Expect(meta.IsStatusConditionTrue(prefetch.Status.Conditions, v1alpha1.ConditionReady)).To(BeFalse(), "it is still the middle")
-	Expect(held.Spec.Paused).To(BeTrue())
-	Expect(held.Labels).To(HaveKey(v1alpha1.HoldLabel))
-	Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.HeldAtAnnotation, since))
-
-	site.Upstream.SetRate(0)
-	eventuallyPrefetched(ctx, name)
-	eventuallyReleased(ctx, held)
-	eventuallyAvailable(ctx, held)
-	for _, blob := range requests().Tallies() {
-		// One that the replaced agent of the seed was pulling is asked for again.
-		Expect(blob.Bytes).To(BeNumerically("<", 2*blob.Size), "%+v", blob)
-	}
-}
-
 // spegel is what the notes of the chart look for.
 func spegel() *appsv1.DaemonSet {
 	labels := map[string]string{"app.kubernetes.io/name": "spegel"}
@@ -387,80 +347,6 @@ func spegel() *appsv1.DaemonSet {
 			},
 		},
 	}
-}
-
-// previousChart is the chart as an older version of it might have been: its CRDs
-// lack a column.
-func previousChart() string {
-	GinkgoHelper()
-	dir := filepath.Join(GinkgoT().TempDir(), "sluice")
-	Expect(os.CopyFS(dir, os.DirFS(site.Chart))).To(Succeed())
-	edit := func(name string, change func(map[string]any)) {
-		path := filepath.Join(dir, name)
-		text, err := os.ReadFile(path)
-		Expect(err).NotTo(HaveOccurred())
-		var content map[string]any
-		Expect(yaml.Unmarshal(text, &content)).To(Succeed())
-		change(content)
-		text, err = yaml.Marshal(content)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
-	}
-	edit("Chart.yaml", func(chart map[string]any) { chart["version"] = "0.0.9" })
-	edit("crds/sluice.dev_imageprefetches.yaml", func(crd map[string]any) {
-		version := crd["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
-		var columns []any
-		for _, column := range version["additionalPrinterColumns"].([]any) {
-			if column.(map[string]any)["name"] != "Failed" {
-				columns = append(columns, column)
-			}
-		}
-		version["additionalPrinterColumns"] = columns
-	})
-	return dir
-}
-
-func printerColumns(ctx context.Context) (columns []string) {
-	GinkgoHelper()
-	var definition apiextensionsv1.CustomResourceDefinition
-	Expect(site.Client.Get(ctx, client.ObjectKey{Name: "imageprefetches.sluice.dev"}, &definition)).To(Succeed())
-	for _, column := range definition.Spec.Versions[0].AdditionalPrinterColumns {
-		columns = append(columns, column.Name)
-	}
-	return columns
-}
-
-// leftovers are the objects of the installation that are still there.
-func leftovers(ctx context.Context) (found []string) {
-	GinkgoHelper()
-	for _, list := range []client.ObjectList{
-		&corev1.PodList{}, &corev1.ServiceList{}, &corev1.ServiceAccountList{}, &corev1.ConfigMapList{}, &corev1.SecretList{},
-		&appsv1.DeploymentList{}, &appsv1.DaemonSetList{}, &batchv1.JobList{}, &policyv1.PodDisruptionBudgetList{}, &coordinationv1.LeaseList{},
-		&rbacv1.ClusterRoleList{}, &rbacv1.ClusterRoleBindingList{}, &rbacv1.RoleList{}, &rbacv1.RoleBindingList{},
-		&admissionregistrationv1.MutatingWebhookConfigurationList{}, &admissionregistrationv1.ValidatingWebhookConfigurationList{},
-		&admissionregistrationv1.ValidatingAdmissionPolicyList{}, &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{},
-	} {
-		Expect(site.Client.List(ctx, list)).To(Succeed())
-		for _, object := range items(list) {
-			// The API server makes these two in every namespace.
-			everywhere := object.GetName() == "default" || object.GetName() == "kube-root-ca.crt"
-			ours := object.GetNamespace() == install.Namespace || object.GetNamespace() == "" && strings.HasPrefix(object.GetName(), "sluice")
-			if ours && !everywhere {
-				found = append(found, fmt.Sprintf("%T %s", object, object.GetName()))
-			}
-		}
-	}
-	var sets v1alpha1.NodeImageSetList
-	Expect(site.Client.List(ctx, &sets)).To(Succeed())
-	for _, set := range sets.Items {
-		found = append(found, "NodeImageSet "+set.Name)
-	}
-	for _, kind := range []string{"issuers", "certificates", "certificaterequests"} {
-		names, err := site.Cluster.Kubectl(ctx, "get", kind+".cert-manager.io", "--namespace", install.Namespace, "--output=name")
-		Expect(err).NotTo(HaveOccurred())
-		found = append(found, strings.Fields(names)...)
-	}
-	return found
 }
 
 // pullsOf are the messages of the kubelets about the image of a Deployment's Pods.

@@ -1,0 +1,166 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
+)
+
+func TestADeletedImageComesBack(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.apply(peerOf("v1", d))
+		w.pass(moment)
+		ref, _ := imageref.Parse(name("v1"))
+		for _, n := range ref.Names(d) {
+			w.runtime.Delete(n)
+		}
+		before := len(w.runtime.Pulls())
+		w.pass(14 * time.Second)
+		w.state(name("v1"), v1alpha1.ImagePending, "")
+		if again := len(w.runtime.Pulls()); again != before {
+			t.Error("it was pulled again before the controller could know of disk pressure")
+		}
+		w.pass(2 * time.Second)
+		w.state(name("v1"), v1alpha1.ImagePresent, "")
+		if _, ok := w.runtime.Record(name("v1")); !ok {
+			t.Error("the image did not come back")
+		}
+	})
+}
+
+func TestANameThatIsMovedIsMovedBack(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.apply(peerOf("v1", d))
+		w.pass(moment)
+		w.runtime.Point(name("v1"), "sha256:0000", false)
+		w.pass(blink)
+		if r, _ := w.runtime.Record(name("v1")); r.Digest != d {
+			t.Errorf("the name means %s, want %s", r.Digest, d)
+		}
+	})
+}
+
+func TestARuntimeThatGoesAwayUsesUpNoTries(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.runtime.Stop(nodeagent.ErrRuntimeUnavailable)
+		w.pass(5 * time.Minute)
+		w.apply(peerOf("v1", d))
+		w.pass(5 * time.Minute)
+		w.state(name("v1"), v1alpha1.ImagePending, "")
+		if w.agent.Connected() {
+			t.Error("the agent says that it is connected")
+		}
+		w.runtime.Start()
+		w.pass(time.Minute) // the longest backoff
+		w.pass(blink)
+		w.state(name("v1"), v1alpha1.ImagePresent, "")
+		if s := w.status(name("v1")); s.Attempts != 1 {
+			t.Errorf("%d attempts, want 1", s.Attempts)
+		}
+	})
+}
+
+func TestWhatHappenedWhileTheRuntimeWasAwayIsSeen(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.apply(peerOf("v1", d))
+		w.pass(moment)
+		w.runtime.Stop(nodeagent.ErrRuntimeUnavailable)
+		w.runtime.Delete(name("v1"))
+		w.runtime.Start()
+		w.pass(moment)
+		w.state(name("v1"), v1alpha1.ImagePresent, "")
+		if _, ok := w.runtime.Record(name("v1")); !ok {
+			t.Error("the image did not come back")
+		}
+	})
+}
+
+func TestAnUnsupportedRuntimeIsToldAndLeftAlone(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.runtime.Stop(fmt.Errorf("%w: containerd 1.7.0", nodeagent.ErrUnsupportedRuntime))
+		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))
+		w.pass(2 * time.Minute)
+		if c := w.ready(); c.Reason != v1alpha1.ReasonUnsupportedRuntime {
+			t.Errorf("condition %+v", c)
+		}
+		if n := len(w.runtime.Pulls()); n != 0 {
+			t.Errorf("%d pulls", n)
+		}
+	})
+}
+
+func TestPinsFollowRetentionAndSpec(t *testing.T) {
+	bubble(t, func(w *world) {
+		entry := peerOf("v1", w.push("v1", w.runtime.Mirror))
+		pinned := func() bool {
+			r, ok := w.runtime.Record(name("v1"))
+			if !ok {
+				t.Error("the image is gone")
+			}
+			return r.Pinned
+		}
+		for _, step := range []struct {
+			what    string
+			entries []v1alpha1.NodeImage
+			want    bool
+		}{
+			{"Pinned is the default", []v1alpha1.NodeImage{entry}, true},
+			{"BestEffort", []v1alpha1.NodeImage{{Name: entry.Name, Digest: entry.Digest, RegistryPolicy: entry.RegistryPolicy, Retention: v1alpha1.RetentionBestEffort}}, false},
+			{"Pinned again", []v1alpha1.NodeImage{entry}, true},
+			{"nobody wants it", nil, false},
+		} {
+			w.apply(step.entries...)
+			w.pass(moment)
+			if got := pinned(); got != step.want {
+				t.Errorf("%s: pinned is %v", step.what, got)
+			}
+		}
+		if n := len(w.runtime.Pulls()); n != 1 {
+			t.Errorf("%d pulls, want 1", n)
+		}
+	})
+}
+
+func TestWithoutAnObjectOldPinsComeOff(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))
+		w.pass(moment)
+		w.stop()
+		w.start()
+		w.agent.Apply(nil)
+		w.pass(moment)
+		if r, _ := w.runtime.Record(name("v1")); r.Pinned {
+			t.Error("the image is still pinned")
+		}
+		if !w.agent.Synced() {
+			t.Error("the agent does not count as synced")
+		}
+	})
+}
+
+func TestAnImageThatLeavesTheSpecIsPulledNoMore(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.runtime.PerBlob = 50 * time.Second
+		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))
+		w.pass(moment)
+		w.apply()
+		w.pass(time.Hour)
+		if _, ok := w.runtime.Record(name("v1")); ok {
+			t.Error("the image was pulled all the same")
+		}
+		if writes := w.api.all(); len(writes[len(writes)-1].Images) != 0 {
+			t.Errorf("status %+v", writes[len(writes)-1].Images)
+		}
+	})
+}
