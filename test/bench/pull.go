@@ -7,10 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"net"
+	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/procfs"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/cluster"
@@ -19,8 +23,7 @@ import (
 )
 
 // pull measures what an agent adds to the work of its containerd, by pulls of 1 GiB in
-// pairs, and how much memory it takes. The agent's time is that of the user: from the
-// creation of the ImagePrefetch to Ready.
+// pairs, and how much memory it takes.
 func pull(ctx context.Context, opts *options) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{})
 	if err != nil {
@@ -32,33 +35,89 @@ func pull(ctx context.Context, opts *options) (err error) {
 	if err := memory(ctx, m, seed, peer); err != nil {
 		return err
 	}
-	var ratios []float64
-	var name string
+	var pulls, readies []float64
 	for pair := range opts.pairs {
-		var ctr, agent time.Duration
+		var ctr, agent, ready time.Duration
 		for turn := range 2 {
-			if err := m.drop(ctx); err != nil {
-				return err
-			}
-			if name, err = m.push(layers, images.GiB); err != nil {
+			var name string
+			prepare := func() (err error) {
+				if err := m.drop(ctx); err != nil {
+					return err
+				}
+				name, err = m.push(layers, images.GiB)
 				return err
 			}
 			// Whoever is first has the colder caches: they take turns.
-			if turn == pair%2 {
+			measure := func() (err error) {
 				ctr, err = ctrPull(ctx, []*cluster.Node{seed}, name, plainly)
-			} else {
-				agent, err = m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(seed)}, name)
+				return err
 			}
-			if err != nil {
+			if turn != pair%2 {
+				measure = func() (err error) {
+					agent, ready, err = agentPull(ctx, m, seed, name)
+					return err
+				}
+			}
+			if err := undisturbed(ctx, prepare, measure); err != nil {
 				return err
 			}
 		}
-		ratios = append(ratios, agent.Seconds()/ctr.Seconds())
-		tell("ctr %.2f s, agent %.2f s", ctr.Seconds(), agent.Seconds())
+		pulls = append(pulls, agent.Seconds()/ctr.Seconds())
+		readies = append(readies, ready.Seconds()/ctr.Seconds())
+		tell("ctr %.2f s, agent %.2f s, Ready after %.2f s", ctr.Seconds(), agent.Seconds(), ready.Seconds())
 	}
-	figure("pull_vs_ctr_ratio", median(ratios), "ratio")
+	figure("pull_vs_ctr_ratio", median(pulls), "ratio")
+	figure("ready_vs_ctr_ratio", median(readies), "ratio")
 
 	return nil
+}
+
+// agentPull has the node's agent pull from the registry. took is what the agent says that
+// the pull took, and ready the user's time: from the creation of the ImagePrefetch to Ready.
+func agentPull(ctx context.Context, m *machinery, node *cluster.Node, name string) (took, ready time.Duration, err error) {
+	before, err := spentOnPulls(ctx, node)
+	if err != nil {
+		return 0, 0, err
+	}
+	if ready, err = m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(node)}, name); err != nil {
+		return 0, 0, err
+	}
+	after, err := spentOnPulls(ctx, node)
+	if err == nil && after == before {
+		err = fmt.Errorf("the agent of %s has counted no pull of %s", node.Name, name)
+	}
+	return after - before, ready, err
+}
+
+// spentOnPulls is how long the successful pulls from upstream of a node's agent have
+// taken together, from its metrics.
+func spentOnPulls(ctx context.Context, node *cluster.Node) (time.Duration, error) {
+	const metric = "sluice_agent_pull_duration_seconds"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(node.IP, "8080")+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(response.Body)
+	if err != nil {
+		return 0, fmt.Errorf("read metrics of the agent of %s: %w", node.Name, err)
+	}
+	seconds := 0.0
+	for _, m := range families[metric].GetMetric() {
+		of := map[string]string{}
+		for _, label := range m.GetLabel() {
+			of[label.GetName()] = label.GetValue()
+		}
+		if of["source"] == string(v1alpha1.SourceUpstream) && of["result"] == "Success" {
+			seconds += m.GetHistogram().GetSampleSum()
+		}
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
 }
 
 // memory prints how much an agent had at the most when it had pulled a small image, as a
@@ -100,17 +159,12 @@ func only(node *cluster.Node) map[string]string {
 
 // peakRSS is the most memory that the process ever had, in MiB.
 func peakRSS(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	process, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(status)) {
-		var kib float64
-		if n, _ := fmt.Sscanf(line, "VmHWM: %f kB", &kib); n == 1 {
-			return kib / 1024, nil
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmHWM", pid)
+	status, err := process.NewStatus()
+	return float64(status.VmHWM) / (1 << 20), err
 }
 
 func median(values []float64) float64 { return percentile(values, 50) }
