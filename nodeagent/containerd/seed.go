@@ -17,22 +17,36 @@ import (
 
 // seed has the daemon pull as it would for the kubelet: from the mirrors as far as
 // they have something, else from the registry. Credentials are tried one after the
-// other, as the kubelet does.
+// other, whatever the registry has against those before, as the kubelet does: an account
+// may be over its limit, too.
 func (r *Runtime) seed(ctx context.Context, req nodeagent.Request, m *meter) (ocispec.Descriptor, error) {
 	credentials := req.Credentials
 	if len(credentials) == 0 {
 		credentials = []nodeagent.Credential{{}}
 	}
-	var refusals []error
+	var refused, failed []error
 	for _, credential := range credentials {
 		target, err := r.seedWith(ctx, req, credential, m)
-		// Registries answer 404, too, to an account that may not see a repository.
-		if !errors.Is(err, nodeagent.ErrUnauthorized) && !errors.Is(err, nodeagent.ErrImageNotFound) {
-			return target, err
+		switch {
+		case err == nil:
+			return target, nil
+		case ctx.Err() != nil, errors.Is(err, nodeagent.ErrInsufficientDisk), errors.Is(err, nodeagent.ErrRuntimeUnavailable):
+			return ocispec.Descriptor{}, err // no credential can help
+		case errors.Is(err, nodeagent.ErrUnauthorized), errors.Is(err, nodeagent.ErrImageNotFound):
+			// Registries answer 404, too, to an account that may not see a repository.
+			refused = append(refused, err)
+		default:
+			failed = append(failed, err)
 		}
-		refusals = append(refusals, err)
 	}
-	return ocispec.Descriptor{}, errors.Join(refusals...)
+	if len(failed) == 0 {
+		return ocispec.Descriptor{}, errors.Join(refused...)
+	}
+	if len(refused) == 0 {
+		return ocispec.Descriptor{}, errors.Join(failed...)
+	}
+	// The refusals are not final while another credential may be accepted later.
+	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %v", errors.Join(failed...), errors.Join(refused...))
 }
 
 func (r *Runtime) seedWith(ctx context.Context, req nodeagent.Request, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {

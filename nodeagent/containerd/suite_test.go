@@ -153,7 +153,11 @@ func (p place) SetDown(down bool) {
 }
 
 func (p place) Protect(repository string) {
-	p.Server.Protect(repository, &upstream.Auth{Scheme: upstream.Bearer, Users: map[string]string{runtimetest.User: runtimetest.Password}})
+	p.Server.Protect(repository, &upstream.Auth{
+		Scheme:    upstream.Bearer,
+		Users:     map[string]string{runtimetest.User: runtimetest.Password, runtimetest.OverLimit: runtimetest.Password},
+		OverLimit: map[string]bool{runtimetest.OverLimit: true},
+	})
 }
 
 func (p place) Fetched(d digest.Digest) int {

@@ -30,7 +30,8 @@ type Place interface {
 	Withhold(d digest.Digest) (serve func())
 	// SetDown takes it out of reach, or back.
 	SetDown(down bool)
-	// Protect has a repository ask for User and Password.
+	// Protect has a repository ask for User and Password. To OverLimit it says, with the
+	// same password, to come back later.
 	Protect(repository string)
 	// Fetched says how often content was sent.
 	Fetched(d digest.Digest) int
@@ -190,6 +191,20 @@ func Conformance(world func(ctx context.Context) *World) {
 			req.Credentials = []nodeagent.Credential{{Username: "old", Password: "forgotten"}, {Username: User, Password: Password}}
 			Expect(pull(ctx, req)).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
+		}, SpecTimeout(specTimeout))
+
+		It("goes on to the next credentials when the registry is in trouble with those before", func(ctx context.Context) {
+			image, d := makeImage("v1")
+			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
+			w.Upstream.Protect(repository)
+			req := seed("")
+			req.Credentials = []nodeagent.Credential{{Username: OverLimit, Password: Password}, {Username: User, Password: "forgotten"}}
+			_, err := pull(ctx, req)
+			Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
+			Expect(err).NotTo(MatchError(nodeagent.ErrUnauthorized), "the first account may be let in later")
+
+			req.Credentials[1].Password = Password
+			Expect(pull(ctx, req)).To(HaveField("Digest", d))
 		}, SpecTimeout(specTimeout))
 
 		It("tells a refusal from an unknown image and from a registry that is away", func(ctx context.Context) {

@@ -111,7 +111,7 @@ func (r *Registry) SetDown(down bool) {
 	r.down = down
 }
 
-// Protect has a repository ask for a password: Password.
+// Protect implements Place.
 func (r *Registry) Protect(repository string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,8 +141,10 @@ func (r *Registry) resolve(repository, tag string, credentials []nodeagent.Crede
 		return "", fmt.Errorf("%w: connection refused", nodeagent.ErrRegistryUnavailable)
 	}
 	r.resolved++
-	if r.closed[repository] && !login(credentials) {
-		return "", fmt.Errorf("%w: 401", nodeagent.ErrUnauthorized)
+	if r.closed[repository] {
+		if err := login(credentials); err != nil {
+			return "", err
+		}
 	}
 	d, ok := r.tags[repository+":"+tag]
 	if !ok {
@@ -165,14 +167,20 @@ func (r *Registry) fetch(d digest.Digest) (content, error) {
 	return c, nil
 }
 
-// User and Password open repositories that are protected.
-const User, Password = "robot", "hunter2"
+// User and Password open repositories that are protected. OverLimit has the same
+// password, and has fetched too much.
+const User, OverLimit, Password = "robot", "glutton", "hunter2"
 
-func login(credentials []nodeagent.Credential) bool {
+func login(credentials []nodeagent.Credential) error {
+	refusal := fmt.Errorf("%w: 401", nodeagent.ErrUnauthorized)
 	for _, c := range credentials {
-		if c.Username == User && c.Password == Password {
-			return true
+		switch {
+		case c.Password != Password:
+		case c.Username == User:
+			return nil
+		case c.Username == OverLimit:
+			refusal = fmt.Errorf("%w: 429", nodeagent.ErrRegistryUnavailable)
 		}
 	}
-	return false
+	return refusal
 }

@@ -33,6 +33,8 @@ type Auth struct {
 	// IdentityToken is accepted by the token endpoint in place of a user, as
 	// the "identitytoken" of a docker config is meant.
 	IdentityToken string
+	// OverLimit are users who have fetched too much: they get status 429.
+	OverLimit map[string]bool
 }
 
 func (a *Auth) accepts(user, password string) bool {
@@ -50,8 +52,11 @@ type protection struct {
 	tokens map[string]grant
 }
 
-// grant is the set of repositories that a token opens.
-type grant map[string]bool
+// grant is what a token opens, and for whom.
+type grant struct {
+	user         string
+	repositories map[string]bool
+}
 
 // Protect makes one repository, or all those without a rule of their own if
 // the name is "", ask for credentials. nil opens it to everybody. Tokens given
@@ -71,24 +76,30 @@ func (p *protection) rule(repository string) *Auth {
 	return p.rules[""]
 }
 
-// authorize returns "" if the request may read the repository, and else the
-// challenge to answer with.
-func (s *Server) authorize(r *http.Request, repository string) (challenge string) {
+// authorize returns status 200 if the request may read the repository, and else the
+// status to answer with, and the challenge.
+func (s *Server) authorize(r *http.Request, repository string) (status int, challenge string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	auth := s.protection.rule(repository)
 	if auth == nil {
-		return ""
+		return http.StatusOK, ""
+	}
+	admit := func(user string) (int, string) {
+		if auth.OverLimit[user] {
+			return http.StatusTooManyRequests, ""
+		}
+		return http.StatusOK, ""
 	}
 	if cmp.Or(auth.Scheme, Basic) == Basic {
 		if user, password, given := r.BasicAuth(); given && auth.accepts(user, password) {
-			return ""
+			return admit(user)
 		}
-		return basicChallenge
+		return http.StatusUnauthorized, basicChallenge
 	}
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if s.protection.tokens[token][repository] {
-		return ""
+	if g := s.protection.tokens[token]; g.repositories[repository] {
+		return admit(g.user)
 	}
 	scheme := "http"
 	if r.TLS != nil {
@@ -98,7 +109,7 @@ func (s *Server) authorize(r *http.Request, repository string) (challenge string
 	if repository != "" {
 		challenge += fmt.Sprintf(`,scope="repository:%s:pull"`, repository)
 	}
-	return challenge
+	return http.StatusUnauthorized, challenge
 }
 
 // token gives out tokens, in both forms that clients use: GET with Basic
@@ -115,7 +126,7 @@ func (s *Server) token(out *response, r *http.Request) {
 		user, password, refresh = r.Form.Get("username"), r.Form.Get("password"), r.Form.Get("refresh_token")
 		given = true
 	}
-	opened := grant{}
+	opened := map[string]bool{}
 	s.mu.Lock()
 	for _, scope := range strings.Fields(strings.Join(r.Form["scope"], " ")) {
 		repository, ok := strings.CutPrefix(scope, "repository:")
@@ -129,7 +140,7 @@ func (s *Server) token(out *response, r *http.Request) {
 		}
 	}
 	value := rand.Text()
-	s.protection.tokens[value] = opened
+	s.protection.tokens[value] = grant{user: user, repositories: opened}
 	s.mu.Unlock()
 	if given && len(opened) == 0 {
 		distribution.WriteError(out, r, http.StatusUnauthorized, "incorrect username or password")

@@ -44,9 +44,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		distribution.WriteError(out, r, http.StatusMethodNotAllowed, "the registry is read-only")
 		return
 	}
-	if challenge := s.authorize(r, request.Repository); challenge != "" {
-		out.Header().Set("WWW-Authenticate", challenge)
-		distribution.WriteError(out, r, http.StatusUnauthorized, "authentication required")
+	if status, challenge := s.authorize(r, request.Repository); status != http.StatusOK {
+		if challenge != "" {
+			out.Header().Set("WWW-Authenticate", challenge)
+		}
+		distribution.WriteError(out, r, status, http.StatusText(status))
 		return
 	}
 	s.serve(out, r)
