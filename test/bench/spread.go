@@ -82,9 +82,9 @@ func (m *machinery) uplink() float64 {
 }
 
 // uncoordinated measures what there is without Sluice: every node pulls for itself,
-// from the registry, or from the mirror first.
+// from the registry, or from the mirror first, which behaves as Spegel does.
 func uncoordinated(ctx context.Context, opts *options) (err error) {
-	m, err := start(ctx, opts, opts.nodes, stack.Options{})
+	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: []string{"--behave=spegel"}})
 	if err != nil {
 		return err
 	}
