@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -22,16 +23,23 @@ type fault struct {
 	name string
 	// strike breaks something. mend, if not nil, ends it after a while.
 	strike func(ctx context.Context, r *round) (mend func(ctx context.Context) error, err error)
-	// longest is how long it lasts at the most.
-	longest time.Duration
+	// It lasts from least to longest, by chance.
+	least, longest time.Duration
 	// cuts: what was on its way from upstream while it lasted may be fetched again.
 	cuts bool
 	// replaces: the seed may be replaced by another node.
 	replaces bool
+	// fallsBack: nodes that no mirror serves are sent to the upstream, in turn.
+	fallsBack bool
 }
 
 // briefly is less than the mirror's or the registry's users bear without giving up.
-const briefly = 4 * time.Second
+// They do, and a silent seed is replaced, when something lasts from lengthily on.
+const (
+	briefly      = 4 * time.Second
+	lengthily    = seedTimeout + 5*time.Second
+	moreThanThat = lengthily + 15*time.Second
+)
 
 var faults = []fault{
 	{name: "agent killed", strike: killAgent, cuts: true},
@@ -40,14 +48,17 @@ var faults = []fault{
 	{name: "containerd restarted", strike: restartContainerd, cuts: true},
 	{name: "one mirror stopped", strike: stopMirror, longest: briefly},
 	{name: "all mirrors stopped", strike: stopMirrors, longest: briefly},
+	{name: "all mirrors stopped for long", strike: stopMirrors, least: lengthily, longest: moreThanThat, replaces: true, fallsBack: true},
 	{name: "registry refuses connections", strike: cutOff(upstream.Refuse), longest: briefly, cuts: true, replaces: true},
 	{name: "registry hangs", strike: cutOff(upstream.Hang), longest: briefly},
+	{name: "registry hangs for long", strike: cutOff(upstream.Hang), least: lengthily, longest: moreThanThat, cuts: true, replaces: true},
 	{name: "registry answers 429", strike: answer(http.StatusTooManyRequests), longest: briefly, cuts: true, replaces: true},
 	{name: "registry answers 500", strike: answer(http.StatusInternalServerError), longest: briefly, cuts: true, replaces: true},
 	{name: "registry answers 401", strike: answer(http.StatusUnauthorized), longest: briefly, cuts: true, replaces: true},
 	{name: "registry answers 404", strike: answer(http.StatusNotFound), longest: briefly, cuts: true, replaces: true},
 	{name: "registry resets in the middle of layers", strike: reset, longest: briefly, cuts: true, replaces: true},
 	{name: "node gone for good", strike: loseNode, cuts: true, replaces: true},
+	{name: "node dead, and its Node object stays", strike: killNode, least: lengthily, longest: moreThanThat, cuts: true, replaces: true},
 	{name: "node off and on", strike: powerCycle, longest: briefly, cuts: true},
 	{name: "API server restarted", strike: restartAPIServer, longest: briefly},
 }
@@ -59,9 +70,16 @@ func killAgent(_ context.Context, r *round) (mend, error) {
 	return nil, nil
 }
 
+// killLeader keeps the leader down until the standby has taken over.
 func killLeader(_ context.Context, r *round) (mend, error) {
-	r.leader().Kill()
-	return nil, nil
+	victim := r.leader()
+	r.keepDown(victim, true)
+	r.Controllers()[victim].Kill()
+	return func(context.Context) error {
+		r.Eventually(r.leader, bound, 50*time.Millisecond).ShouldNot(Equal(victim), "the standby takes over")
+		r.keepDown(victim, false)
+		return nil
+	}, nil
 }
 
 func killControllers(_ context.Context, r *round) (mend, error) {
@@ -129,6 +147,22 @@ func loseNode(ctx context.Context, r *round) (mend, error) {
 	}
 	r.seeds.Gone(node.Name)
 	return nil, r.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})
+}
+
+// killNode takes a node away, of which Kubernetes knows nothing for a while. It must hold
+// up no other.
+func killNode(ctx context.Context, r *round) (mend, error) {
+	node := r.victim()
+	r.power(node, false)
+	r.lost = node
+	if err := r.Cluster.RemoveNode(ctx, node); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		r.Eventually(func(g Gomega) { r.everyNodeHolds(ctx, g) }, bound, time.Second).Should(Succeed(), r.describe)
+		r.seeds.Gone(node.Name)
+		return r.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})
+	}, nil
 }
 
 // comeBack adds a node in place of one that was lost.

@@ -112,9 +112,9 @@ func (r *round) strike(ctx context.Context) {
 	if moment > total {
 		moment, after = total, time.Duration(r.dice.Int64N(int64(2*time.Second)))
 	}
-	lasts := time.Duration(0)
-	if r.fault.longest > 0 {
-		lasts = time.Duration(r.dice.Int64N(int64(r.fault.longest)))
+	lasts := r.fault.least
+	if r.fault.longest > r.fault.least {
+		lasts += time.Duration(r.dice.Int64N(int64(r.fault.longest - r.fault.least)))
 	}
 	r.Eventually(r.sent, bound, 5*time.Millisecond).Should(BeNumerically(">=", moment))
 	r.Expect(wait(ctx, after)).To(Succeed())
@@ -163,11 +163,16 @@ func (r *round) converge(ctx context.Context) {
 		}, bound, 50*time.Millisecond).Should(Succeed(), r.describe)
 	}
 	r.Logf("round %d: all is well %v after the fault was over", r.number, time.Since(r.mended).Round(10*time.Millisecond))
+	r.everyNodeHolds(ctx, r)
+}
+
+// everyNodeHolds expects the images on the nodes that are left.
+func (r *round) everyNodeHolds(ctx context.Context, g Gomega) {
 	for _, node := range r.Cluster.Nodes() {
 		held, err := node.Ctr(ctx, "images", "list")
-		r.Expect(err).NotTo(HaveOccurred())
+		g.Expect(err).NotTo(HaveOccurred())
 		for name, digest := range r.digests {
-			r.Expect(held).To(MatchRegexp(`(?m)^%s\s+\S+\s+%s\s`, name, digest), "%s does not hold %s", node.Name, name)
+			g.Expect(held).To(MatchRegexp(`(?m)^%s\s+\S+\s+%s\s`, name, digest), "%s does not hold %s", node.Name, name)
 		}
 	}
 }
@@ -216,15 +221,23 @@ func (r *round) judge(_ context.Context) {
 		r.Expect(seeds).To(HaveLen(1), "the fault is no reason for a second seed:\n%s", r.report())
 	}
 	for digest := range r.content {
-		var again, all int
+		var again, whole, all int
 		for _, request := range requests.Where(upstream.Of(digest), got) {
 			all++
 			if !r.excused(request) {
 				again++
 			}
+			if request.Complete && request.Offset == 0 {
+				whole++
+			}
 		}
 		r.Expect(all).To(BeNumerically(">=", 1), "%s came from nowhere", digest)
+		if r.fault.fallsBack {
+			r.Expect(whole).To(BeNumerically("<=", nodes), "%s was fetched by a node more than once:\n%s", digest, r.report())
+			continue
+		}
 		r.Expect(again).To(BeNumerically("<=", 1), "%s was fetched more than once:\n%s", digest, r.report())
+		r.Expect(whole).To(BeNumerically("<=", 2), "%s was fetched again more than once:\n%s", digest, r.report())
 	}
 	r.spy()
 }

@@ -28,6 +28,8 @@ const (
 	controllers = 2
 	// rate has a distribution take some seconds, so that a fault falls into it.
 	rate = 2 * images.MiB
+	// seedTimeout is short, so that a fault can last longer.
+	seedTimeout = 20 * time.Second
 	// other is a second namespace.
 	other = "chaos"
 )
@@ -42,8 +44,9 @@ type world struct {
 	ctx  context.Context
 	work sync.WaitGroup
 
-	mu  sync.Mutex
-	off map[string]bool // nodes that are without power, or gone
+	mu   sync.Mutex
+	off  map[string]bool // nodes that are without power, or gone
+	down map[int]bool    // controllers that are not started again
 }
 
 func start(ctx context.Context, t *testing.T, logs string) *world {
@@ -56,12 +59,12 @@ func start(ctx context.Context, t *testing.T, logs string) *world {
 	}
 	s, err := stack.Start(ctx, stack.Options{
 		Nodes: cluster.Nodes(nodes), Controllers: controllers, Race: true, LogDir: logs, Logf: t.Logf,
-		ControllerFlags: []string{"--seed-timeout=20s", "--agent-timeout=15s", "--verbosity=1"},
+		ControllerFlags: []string{"--seed-timeout=" + seedTimeout.String(), "--agent-timeout=15s", "--verbosity=1"},
 		AgentFlags:      []string{"--no-progress-timeout=10s"},
 	})
 	g.Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(ctx)
-	w := &world{T: t, Stack: s, ctx: ctx, off: map[string]bool{}}
+	w := &world{T: t, Stack: s, ctx: ctx, off: map[string]bool{}, down: map[int]bool{}}
 	t.Cleanup(func() {
 		cancel()
 		w.work.Wait()
@@ -73,7 +76,12 @@ func start(ctx context.Context, t *testing.T, logs string) *world {
 	t.Cleanup(w.seeds.Stop)
 	s.Upstream.SetRate(rate)
 	for i, process := range s.Controllers() {
-		w.keep(process, func() bool { return true }, func() (*cluster.Process, error) { return s.RestartController(ctx, i) })
+		up := func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return !w.down[i]
+		}
+		w.keep(process, up, func() (*cluster.Process, error) { return s.RestartController(ctx, i) })
 	}
 	for _, node := range s.Cluster.Nodes() {
 		w.keepAgent(node)
@@ -121,11 +129,17 @@ func (w *world) power(node *cluster.Node, on bool) {
 	w.off[node.Name] = !on
 }
 
+// keepDown says whether a controller is left down when it has ended.
+func (w *world) keepDown(controller int, down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down[controller] = down
+}
+
 // leader is the controller that got the lease last, by what they log.
-func (w *world) leader() *cluster.Process {
-	var leader *cluster.Process
+func (w *world) leader() (leader int) {
 	var since time.Time
-	for _, process := range w.Controllers() {
+	for i, process := range w.Controllers() {
 		log, err := os.ReadFile(process.Log)
 		if err != nil {
 			w.Fatal(err)
@@ -136,7 +150,7 @@ func (w *world) leader() *cluster.Process {
 				Msg  string
 			}
 			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "Successfully acquired lease" && line.Time.After(since) {
-				leader, since = process, line.Time
+				leader, since = i, line.Time
 			}
 		}
 	}
