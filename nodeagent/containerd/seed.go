@@ -46,7 +46,7 @@ func (r *Runtime) seed(ctx context.Context, req nodeagent.Request, m *meter) (oc
 		return ocispec.Descriptor{}, errors.Join(failed...)
 	}
 	// The refusals are not final while another credential may be accepted later.
-	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %v", errors.Join(failed...), errors.Join(refused...))
+	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %s", errors.Join(failed...), errors.Join(refused...).Error())
 }
 
 func (r *Runtime) seedWith(ctx context.Context, req nodeagent.Request, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
