@@ -5,6 +5,8 @@ package main
 
 import (
 	"math"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +116,30 @@ func TestRun(t *testing.T) {
 		if err := run(&out, bad); err == nil {
 			t.Errorf("-nodes %q was taken", bad)
 		}
+	}
+}
+
+// What the document shows is what the plan does now: each line for 10 and 100 nodes begins
+// one of its lines, in order. The larger sizes take too long here.
+func TestTheDocumentShowsTheTables(t *testing.T) {
+	document, err := os.ReadFile("../../docs/simulation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tables strings.Builder
+	if err := run(&tables, "10,100"); err != nil {
+		t.Fatal(err)
+	}
+	shown := strings.Split(string(document), "\n")
+	for line := range strings.Lines(tables.String()) {
+		want := strings.Fields(line)
+		at := slices.IndexFunc(shown, func(line string) bool {
+			got := strings.Fields(line)
+			return len(got) >= len(want) && slices.Equal(got[:len(want)], want)
+		})
+		if at < 0 {
+			t.Fatalf("docs/simulation.md does not show, or not in this order: %s\ntake over what `make simulate` prints", strings.TrimSpace(line))
+		}
+		shown = shown[at+1:]
 	}
 }
