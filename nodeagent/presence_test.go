@@ -36,6 +36,23 @@ func TestADeletedImageComesBack(t *testing.T) {
 	})
 }
 
+func TestWhatGoesUnseenIsMissedAtTheNextVerification(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.apply(peerOf("v1", d))
+		w.pass(moment)
+		ref, _ := imageref.Parse(name("v1"))
+		for _, n := range ref.Names(d) {
+			w.runtime.Lose(n)
+		}
+		w.pass(verify)
+		w.state(name("v1"), v1alpha1.ImagePresent, "")
+		if _, ok := w.runtime.Record(name("v1")); !ok {
+			t.Error("the image did not come back")
+		}
+	})
+}
+
 func TestANameThatIsMovedIsMovedBack(t *testing.T) {
 	bubble(t, func(w *world) {
 		d := w.push("v1", w.runtime.Mirror)

@@ -329,9 +329,20 @@ func (f *Fake) Record(name string) (Record, bool) {
 func (f *Fake) Delete(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.delete(name)
+	f.tell(nodeagent.Change{Name: name, Deleted: true})
+}
+
+// Lose deletes as Delete does, and tells no watcher.
+func (f *Fake) Lose(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.delete(name)
+}
+
+func (f *Fake) delete(name string) {
 	delete(f.records, name)
 	f.collect()
-	f.tell(nodeagent.Change{Name: name, Deleted: true})
 }
 
 // Point makes or moves a name as somebody else would.
