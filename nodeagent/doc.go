@@ -23,8 +23,9 @@
 //
 // Failed is not the end where trying again can help: such an image is tried again
 // once a minute. Where it cannot (unauthorized, unknown, not for this platform) only
-// a change of the spec's entry does. The limit counts tries in a row; for a peer, one
-// that brought anything at all from the mirror begins the count anew.
+// a change of the spec's entry does, or another who brings the image, such as the
+// kubelet. The limit counts tries in a row; for a peer, one that brought anything at
+// all from the mirror begins the count anew.
 //
 // A request that the status has not answered has the registry asked what the tag
 // means now; the answer counts as what shall be held until the spec names a digest

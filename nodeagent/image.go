@@ -28,9 +28,9 @@ type image struct {
 	// present: the node holds the digest of status.
 	present bool
 	// failed: the retry limit is reached, or the error was final. It stays so until
-	// a pull succeeds or the entry changes.
+	// the image is here or the entry changes.
 	failed bool
-	// final: nothing but a change of the entry can help.
+	// final: no further try can help until the entry changes.
 	final bool
 	// failures are those that count towards the limit, stumbles all in a row.
 	failures, stumbles int
@@ -70,13 +70,13 @@ const (
 func (i *image) next(now time.Time) step {
 	want, ask := i.wanted()
 	switch {
-	case i.gone, i.final, i.checking, i.attempt != nil:
+	case i.gone, i.ref == (imageref.Reference{}), i.checking, i.attempt != nil:
 		return rest
 	case want == "" && !ask:
 		return rest // a peer whose digest is not known yet
 	case i.unchecked && want != "" && !ask:
 		return check
-	case i.present && !ask:
+	case i.final, i.present && !ask:
 		return rest
 	case now.Before(i.due):
 		return wait

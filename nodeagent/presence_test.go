@@ -53,6 +53,26 @@ func TestWhatGoesUnseenIsMissedAtTheNextVerification(t *testing.T) {
 	})
 }
 
+func TestWhatCannotBePulledCountsAsPresentWhenAnotherBringsIt(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		ref, _ := imageref.Parse("registry.test/team/app@" + d.String())
+		w.apply(v1alpha1.NodeImage{Name: ref.String(), RegistryPolicy: v1alpha1.RegistryPolicyDefault})
+		w.pass(moment)
+		w.state(ref.String(), v1alpha1.ImageFailed, v1alpha1.ReasonImageNotFound)
+
+		kubelet := nodeagent.Request{Ref: ref, Digest: d, Policy: v1alpha1.RegistryPolicyMirror}
+		if _, err := w.runtime.Pull(w.Context(), kubelet, func(nodeagent.Progress) {}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(blink)
+		w.state(ref.String(), v1alpha1.ImagePresent, "")
+		if n := len(w.runtime.Pulls()); n != 2 {
+			t.Errorf("%d pulls, want the agent's first and the kubelet's", n)
+		}
+	})
+}
+
 func TestANameThatIsMovedIsMovedBack(t *testing.T) {
 	bubble(t, func(w *world) {
 		d := w.push("v1", w.runtime.Mirror)
