@@ -248,6 +248,33 @@ func TestWithoutRoomTheImageFailsUntilSomethingIsDeleted(t *testing.T) {
 	})
 }
 
+func TestWhatHasNoRoomBesideAnotherPullGetsItsTurnWhenThatEnds(t *testing.T) {
+	bubble(t, func(w *world) {
+		const perBlob, blobs = 40 * time.Second, 5
+		w.runtime.PerBlob = perBlob
+		w.runtime.Fail = func(req nodeagent.Request) error {
+			if _, there := w.runtime.Record(name("v1")); !there && req.Ref.String() != name("v1") {
+				return nodeagent.ErrInsufficientDisk
+			}
+			return nil
+		}
+		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)), peerOf("v2", w.push("v2", w.runtime.Mirror)), peerOf("v3", w.push("v3", w.runtime.Mirror)))
+		w.pass(blobs*perBlob - time.Millisecond)
+		w.state(name("v2"), v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)
+		before := len(w.runtime.Pulls())
+		if before > 30 { // about nine tries of each
+			t.Errorf("%d pulls: to refuse one of them gives the other no room", before)
+		}
+		w.pass(2 * time.Millisecond)
+		if n := len(w.runtime.Pulls()) - before; n != 2 {
+			t.Errorf("%d pulls began when there was room, want both", n)
+		}
+		w.pass(blobs*perBlob + moment)
+		w.state(name("v2"), v1alpha1.ImagePresent, "")
+		w.state(name("v3"), v1alpha1.ImagePresent, "")
+	})
+}
+
 func TestAPeerWithoutADigestWaits(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.apply(peerOf("v1", ""))

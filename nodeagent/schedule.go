@@ -5,6 +5,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -160,6 +161,9 @@ func (a *Agent) pulled(i *image, att *attempt, result Result, err error) {
 	i.attempt = nil
 	a.pulls--
 	a.Metrics.observe(att, result, err, now.Sub(att.started))
+	if !errors.Is(err, ErrInsufficientDisk) {
+		a.roomMade() // what it had reserved, at least
+	}
 	switch {
 	case i.gone:
 		a.forget(i)

@@ -70,10 +70,10 @@ const deletedPause = 15 * time.Second
 // changed looks at the image that the name belongs to. A deletion also means room
 // on the disk.
 func (a *Agent) changed(c Change) {
+	if c.Deleted {
+		a.roomMade()
+	}
 	for _, i := range a.images {
-		if c.Deleted && i.status.Reason == v1alpha1.ReasonInsufficientDisk {
-			i.due = time.Time{}
-		}
 		want, _ := i.wanted()
 		if want == "" {
 			continue
@@ -86,6 +86,15 @@ func (a *Agent) changed(c Change) {
 			if c.Deleted && i.present {
 				i.due = time.Now().Add(deletedPause)
 			}
+		}
+	}
+}
+
+// roomMade has what did not fit tried again at once.
+func (a *Agent) roomMade() {
+	for _, i := range a.images {
+		if i.status.Reason == v1alpha1.ReasonInsufficientDisk {
+			i.due = time.Time{}
 		}
 	}
 }

@@ -23,18 +23,41 @@ const unpackedFactor = 2.5
 // (imagefs.inodesFree). Nothing tells how many an image takes.
 const minFreeInodes = 0.05
 
-// disk remembers where the daemon keeps content and snapshots, and which of it was
-// said to be out of sight.
+// disk remembers where the daemon keeps content and snapshots, which of it was said
+// to be out of sight, and which pulls it has room for.
 type disk struct {
 	mu      sync.Mutex
 	roots   []string
 	skipped map[string]bool
+	pulls   map[*meter]bool
 }
 
-// skip says whether a root is skipped for the first time.
+// reserved is what running pulls other than m's will still take. It is called with the
+// lock held.
+func (d *disk) reserved(m *meter) (sum int64) {
+	for other := range d.pulls {
+		outstanding := other.outstanding()
+		if outstanding == 0 {
+			delete(d.pulls, other)
+		}
+		if other != m {
+			sum += outstanding
+		}
+	}
+	return sum
+}
+
+// reserve is called with the lock held.
+func (d *disk) reserve(m *meter, bytes int64) {
+	if d.pulls == nil {
+		d.pulls = map[*meter]bool{}
+	}
+	d.pulls[m] = true
+	m.reserve(bytes)
+}
+
+// skip says whether a root is skipped for the first time. It is called with the lock held.
 func (d *disk) skip(root string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.skipped[root] {
 		return false
 	}
@@ -46,8 +69,8 @@ func (d *disk) skip(root string) bool {
 }
 
 // room refuses a pull that would bring a filesystem of the daemon past the line
-// where the kubelet begins to delete images.
-func (r *Runtime) room(ctx context.Context, missing int64) error {
+// where the kubelet begins to delete images, by itself or with the others that run.
+func (r *Runtime) room(ctx context.Context, m *meter, missing int64) error {
 	if r.MinFreeDisk <= 0 || missing == 0 {
 		return nil
 	}
@@ -55,6 +78,10 @@ func (r *Runtime) room(ctx context.Context, missing int64) error {
 	if err != nil {
 		return err
 	}
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	// Before the free space: what arrives between the two counts twice, not never.
+	reserved := r.disk.reserved(m)
 	for _, root := range roots {
 		var stat unix.Statfs_t
 		err := unix.Statfs(root, &stat)
@@ -67,15 +94,19 @@ func (r *Runtime) room(ctx context.Context, missing int64) error {
 		if err != nil {
 			return fmt.Errorf("look up free space of %q: %w", root, err)
 		}
-		if err := fits(root, missing, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
+		if err := fits(root, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
 			return err
 		}
 		if err := fitsInodes(root, stat.Ffree, stat.Files); err != nil {
 			return err
 		}
 	}
+	r.disk.reserve(m, need(missing))
 	return nil
 }
+
+// need is what content takes with what is unpacked of it.
+func need(missing int64) int64 { return int64(float64(missing) * (1 + unpackedFactor)) }
 
 // fitsInodes lets pass a filesystem that does not count its inodes.
 func fitsInodes(root string, free, total uint64) error {
@@ -87,13 +118,13 @@ func fitsInodes(root string, free, total uint64) error {
 }
 
 // fits takes content and snapshots to be on one filesystem, as they nearly always are.
-func fits(root string, missing, free, total int64, minFree float64) error {
-	after := float64(free) - float64(missing)*(1+unpackedFactor)
-	if after >= float64(total)*minFree {
+func fits(root string, missing, reserved, free, total int64, minFree float64) error {
+	after := free - reserved - need(missing)
+	if float64(after) >= float64(total)*minFree {
 		return nil
 	}
-	return fmt.Errorf("%w: %d bytes to pull on %s with %d of %d bytes free, of which %.0f %% must stay free",
-		nodeagent.ErrInsufficientDisk, missing, root, free, total, 100*minFree)
+	return fmt.Errorf("%w: %d bytes to pull on %s with %d of %d bytes free, of which other pulls take %d and %.0f %% must stay free",
+		nodeagent.ErrInsufficientDisk, missing, root, free, total, reserved, 100*minFree)
 }
 
 // roots asks the daemon where it keeps things.

@@ -78,7 +78,7 @@ func (r *Runtime) measure(ctx context.Context, target ocispec.Descriptor, f *fet
 		return err
 	}
 	m.sized(held.size)
-	return r.room(ctx, held.missing)
+	return r.room(ctx, m, held.missing)
 }
 
 // followAll walks from the target down as containerd's own pulls do.

@@ -30,6 +30,7 @@ type meter struct {
 	measured bool
 	others   map[digest.Digest]int64 // what others have received that we wait for
 	moved    bool                    // by them, since it was told last
+	reserved int64                   // room on the disk, less by what is received
 }
 
 func newMeter(report func(nodeagent.Progress)) *meter {
@@ -52,11 +53,13 @@ func (m *meter) run() {
 	}
 }
 
-// stop tells what is left to tell, and returns when nothing is reported any more.
+// stop tells what is left to tell, and returns when nothing is reported any more and
+// nothing reserved.
 func (m *meter) stop() {
 	close(m.quit)
 	<-m.ended
 	m.tell()
+	m.reserve(0)
 }
 
 func (m *meter) tell() {
@@ -101,6 +104,22 @@ func (m *meter) watched(d digest.Digest, offset int64) {
 	}
 	m.moved = m.moved || m.others[d] != offset
 	m.others[d] = offset
+}
+
+// reserve says how much room the pull will take from now on.
+func (m *meter) reserve(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reserved = bytes + m.now.PulledBytes
+}
+
+// outstanding is what is left of it to be taken. What was unpacked still counts, since
+// nothing tells how much that was: beside a pull that is nearly done there may be more
+// room than this says.
+func (m *meter) outstanding() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(0, m.reserved-m.now.PulledBytes)
 }
 
 // settle replaces what was counted on the way.

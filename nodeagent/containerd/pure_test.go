@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/go-logr/logr/funcr"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-dev/sluice/nodeagent"
 )
@@ -37,19 +38,20 @@ func TestAtLeast(t *testing.T) {
 func TestFits(t *testing.T) {
 	const gib = int64(1) << 30
 	for _, tt := range []struct {
-		reason               string
-		missing, free, total int64
-		minFree              float64
-		want                 bool
+		reason                         string
+		missing, reserved, free, total int64
+		minFree                        float64
+		want                           bool
 	}{
-		{"plenty of room", gib, 50 * gib, 100 * gib, 0.15, true},
-		{"content and what is unpacked of it", 10 * gib, 49 * gib, 100 * gib, 0.15, false},
-		{"just enough", 10 * gib, 50 * gib, 100 * gib, 0.15, true},
-		{"past the line already", 1, 10 * gib, 100 * gib, 0.15, false},
-		{"the line is the administrator's", gib, 10 * gib, 100 * gib, 0.05, true},
+		{"plenty of room", gib, 0, 50 * gib, 100 * gib, 0.15, true},
+		{"content and what is unpacked of it", 10 * gib, 0, 49 * gib, 100 * gib, 0.15, false},
+		{"just enough", 10 * gib, 0, 50 * gib, 100 * gib, 0.15, true},
+		{"beside what others take", 10 * gib, 1, 50 * gib, 100 * gib, 0.15, false},
+		{"past the line already", 1, 0, 10 * gib, 100 * gib, 0.15, false},
+		{"the line is the administrator's", gib, 0, 10 * gib, 100 * gib, 0.05, true},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			err := fits("/root", tt.missing, tt.free, tt.total, tt.minFree)
+			err := fits("/root", tt.missing, tt.reserved, tt.free, tt.total, tt.minFree)
 			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
 				t.Errorf("fits: %v, want room: %v", err, tt.want)
 			}
@@ -81,13 +83,55 @@ func TestDiskThatIsNotMountedIsToldOnce(t *testing.T) {
 	var told []string
 	r := &Runtime{Options: Options{MinFreeDisk: 0.15, Log: funcr.New(func(_, line string) { told = append(told, line) }, funcr.Options{})}}
 	r.disk.roots = []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}
+	m := newMeter(func(nodeagent.Progress) {})
+	defer m.stop()
 	for range 3 {
-		if err := r.room(t.Context(), 1); err != nil {
+		if err := r.room(t.Context(), m, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(told) != 2 {
 		t.Errorf("told %d times: %q", len(told), told)
+	}
+}
+
+func TestPullsThatRunAtATimeDoNotCountOnTheSameRoom(t *testing.T) {
+	root := t.TempDir()
+	var stat unix.Statfs_t
+	if err := unix.Statfs(root, &stat); err != nil {
+		t.Fatal(err)
+	}
+	// percent is of the content that fills the disk when it is unpacked.
+	percent := int64(float64(stat.Bavail) * float64(stat.Bsize) / (1 + unpackedFactor) / 100)
+	r := &Runtime{Options: Options{MinFreeDisk: 1e-9}}
+	r.disk.roots = []string{root}
+	pulls := map[string]*meter{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		pulls[name] = newMeter(func(nodeagent.Progress) {})
+	}
+	none := func() {}
+	for _, step := range []struct {
+		reason  string
+		happen  func()
+		pull    string
+		missing int64
+		want    bool
+	}{
+		{"the first has the disk for itself", none, "a", 60, true},
+		{"another has what the first leaves", none, "b", 45, false},
+		{"what was refused takes nothing", none, "c", 30, true},
+		{"who asks again does not count twice", none, "a", 60, true},
+		{"what ended takes nothing any more", pulls["c"].stop, "b", 35, true},
+		{"room is left where there is little", none, "d", 15, false},
+		{"what was received is no longer free, and no longer to come", func() { pulls["a"].add(50 * percent) }, "d", 15, true},
+	} {
+		step.happen()
+		if err := r.room(t.Context(), pulls[step.pull], step.missing*percent); (err == nil) != step.want {
+			t.Errorf("%s: %v, want room: %v", step.reason, err, step.want)
+		}
+	}
+	for _, name := range []string{"a", "b", "d"} {
+		pulls[name].stop()
 	}
 }
 

@@ -118,7 +118,7 @@ func (r *Runtime) measureSeed(ctx context.Context, t *tracker, m *meter) error {
 			held, err := r.inspect(ctx, target)
 			if err == nil && held.manifest != nil {
 				m.sized(held.size)
-				if err := r.room(ctx, held.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
+				if err := r.room(ctx, m, held.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
 					return err
 				}
 				<-ctx.Done()
