@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
@@ -40,7 +39,7 @@ const (
 type fetcher struct {
 	store   content.Store
 	mirrors *mirror.Client
-	streams *semaphore.Weighted
+	streams *streams
 	meter   *meter
 
 	mu     sync.Mutex
@@ -119,14 +118,15 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 var errLocked = errors.New("blob is being written by another")
 
 // locked tells an ingest that another holds from a daemon that is away: containerd
-// says "unavailable" of both. The other's progress is ours.
+// says "unavailable" of both. The other's progress is ours, be it with the blob or
+// towards a stream.
 func (f *fetcher) locked(ctx context.Context, desc ocispec.Descriptor, cause error) error {
 	status, err := f.store.Status(ctx, remotes.MakeRefKey(ctx, desc))
 	if errdefs.IsUnavailable(err) {
 		return cause
 	}
 	if err == nil {
-		f.meter.watched(desc.Digest, status.Offset)
+		f.meter.watched(desc.Digest, status.Offset+f.streams.ahead(desc.Digest))
 	}
 	return errLocked
 }
@@ -255,6 +255,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 func (b *blobReader) meter(bytes int64) {
 	b.received += bytes
 	b.fetcher.meter.add(bytes)
+	b.fetcher.streams.add(bytes)
 }
 
 func (b *blobReader) open() error {
@@ -266,12 +267,12 @@ func (b *blobReader) open() error {
 		return err
 	}
 	// Asking is free, also in vain; receiving takes a buffer.
-	if err := b.fetcher.streams.Acquire(b.ctx, 1); err != nil {
+	if err := b.fetcher.streams.acquire(b.ctx, b.desc.Digest, b.fetcher.meter); err != nil {
 		_ = answer.Close()
 		return err
 	}
 	b.answer = answer
-	b.release = func() { b.fetcher.streams.Release(1) }
+	b.release = b.fetcher.streams.release
 	// A server without Range begins at the beginning.
 	skipped, err := io.CopyN(io.Discard, answer, b.offset-answer.Offset)
 	b.meter(skipped)

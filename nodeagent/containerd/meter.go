@@ -17,7 +17,8 @@ const tick = 250 * time.Millisecond
 
 // meter gathers the progress of one pull and tells it on. Bytes are progress, and so
 // is time spent on local work, such as unpacking, once the size is known and no
-// transfer is open. Waiting for a registry or a mirror is not.
+// transfer is open. Waiting for a registry or a mirror is not; waiting for another pull
+// of the node is, as long as that one gets on.
 type meter struct {
 	report func(nodeagent.Progress)
 	quit   chan struct{}
@@ -95,7 +96,7 @@ func (m *meter) add(bytes int64) {
 	m.now.PulledBytes += bytes
 }
 
-// watched notes how far another is with a blob that both want.
+// watched notes how far another is with what we wait for.
 func (m *meter) watched(d digest.Digest, offset int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -41,7 +41,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/go-logr/logr"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
@@ -67,13 +66,8 @@ type Options struct {
 	Log       logr.Logger
 }
 
-const (
-	// maxStreams bounds the blobs that are received at a time from mirrors, and with
-	// them the memory: each has a buffer of 1 MiB.
-	maxStreams = 8
-	// answerTimeout bounds calls that only ask whether the daemon is there.
-	answerTimeout = 5 * time.Second
-)
+// answerTimeout bounds calls that only ask whether the daemon is there.
+const answerTimeout = 5 * time.Second
 
 // Runtime is containerd. Make it with New.
 type Runtime struct {
@@ -84,7 +78,7 @@ type Runtime struct {
 	platform ocispec.Platform
 	matcher  platforms.MatchComparer
 	gates    mirror.Gates
-	streams  *semaphore.Weighted
+	streams  *streams
 	disk     disk
 	// unwanted are leases by name, and since when no image that is wanted has them.
 	// Only Retain, which is called once at a time, uses it.
@@ -107,7 +101,7 @@ func New(opts Options) (*Runtime, error) {
 		platform: platform,
 		matcher:  platforms.Ordered(platform),
 		gates:    mirror.Gates{AfterMiss: 5 * time.Second, AfterError: time.Second},
-		streams:  semaphore.NewWeighted(maxStreams),
+		streams:  newStreams(),
 	}, nil
 }
 

@@ -166,6 +166,33 @@ var _ = Describe("Peer", func() {
 		Expect(pull(ctx, start(impatient), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
 	}, SpecTimeout(specTimeout))
 
+	It("is not told to be stuck while another image has all streams", func(ctx context.Context) {
+		const streams, rate = 8, images.MiB
+		wide, narrow := newPair("wide"), newPair("narrow")
+		wide.push("wide", streams, images.MiB)
+		wide.mirror.SetRate(rate)
+		runtime := start(options())
+		first := make(chan error, 1)
+		go func() {
+			_, err := pull(ctx, runtime, wide.request(peer))
+			first <- err
+		}()
+		Eventually(ctx, func() upstream.Requests {
+			return wide.mirror.Requests().Where(upstream.Blobs, func(r upstream.Request) bool { return r.Bytes > 100*images.KiB })
+		}).Should(HaveLen(streams), "each of its layers has a stream")
+
+		began := time.Now()
+		last, silence := began, time.Duration(0)
+		_, err := runtime.Pull(ctx, narrow.request(peer), func(nodeagent.Progress) {
+			silence = max(silence, time.Since(last))
+			last = time.Now()
+		})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(time.Since(began)).To(BeNumerically(">", 4*time.Second), "it had to wait")
+		Expect(silence).To(BeNumerically("<", 3*time.Second))
+		Eventually(ctx, first).Should(Receive(BeNil()))
+	}, SpecTimeout(specTimeout))
+
 	It("asks one mirror after the other", func(ctx context.Context) {
 		p := newPair("second")
 		second := serve()
