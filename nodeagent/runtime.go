@@ -33,8 +33,8 @@ type Runtime interface {
 	// It touches no pin that others have set, and deletes no image.
 	Retain(ctx context.Context, images []Retained) error
 
-	// Watch tells of changes to image names until ctx ends or the runtime goes away,
-	// and then returns why. It calls connected once, after which no change is missed.
+	// Watch tells of changes to image names until ctx ends or the runtime goes away, or
+	// answers no more, and then returns why. It calls connected once, after which no change is missed.
 	Watch(ctx context.Context, connected func(), changed func(Change)) error
 }
 

@@ -17,6 +17,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-dev/sluice/nodeagent/containerd"
 	"github.com/sluice-dev/sluice/test/cluster"
@@ -137,6 +138,13 @@ func point(name string, d digest.Digest, pinned bool) {
 	Expect(err).NotTo(HaveOccurred())
 }
 
+// hang stops the node's daemon, as if it were stuck, until resume is called.
+func hang() (resume func()) {
+	daemon := node.Containerd.Process()
+	daemon.Signal(unix.SIGSTOP)
+	return func() { daemon.Signal(unix.SIGCONT) }
+}
+
 // place is an upstream.Server as the conformance suite sees it.
 type place struct{ *upstream.Server }
 
@@ -192,6 +200,7 @@ server = %q
 			Record:   record,
 			Delete:   deleteName,
 			Point:    point,
+			Hang:     hang,
 		}
 	})
 })

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/typeurl/v2"
@@ -14,11 +16,21 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
+const (
+	// askPause is how often the daemon is asked whether it is still there.
+	askPause = 5 * time.Second
+	// maxUnanswered is how many questions in a row it may leave without an answer: one
+	// that is slow for a while is not lost.
+	maxUnanswered = 3
+)
+
 // Watch implements nodeagent.Runtime.
 func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change)) error {
 	if err := r.supported(ctx); err != nil {
 		return err
 	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, errs := r.client.Subscribe(ctx, fmt.Sprintf(`namespace==%q,topic~="^/images/"`, r.Namespace))
@@ -28,8 +40,12 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 		return err
 	}
 	connected()
+	lost := make(chan error, 1)
+	asking.Go(func() { lost <- silence(ctx, r.supported) })
 	for {
 		select {
+		case err := <-lost:
+			return err
 		case err := <-errs:
 			if err == nil {
 				err = errors.New("event stream ended")
@@ -49,6 +65,24 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 			case *eventtypes.ImageDelete:
 				changed(nodeagent.Change{Name: event.Name, Deleted: true})
 			}
+		}
+	}
+}
+
+// silence returns when the daemon answers no more, or ctx ends. A daemon that hangs
+// leaves the event stream open.
+func silence(ctx context.Context, ask func(context.Context) error) error {
+	for unanswered := 0; ; {
+		if err := pause(ctx, askPause); err != nil {
+			return err
+		}
+		err := ask(ctx)
+		if err == nil {
+			unanswered = 0
+			continue
+		}
+		if unanswered++; unanswered == maxUnanswered {
+			return err
 		}
 	}
 }

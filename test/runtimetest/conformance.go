@@ -52,6 +52,9 @@ type World struct {
 	Delete func(name string)
 	// Point makes or moves a name as somebody else would.
 	Point func(name string, d digest.Digest, pinned bool)
+	// Hang has the runtime answer nothing until the returned function is called, which
+	// may be called again.
+	Hang func() (resume func())
 }
 
 const (
@@ -437,6 +440,26 @@ func Conformance(world func(ctx context.Context) *World) {
 			cancel()
 			Eventually(ctx, ended).Should(Receive(HaveOccurred()))
 		}, SpecTimeout(specTimeout))
+
+		It("says when the runtime answers no more, and connects when it does again", Serial, func(ctx context.Context) {
+			watching, cancel := context.WithCancel(ctx)
+			connected, ended := make(chan struct{}, 1), make(chan error, 1)
+			watch := func() {
+				ended <- w.Runtime.Watch(watching, func() { connected <- struct{}{} }, func(nodeagent.Change) {})
+			}
+			go watch()
+			Eventually(ctx, connected).Should(Receive())
+			resume := w.Hang()
+			DeferCleanup(resume)
+			Eventually(ctx, ended).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
+			Expect(w.Runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
+
+			resume()
+			go watch()
+			Eventually(ctx, connected).Should(Receive())
+			cancel()
+			Eventually(ctx, ended).Should(Receive(HaveOccurred()))
+		}, SpecTimeout(2*specTimeout))
 	})
 }
 

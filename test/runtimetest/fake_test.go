@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/runtimetest"
 )
 
@@ -29,6 +30,10 @@ var _ = Describe("Fake runtime", func() {
 			Record:   fake.Record,
 			Delete:   fake.Delete,
 			Point:    fake.Point,
+			Hang: func() func() {
+				fake.Stop(nodeagent.ErrRuntimeUnavailable)
+				return fake.Start
+			},
 		}
 	})
 })
