@@ -201,17 +201,21 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 		fault, faulty = a.faults[""]
 	}
 	if fromUpstream && faulty {
-		return v1alpha1.NodeImageStatus{Name: wanted.Name, State: fault.state, Reason: fault.reason, Message: fault.message}
+		failed := v1alpha1.NodeImageStatus{Name: wanted.Name, State: fault.state, Reason: fault.reason, Message: fault.message, Attempts: 9}
+		if a.held[node][wanted.Digest] { // and asks for the tag again
+			failed.State, failed.Digest, failed.Request = v1alpha1.ImagePresent, wanted.Digest, was.Request
+		}
+		return failed
 	}
 	now := v1alpha1.NodeImageStatus{Name: wanted.Name, Digest: wanted.Digest, Request: was.Request, SizeBytes: 1000}
 	if _, digest, ok := strings.Cut(wanted.Name, "@"); ok {
 		now.Digest = digest
 	}
-	if wanted.Request != "" && wanted.Request != was.Request {
+	if fromUpstream && wanted.Request != "" && wanted.Request != was.Request {
 		a.asked[wanted.Name]++
 		now.Digest, now.Request = a.resolve(wanted.Name), wanted.Request
 	}
-	if now.Digest == "" {
+	if now.Digest == "" || fromUpstream && wanted.Request != "" && wanted.Request == was.Request {
 		now.Digest = was.Digest
 	}
 	begun := was.Digest == now.Digest && was.State == v1alpha1.ImagePulling

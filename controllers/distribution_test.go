@@ -116,6 +116,24 @@ var _ = Describe("Distribution controller", func() {
 			Expect(nodes.heads(app)).To(BeNumerically("<=", 2))
 		})
 
+		It("leaves the first Ready while the second cannot be told what the tag means", func(ctx SpecContext) {
+			createNodes(ctx, 2)
+			start()
+			first := createPrefetch(ctx, "first")
+			Eventually(statusOf(ctx, first)).Should(beReady())
+			nodes.change(func(a *agents) {
+				a.faults[""] = fault{v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable, "connection refused"}
+			})
+			second := createPrefetch(ctx, "second")
+			Eventually(statusOf(ctx, second)).Should(And(notReady(v1alpha1.ReasonNodesFailed),
+				HaveField("Failures", ContainElement(And(HaveField("Reason", v1alpha1.ReasonRegistryUnavailable), HaveField("Message", "connection refused"))))))
+			nodes.change(func(a *agents) { clear(a.faults) })
+			Eventually(statusOf(ctx, second)).Should(beReady())
+			Expect(statusOf(ctx, first)(Default)).To(beReady())
+			Expect(eventsOn(ctx, first)(Default)).To(HaveExactElements("Normal WaitingForSeeds", "Normal Distributing", "Normal AllNodesHoldImages"))
+			Expect(nodes.upstream(digestOf(app, 1))).To(HaveLen(1))
+		})
+
 		It("reports an image that is listed under two names under both", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()

@@ -162,12 +162,12 @@ func (a account) countNode(t *tally, name string, digests []plan.Resolved) {
 			Reason: cmp.Or(answer.Reason, v1alpha1.ReasonPullFailed), Message: answer.Message,
 		}
 		switch {
-		case answer.State == v1alpha1.ImageFailed && !(a.fallback && servedOtherwise(entry)):
+		case entry.Failed() && !(a.fallback && servedOtherwise(entry)):
 			final = append(final, failure)
-		case answer.State == v1alpha1.ImageFailed:
+		case entry.Failed():
 			passing = append(passing, failure)
 		// A peer that waits for a layer to come to the mirror is at work, not in trouble.
-		case answer.Reason != "" && answer.Reason != v1alpha1.ReasonNotOnMirror && answer.State != v1alpha1.ImagePresent:
+		case answer.Reason != "" && answer.Reason != v1alpha1.ReasonNotOnMirror:
 			passing = append(passing, failure)
 		}
 	}

@@ -99,6 +99,17 @@ func upstream(status v1alpha1.NodeImageStatus) v1alpha1.NodeImageStatus {
 	return status
 }
 
+// asking has a node hold a digest under a tag that it asks for again, in vain so far.
+func asking(node, digest, reason string, attempts int32) func(*situation) {
+	return func(s *situation) {
+		answer := present(appV1, digest)
+		answer.Request, answer.Reason, answer.Attempts = "m1", reason, attempts
+		s.nodes[node].plan.Entries[appV1] = plan.Entry{Status: &answer, Wanted: &v1alpha1.NodeImage{
+			Name: appV1, Digest: digest, Request: "m2", RegistryPolicy: v1alpha1.RegistryPolicyDefault, ImageDownloadRetryLimit: ptr.To[int32](3),
+		}}
+	}
+}
+
 func TestConditions(t *testing.T) {
 	tolerate := func(tolerance intstr.IntOrString) func(*situation) {
 		return func(s *situation) { s.prefetch.object.Spec.FailureTolerance = &tolerance }
@@ -140,6 +151,25 @@ func TestConditions(t *testing.T) {
 			"while the tag is being asked for again, what nodes hold does not count",
 			prefetchOf(appV1).node("a", present(appV1, one)),
 			"False WaitingForSeeds: 0 of 1 node holds the image; 1 image is to be resolved", "",
+		}, {
+			"but it does for those who have been told",
+			prefetchOf(appV1).resolved(appV1, one).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 9)),
+			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
+		}, {
+			"who asks hears of a question that is asked again",
+			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 1)),
+			"False WaitingForSeeds: 0 of 1 node holds the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
+			"NodeFailures: 1 node is trying again (RegistryUnavailable)",
+		}, {
+			"and of one that has been asked in vain",
+			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 4)),
+			"False NodesFailed: 0 of 1 node holds the image; 1 failed (RegistryUnavailable); see status.failures",
+			"NodeFailures: 1 node failed (RegistryUnavailable)",
+		}, {
+			"or need not be asked again",
+			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonImagePullUnauthorized, 1)),
+			"False NodesFailed: 0 of 1 node holds the image; 1 failed (ImagePullUnauthorized); see status.failures",
+			"NodeFailures: 1 node failed (ImagePullUnauthorized)",
 		}, {
 			"a digest in the name needs no resolving",
 			prefetchOf("ghcr.io/org/app@sha256:"+v1alpha1.ImageReference(strings.Repeat("1", 64))).

@@ -85,7 +85,7 @@ func newImage(entry v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *image {
 		return i
 	}
 	i.ref = ref
-	if want, ask := i.wanted(); i.status.State == v1alpha1.ImagePresent && want == digest.Digest(i.status.Digest) && !ask {
+	if want, _ := i.wanted(); i.status.State == v1alpha1.ImagePresent && want == digest.Digest(i.status.Digest) {
 		i.present = true // until the check says otherwise
 	}
 	return i

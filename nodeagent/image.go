@@ -74,7 +74,7 @@ func (i *image) next(now time.Time) step {
 		return rest
 	case want == "" && !ask:
 		return rest // a peer whose digest is not known yet
-	case i.unchecked && want != "" && !ask:
+	case i.unchecked && want != "":
 		return check
 	case i.final, i.present && !ask:
 		return rest
@@ -86,7 +86,7 @@ func (i *image) next(now time.Time) step {
 }
 
 // wanted is the digest that the node shall hold, as far as it is known, and whether
-// the registry is to be asked.
+// the registry is to be asked. Until that has answered, the node keeps what it holds.
 func (i *image) wanted() (want digest.Digest, ask bool) {
 	if d := i.ref.Digest(); d != "" {
 		return d, false
@@ -133,7 +133,7 @@ func (i *image) set(entry v1alpha1.NodeImage) (work bool) {
 	}
 	// The author did something: whatever held it up may be mended.
 	i.failed, i.final, i.failures, i.stumbles, i.due = false, false, 0, 0, time.Time{}
-	if before != want || old.RegistryPolicy != entry.RegistryPolicy {
+	if before != want || ask || old.RegistryPolicy != entry.RegistryPolicy {
 		i.status.Attempts, i.status.Reason, i.status.Message = 0, "", ""
 	}
 	if before != want {
@@ -163,11 +163,15 @@ func pinned(entry v1alpha1.NodeImage) bool {
 	return entry.Retention != v1alpha1.RetentionBestEffort
 }
 
-// succeed records that the node holds the digest.
+// succeed records that the node holds the digest. A tag that is asked for again may
+// have been asked for in vain all the same.
 func (i *image) succeed(d digest.Digest) {
-	want, _ := i.wanted()
+	want, ask := i.wanted()
 	i.present = d == want
 	i.unchecked = i.unchecked || !i.present
+	if ask {
+		return
+	}
 	i.failed, i.final, i.failures, i.stumbles, i.due = false, false, 0, 0, time.Time{}
 	i.status.Reason, i.status.Message = "", ""
 }
@@ -187,13 +191,14 @@ func (i *image) fail(err error, now time.Time) {
 	i.failed = f.final || i.failures > retryLimit(i.entry) || f.reason == v1alpha1.ReasonInsufficientDisk
 }
 
-// state is what the status says.
+// state is what the status says. What is present stays so while its tag is asked for
+// again, even in vain.
 func (i *image) state() v1alpha1.ImageState {
 	switch {
-	case i.failed:
-		return v1alpha1.ImageFailed
 	case i.present:
 		return v1alpha1.ImagePresent
+	case i.failed:
+		return v1alpha1.ImageFailed
 	case i.attempt != nil:
 		return v1alpha1.ImagePulling
 	default:

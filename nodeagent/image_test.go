@@ -81,6 +81,16 @@ func TestWanted(t *testing.T) {
 			}
 		})
 	}
+	t.Run("what it was told before is no answer where it keeps another digest", func(t *testing.T) {
+		ref, err := imageref.Parse("registry.test/app:v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := &image{entry: entry{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, ref: ref, answer: answer{two, "a", one}}
+		if got := i.report(); got.Digest != one.String() || got.Request != "" {
+			t.Errorf("it reports %s as the answer to %q", got.Digest, got.Request)
+		}
+	})
 	t.Run("a digest in the name is its own answer", func(t *testing.T) {
 		d := digest.FromString("content")
 		ref, err := imageref.Parse("registry.test/app@" + d.String())

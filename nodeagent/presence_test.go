@@ -169,6 +169,89 @@ func TestPinsFollowRetentionAndSpec(t *testing.T) {
 	})
 }
 
+func TestWhileATagIsAskedForAgainWhatItMeantStays(t *testing.T) {
+	for _, tt := range []struct {
+		reason string
+		answer error
+		want   string
+	}{
+		{"the registry does not answer", nodeagent.ErrRegistryUnavailable, v1alpha1.ReasonRegistryUnavailable},
+		{"the registry refuses", nodeagent.ErrUnauthorized, v1alpha1.ReasonImagePullUnauthorized},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			bubble(t, func(w *world) {
+				d := w.push("v1", w.runtime.Upstream)
+				w.apply(seedOf("v1", "m1"))
+				w.pass(moment)
+				before := len(w.api.all())
+
+				w.runtime.Fail = func(nodeagent.Request) error { return tt.answer }
+				entry := seedOf("v1", "m2")
+				entry.Digest = d.String()
+				w.apply(entry)
+				w.pass(10 * time.Minute)
+				w.set.Status = w.api.all()[len(w.api.all())-1]
+				w.stop()
+				w.start()
+				w.agent.Apply(w.set.DeepCopy())
+				w.pass(10 * time.Minute)
+				for _, write := range w.api.all()[before:] {
+					if s := write.Images[0]; s.State != v1alpha1.ImagePresent || s.Digest != d.String() || s.Request != "m1" {
+						w.Fatalf("status %+v", s)
+					}
+				}
+				w.state(name("v1"), v1alpha1.ImagePresent, tt.want)
+				if s := w.status(name("v1")); tt.want == v1alpha1.ReasonRegistryUnavailable && s.Attempts <= 4 {
+					t.Errorf("it asked %d times", s.Attempts)
+				}
+				if r, _ := w.runtime.Record(name("v1")); !r.Pinned {
+					t.Error("the image is not pinned any more")
+				}
+
+				for _, n := range []string{name("v1"), "registry.test/team/app@" + d.String()} {
+					w.runtime.Delete(n)
+				}
+				w.pass(moment)
+				w.state(name("v1"), v1alpha1.ImageFailed, tt.want)
+
+				w.runtime.Fail = nil
+				entry.Request = "m2,m3"
+				w.apply(entry)
+				w.pass(moment)
+				w.state(name("v1"), v1alpha1.ImagePresent, "")
+				if s := w.status(name("v1")); s.Request != "m2,m3" || s.Digest != d.String() {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestATagThatMeansTheSameIsNeverMissing(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Upstream)
+		w.apply(seedOf("v1", "m1"))
+		w.pass(moment)
+		before := len(w.api.all())
+		entry := seedOf("v1", "m2")
+		entry.Digest = d.String()
+		answer := make(chan error)
+		w.runtime.Fail = func(nodeagent.Request) error { return <-answer }
+		w.apply(entry)
+		w.pass(moment)
+		answer <- nil
+		w.pass(moment)
+		if s := w.status(name("v1")); s.Request != "m2" || s.Attempts != 1 {
+			t.Errorf("status %+v", s)
+		}
+		for _, write := range w.api.all()[before:] {
+			if s := write.Images[0]; s.State != v1alpha1.ImagePresent {
+				t.Errorf("status %+v", s)
+			}
+		}
+	})
+}
+
 func TestWithoutAnObjectOldPinsComeOff(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))

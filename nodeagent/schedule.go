@@ -148,9 +148,9 @@ func (a *Agent) answered(i *image, att *attempt, d digest.Digest) {
 	if i.answer.digest == d && i.answer.request == att.answers {
 		return
 	}
-	held := digest.Digest(i.status.Digest)
+	before, _ := i.wanted()
 	i.answer = answer{digest: d, request: att.answers, over: digest.Digest(i.entry.Digest)}
-	if want, _ := i.wanted(); want != held {
+	if want, _ := i.wanted(); want != before {
 		i.present = false
 	}
 	a.Log.Info("Resolved tag", "image", i.entry.Name, "digest", d, "request", att.answers)

@@ -37,20 +37,21 @@ func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.No
 func (i *image) report() v1alpha1.NodeImageStatus {
 	s := i.status
 	s.State = i.state()
-	if want, ask := i.wanted(); want != "" && (!ask || s.Digest == "") {
+	want, ask := i.wanted()
+	if want != "" {
 		s.Digest = want.String()
 	}
 	switch {
 	case i.ref.Digest() != "":
 		s.Request = i.entry.Request // its name is the answer
-	case i.answer.digest == "":
+	case i.answer.digest == "", ask && s.Digest != i.answer.digest.String():
 		s.Request = ""
 	case contains(i.answer.request, i.entry.Request):
 		s.Request = i.entry.Request
 	default:
 		s.Request = i.answer.request
 	}
-	if i.attempt != nil {
+	if i.attempt != nil && !i.present { // else it asks
 		progress := i.attempt.seen()
 		s.PulledBytes = progress.PulledBytes
 		s.SizeBytes = max(s.SizeBytes, progress.SizeBytes)

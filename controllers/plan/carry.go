@@ -13,6 +13,7 @@ func (d *draft) carryOn(im *image) {
 		case s.withheld():
 			if s.isSeed() {
 				d.remember(im, s) // it lingers until its agent has heard of it
+				im.relieve(s)     // a tag may have moved to what it has no room for
 			}
 		default:
 			s.next = s.sameAgain()
@@ -30,7 +31,7 @@ func (s *seat) withheld() bool {
 // found out.
 func (s *seat) sameAgain() *v1alpha1.NodeImage {
 	wanted := s.entry.Wanted
-	found := wanted.Digest == "" && !unanswered(s.entry)
+	found := !unanswered(s.entry) && target(s.entry) != wanted.Digest
 	done := s.stand == holding && s.isSeed()
 	if !found && !done && (s.terms == nil || s.terms.asked(wanted)) {
 		return wanted

@@ -20,7 +20,6 @@ type image struct {
 	wanters []*prefetch
 	found   []foundEntry
 	digest  string // what nodes shall hold; empty until resolved
-	prior   string // what they were to hold before the tag was asked for again
 	settled map[*prefetch]bool
 	asking  []string // marks to be answered, sorted
 	current map[string]bool

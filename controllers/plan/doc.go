@@ -42,11 +42,13 @@
 //
 // # Tags
 //
-// The resolver is a seed without a digest, the only one in the cluster: it is asked
-// what the tag means, for every prefetch that has not been told since its generation
-// or refresh. Its answer holds for all prefetches that want the image and for all
-// platforms. Until a prefetch is told, its nodes get nothing new and keep what they
-// have, even while the registry is down.
+// The resolver is a seed with a request that it has not answered, the only one in the
+// cluster: it is asked what the tag means, for every prefetch that has not been told
+// since its generation or refresh. Its answer holds for all prefetches that want the
+// image and for all platforms. Until a prefetch is told, its nodes get nothing new and
+// keep what they have, even while the registry is down. So does the resolver: the digest
+// in its entry is what it holds, pinned and there for others, until the answer takes its
+// place. That it asks in vain is a failure of the question, not of the image.
 //
 // # Nodes
 //

@@ -140,12 +140,12 @@ func (r recollection) due(s *seat, refusals map[peers]refusal) time.Time {
 }
 
 // memorize keeps what the next plan needs: nothing of images that came and of nodes
-// that went.
+// that went. While a tag is asked for, those who hold the image may have asked in vain.
 func (d *draft) memorize() Memory {
 	for _, im := range d.images {
 		tried := make(map[string]attempt)
 		for _, s := range im.seats {
-			if a, ok := im.memory.tried[s.node.Name]; ok && !(s.stand == holding && s.current) {
+			if a, ok := im.memory.tried[s.node.Name]; ok && !(s.stand == holding && s.current && len(im.asking) == 0) {
 				tried[s.node.Name] = a
 			}
 		}

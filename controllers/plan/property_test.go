@@ -51,7 +51,37 @@ func TestUpstreamIsNeverCrowded(t *testing.T) {
 			},
 			"delete":  func(*rapid.T) { delete(w.wishes, p.Key) },
 			"restore": func(*rapid.T) { w.wishes[p.Key] = p },
+			"another": func(*rapid.T) { w.wish("other", "reg/a:1") },
 			"restart": func(*rapid.T) { w.restart() },
+		})
+	})
+}
+
+// TestOneNodeFetchesForAll asserts that prefetches which come while an image is on its way
+// send no second node upstream for it.
+func TestOneNodeFetchesForAll(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		w.limits.SeedTimeout, w.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
+		w.joinMany(3)
+		come := func() { w.wish(fmt.Sprint(len(w.wishes)), "reg/a:1").RetryLimit = 1000 }
+		come()
+		seeds := make(map[string]bool)
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) {
+				for name, m := range w.machines {
+					if m.status["reg/a:1"].Source == v1alpha1.SourceUpstream {
+						seeds[name] = true
+					}
+				}
+				if len(seeds) > 1 {
+					t.Fatalf("%v fetched it\n%s", keys(seeds), w)
+				}
+			},
+			"plan":         func(*rapid.T) { w.plan() },
+			"uneven round": func(t *rapid.T) { w.unevenRound(t) },
+			"more rounds":  func(t *rapid.T) { w.unevenRound(t) },
+			"come":         func(*rapid.T) { come() },
 		})
 	})
 }
@@ -217,10 +247,14 @@ func history(t *rapid.T) {
 func (m *machine) recover() {
 	m.offline, m.hung, m.full, m.node.DiskPressure = false, false, false, false
 	for image, status := range m.status {
-		if status.State == v1alpha1.ImageFailed && !final(status.Reason) {
+		switch {
+		case final(status.Reason):
+		case status.State == v1alpha1.ImageFailed:
 			status.State = v1alpha1.ImagePending
-			m.status[image] = status
+		case status.State == v1alpha1.ImagePresent && status.Reason != "": // it asks in vain
+			status.Attempts, status.Reason = 0, ""
 		}
+		m.status[image] = status
 	}
 }
 

@@ -55,8 +55,7 @@ func (d *draft) resolve(im *image) {
 	}
 	slices.Sort(im.asking)
 	im.asking = slices.Compact(im.asking)
-	im.prior = im.onRecord(func(*prefetch) bool { return true })
-	im.digest = cmp.Or(newest, im.onRecord(im.recorded))
+	im.digest = cmp.Or(newest, im.onRecord())
 }
 
 // recorded says that the prefetch's status has the answer to its present question.
@@ -101,13 +100,13 @@ func (im *image) answers() (newest string, answered map[string]bool) {
 	return newest, answered
 }
 
-// onRecord is the digest that the prefetches which count have in their status. Should
+// onRecord is the digest that the prefetches have in their status which have been told. Should
 // they disagree, as after a crash between two writes, the digest that most nodes are
 // asked for stands, and else that of the first prefetch.
-func (im *image) onRecord(counts func(*prefetch) bool) string {
+func (im *image) onRecord() string {
 	var digests []string
 	for _, p := range im.wanters {
-		if digest := p.Resolved[im.name].Digest; digest != "" && counts(p) && !slices.Contains(digests, digest) {
+		if digest := p.Resolved[im.name].Digest; im.recorded(p) && !slices.Contains(digests, digest) {
 			digests = append(digests, digest)
 		}
 	}

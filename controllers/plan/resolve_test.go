@@ -13,7 +13,7 @@ import (
 // resolvers are the nodes that are to resolve an image, in order.
 func (w *world) resolvers(image string) (names []string) {
 	for _, n := range w.state().Nodes {
-		if e := n.Entries[image].Wanted; e != nil && e.Digest == "" {
+		if unanswered(n.Entries[image]) {
 			names = append(names, n.Name)
 		}
 	}
@@ -122,6 +122,152 @@ func TestWhileATagIsAskedForAgain(t *testing.T) {
 	w.down = false
 	w.settle(t)
 	w.checkServed(t)
+}
+
+func TestWhoAsksAgainKeepsWhatItHolds(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		nodes  int
+		happen func(w *world, p *Prefetch)
+	}{
+		{"the registry is down, and nobody else can ask", 1, func(w *world, p *Prefetch) { w.down = true }},
+		{"the registry is down", 3, func(w *world, p *Prefetch) { w.down = true }},
+		{"the registry refuses", 3, func(w *world, p *Prefetch) { w.private = true }},
+		{"the disk of the node that asks is full", 3, func(w *world, p *Prefetch) {
+			w.down = true
+			w.run(t, 1)
+			w.machines[w.resolvers("reg/a:1")[0]].node.DiskPressure = true
+		}},
+		{"nobody asks any more", 3, func(w *world, p *Prefetch) {
+			w.down = true
+			w.run(t, 3)
+			delete(w.wishes, p.Key)
+		}},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w := newWorld()
+			w.joinMany(c.nodes)
+			other := w.wish("other", "reg/a:1")
+			w.settle(t)
+			held := w.tags["reg/a:1"]
+			p := w.wish("web", "reg/a:1")
+			c.happen(w, p)
+			for range 300 {
+				step := w.run(t, 1)
+				if got := step.Prefetches[other.Key].Digests["reg/a:1"].Digest; got != held {
+					t.Fatalf("the other prefetch is told %q", got)
+				}
+				for _, n := range w.state().Nodes {
+					e := n.Entries["reg/a:1"]
+					if e.Wanted == nil || e.Wanted.Digest != held || e.Status.State != v1alpha1.ImagePresent || e.Status.Digest != held {
+						t.Fatalf("%s no longer keeps it:\n%s", n.Name, w)
+					}
+				}
+			}
+			w.join("n999") // and it can serve others
+			w.run(t, 30)
+			if w.machines["n999"].content["reg/a:1"] != held || w.machines["n999"].status["reg/a:1"].Source != v1alpha1.SourceMirror {
+				t.Errorf("a node that joined is not served by it:\n%s", w)
+			}
+			w.down, w.private = false, false
+			w.tags["reg/a:1"] = "sha256:second"
+			p.Resolution, w.wishes[p.Key] = "2", p
+			for _, m := range w.machines {
+				m.recover()
+			}
+			w.settle(t)
+			w.checkServed(t)
+			if got := other.Resolved["reg/a:1"].Digest; got != "sha256:second" {
+				t.Errorf("the new answer is %q", got)
+			}
+		})
+	}
+}
+
+func TestWhoIsBringingAnImageGoesOnWhileItAsksAgain(t *testing.T) {
+	w := newWorld()
+	w.joinMany(1)
+	other := w.wish("other", "reg/a:1")
+	w.run(t, 2)
+	digest := other.Resolved["reg/a:1"].Digest
+	w.wish("web", "reg/a:1")
+	w.plan()
+	if got := w.machines["n000"].spec["reg/a:1"]; got.Digest != digest || len(w.resolvers("reg/a:1")) != 1 {
+		t.Errorf("it is asked for %+v, and it was bringing %s", got, digest)
+	}
+	w.settle(t)
+	w.checkServed(t)
+}
+
+func TestThoseWhoHoldItAskInTurnAndRest(t *testing.T) {
+	w := newWorld()
+	w.joinMany(3)
+	w.wish("other", "reg/a:1")
+	w.settle(t)
+	w.down = true
+	w.wish("web", "reg/a:1")
+	asked := make(map[string]int)
+	last := ""
+	for range 180 {
+		w.run(t, 1)
+		for _, name := range w.resolvers("reg/a:1") {
+			if name != last {
+				asked[name]++
+			}
+			last = name
+		}
+	}
+	for name := range w.machines {
+		if n := asked[name]; n < 2 || n > 4 { // once a minute
+			t.Errorf("%s asked %d times in three minutes", name, n)
+		}
+	}
+}
+
+func TestWhoAskedInVainIsDoneBeforeTheNextAsks(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		happen func(w *world, p *Prefetch)
+	}{
+		{"it was too slow", func(w *world, _ *Prefetch) { w.now = w.now.Add(w.limits.SeedTimeout) }},
+		{"it was, and the controller is a new one", func(w *world, _ *Prefetch) {
+			w.now = w.now.Add(w.limits.SeedTimeout)
+			w.still(t)
+			w.restart()
+		}},
+		{"who wanted to know is gone, and another wants to know", func(w *world, p *Prefetch) {
+			delete(w.wishes, p.Key)
+			w.still(t)
+			w.wish("third", "reg/a:1")
+		}},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w := newWorld()
+			w.joinMany(3)
+			w.wish("other", "reg/a:1")
+			w.settle(t)
+			p := w.wish("web", "reg/a:1")
+			w.plan()
+			first := w.resolvers("reg/a:1")[0]
+			m := w.machines[first]
+			m.deliver()
+			m.observed = m.viewGeneration // it asks; what it is told nobody hears
+			w.report(m)
+			w.still(t)
+			c.happen(w, p)
+			w.still(t)
+			if got := w.resolvers("reg/a:1"); len(got) > 0 {
+				t.Errorf("%v asks while %s may be pulling\n%s", got, first, w)
+			}
+			m.deliver()
+			w.work(m)
+			w.report(m)
+			w.still(t)
+			if got := w.resolvers("reg/a:1"); len(got) != 1 {
+				t.Errorf("%v ask once %s has heard", got, first)
+			}
+		})
+	}
 }
 
 func TestAnswerOutlivesACrash(t *testing.T) {

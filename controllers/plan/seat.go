@@ -106,7 +106,7 @@ func (d *draft) standing(s *seat) standing {
 		return holding
 	case !s.node.works():
 		return lost
-	case s.node.Acknowledged && status != nil && status.State == v1alpha1.ImageFailed:
+	case s.node.Acknowledged && s.entry.Failed():
 		return failed
 	}
 	deadline := d.stallsAt(s)
@@ -121,10 +121,30 @@ func (d *draft) stallsAt(s *seat) time.Time {
 	return d.since(s.entry.ProgressAt).Add(d.limits.SeedTimeout)
 }
 
-// unanswered says that the node is to resolve the tag and has not yet.
+// unanswered says that the node is to resolve the tag and has not yet. Meanwhile the
+// digest in the entry, if there is one, is what it holds and keeps.
 func unanswered(e Entry) bool {
-	return e.Wanted != nil && e.Wanted.Digest == "" &&
-		(e.Status == nil || e.Status.Digest == "" || e.Status.Request != e.Wanted.Request)
+	return asks(e) && (e.Status == nil || e.Status.Digest == "" || e.Status.Request != e.Wanted.Request)
+}
+
+// asks says that the digest is for the node to find out, or was.
+func asks(e Entry) bool {
+	return e.Wanted != nil && (e.Wanted.Digest == "" ||
+		e.Wanted.Request != "" && e.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyDefault)
+}
+
+// Failed says that the agent has given up. One that asks again for a tag stays Present
+// with what it holds, and has given up once its tries are used up or cannot help.
+func (e Entry) Failed() bool {
+	switch status := e.Status; {
+	case status == nil:
+		return false
+	case status.State != v1alpha1.ImagePresent || status.Reason == "" || !unanswered(e):
+		return status.State == v1alpha1.ImageFailed
+	default:
+		limit := e.Wanted.ImageDownloadRetryLimit
+		return final(status.Reason) || limit != nil && status.Attempts > *limit
+	}
 }
 
 // unheard says that nothing came from an agent that should have answered by now. Its
@@ -141,10 +161,30 @@ func (d *draft) unheard(s *seat) bool {
 
 // target is the digest a node works on: what it was told, or else what it found itself.
 func target(e Entry) string {
-	if e.Wanted.Digest == "" && e.Status != nil {
+	if e.Wanted.Digest == "" && e.Status != nil || asks(e) && !unanswered(e) {
 		return e.Status.Digest
 	}
 	return e.Wanted.Digest
+}
+
+// held is the digest that the agent says is there.
+func held(e Entry) string {
+	if e.Status == nil || e.Status.State != v1alpha1.ImagePresent {
+		return ""
+	}
+	return e.Status.Digest
+}
+
+// known is the digest that the node holds, or was told or found out last.
+func known(e Entry) string {
+	digest := held(e)
+	switch {
+	case digest != "" || e.Wanted == nil:
+		return digest
+	case unanswered(e):
+		return e.Wanted.Digest
+	}
+	return target(e)
 }
 
 // count keeps the books that go over all images.
@@ -184,11 +224,16 @@ func (d *draft) group(im *image) {
 		if s.isSeed() || im.lingers(s) {
 			g.open--
 		}
-		if s.stand == holding && s.current && s.node.works() {
+		if s.serves(im.digest) {
 			d.countHolder(g, s)
 		}
 	}
 	slices.SortFunc(im.groups, func(a, b *group) int { return strings.Compare(a.platform, b.platform) })
+}
+
+// serves says that others can get the digest from the node, which is to keep it.
+func (s *seat) serves(digest string) bool {
+	return digest != "" && s.node.works() && s.stand != idle && target(s.entry) == digest && held(s.entry) == digest
 }
 
 func (d *draft) countHolder(g *group, s *seat) {
@@ -212,11 +257,14 @@ func (s *seat) isSeed() bool {
 
 // lingers says that a node may still be pulling from the upstream, because its agent
 // has not yet seen that it shall not. An agent goes on trying even after it reported
-// Failed.
+// Failed, and one that asks for a tag goes on to pull what the tag means now.
 func (im *image) lingers(s *seat) bool {
-	status := s.entry.Status
-	if s.isSeed() || s.node.Acknowledged || s.node.silent || status != nil && status.State == v1alpha1.ImagePresent {
+	status, wanted := s.entry.Status, s.entry.Wanted
+	switch {
+	case s.isSeed() || s.node.Acknowledged || s.node.silent:
 		return false
+	case status != nil && status.State == v1alpha1.ImagePresent:
+		return wanted != nil && wanted.Request != "" && wanted.Request != status.Request
 	}
 	_, tried := im.memory.tried[s.node.Name]
 	return tried || status != nil && status.Source == v1alpha1.SourceUpstream

@@ -64,10 +64,11 @@ func (d *draft) relayResolver(im *image) *seat {
 	return nil
 }
 
-// ask has the resolver ask for all open marks, and nobody else.
+// ask has the resolver ask for all open marks, and nobody else. What it has or is bringing
+// for those who have been told, it keeps until the new answer is there.
 func (im *image) ask(resolver *seat) {
 	request := im.request(resolver.entry.Wanted)
-	resolver.next = resolver.terms.entry(im.name, "", v1alpha1.RegistryPolicyDefault)
+	resolver.next = resolver.terms.entry(im.name, known(resolver.entry), v1alpha1.RegistryPolicyDefault)
 	resolver.next.Request = request
 	for _, s := range im.seats {
 		if s != resolver && s.next != nil && s.next.Request != "" && !s.bound() {
@@ -101,7 +102,7 @@ func (d *draft) appointSeeds(im *image, g *group) {
 	var candidates, failing []*seat
 	for _, s := range g.seats {
 		switch {
-		case s.seeds() && (s.bound() || s.stand == pulling):
+		case s.seeds() && (s.bound() || s.stand == pulling || s.stand == holding): // and is to ask for the tag
 			want--
 		case s.seeds() && !unanswered(s.entry):
 			failing = append(failing, s)
@@ -174,19 +175,14 @@ func (d *draft) replace(im *image, failing, candidates []*seat) []*seat {
 	return line
 }
 
-// relieve makes a seed an ordinary node again. What it holds, or held before the tag
-// was asked for again, stays pinned.
+// relieve makes a seed an ordinary node again. What it holds stays pinned, and the
+// request stays with it, for that tells what its agent may be doing until it has heard.
 func (im *image) relieve(s *seat) {
 	s.relieved = true
 	s.next = nil
-	digest := im.prior
-	if status := s.entry.Status; status != nil && status.State == v1alpha1.ImagePresent {
-		digest = status.Digest
-	} else if s.entry.Wanted.Digest != "" {
-		return
-	}
-	if digest != "" {
+	if digest := held(s.entry); digest != "" {
 		s.next = s.terms.entry(im.name, digest, v1alpha1.RegistryPolicyMirror)
+		s.next.Request = s.entry.Wanted.Request
 	}
 }
 

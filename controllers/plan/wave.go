@@ -75,6 +75,7 @@ func (d *draft) wave(im *image, g *group) *wave {
 				}
 			}
 		case s.terms == nil || !s.eligible():
+		case s.relieved && s.says(im.digest): // it keeps it already
 		case s.says(im.digest):
 			s.next = s.terms.entry(im.name, im.digest, v1alpha1.RegistryPolicyMirror) // nothing is going to be pulled
 		case s.hint == hintDigest:

@@ -239,7 +239,7 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	status := m.status[entry.Name]
 	if !known || before.Digest != entry.Digest || before.Request != entry.Request || before.RegistryPolicy != entry.RegistryPolicy {
 		// A digest filled in is the same work.
-		if !(known && before.Digest == "" && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
+		if !(known && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
 			again := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
 			if status.State == v1alpha1.ImagePresent && status.Digest == entry.Digest {
 				again.State, again.Source = status.State, status.Source // it is there, and came from where it came from
@@ -250,18 +250,23 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	fail := func(reason string, final bool) v1alpha1.NodeImageStatus {
 		status.Attempts = max(status.Attempts, 1) + 1 // the next one's number
 		status.Reason = reason
-		status.State = v1alpha1.ImagePending
-		if final || status.Attempts > *entry.ImageDownloadRetryLimit+1 {
+		switch {
+		case entry.Digest != "" && m.content[entry.Name] == entry.Digest: // what the tag meant before
+			status.State, status.Digest = v1alpha1.ImagePresent, entry.Digest
+		case final || status.Attempts > *entry.ImageDownloadRetryLimit+1:
 			status.State = v1alpha1.ImageFailed
+		default:
+			status.State = v1alpha1.ImagePending
 		}
 		return status
 	}
-	if status.State == v1alpha1.ImageFailed {
+	asksInVain := status.State == v1alpha1.ImagePresent && status.Reason != ""
+	if status.State == v1alpha1.ImageFailed || asksInVain && (final(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
 		return status
 	}
 	digest := entry.Digest
 	upstream := entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault
-	if upstream && digest == "" {
+	if upstream && (digest == "" || entry.Request != "") {
 		if status.Request != entry.Request || status.Digest == "" {
 			if w.down || m.offline {
 				return fail(v1alpha1.ReasonRegistryUnavailable, false)
@@ -397,7 +402,7 @@ func (w *world) check(t failer) {
 			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
 				key := image + " on " + m.node.Platform
 				seeds[key] = append(seeds[key], name)
-				if entry.Digest == "" {
+				if status := m.status[image]; unanswered(Entry{Wanted: &entry, Status: &status}) {
 					requests[image] = append(requests[image], name)
 				}
 			} else if entry.Digest == "" {
