@@ -37,7 +37,7 @@ type agents struct {
 	held   map[string]map[string]bool // digests by node
 	slow   map[string]bool            // nodes whose pulls do not end
 	silent map[string]bool            // nodes whose agent is not there
-	alien  map[string]bool            // nodes whose runtime is not supported
+	idle   map[string]string          // nodes that cannot work with their runtime, and the reason
 	faults map[string]fault           // what pulls from upstream run into, by node; "" is every node
 
 	pulls map[string][]string // nodes that pulled a digest from upstream, in order
@@ -62,7 +62,7 @@ func runAgents() *agents {
 	a := &agents{
 		poke: make(chan struct{}, 1), sets: map[string]*v1alpha1.NodeImageSet{},
 		tags: map[string]string{}, held: map[string]map[string]bool{},
-		slow: map[string]bool{}, silent: map[string]bool{}, alien: map[string]bool{}, faults: map[string]fault{},
+		slow: map[string]bool{}, silent: map[string]bool{}, idle: map[string]string{}, faults: map[string]fault{},
 		pulls: map[string][]string{}, asked: map[string]int{}, seeds: map[string]int{},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -162,12 +162,12 @@ func (a *agents) answer(ctx context.Context) {
 		}
 		next := set.DeepCopy()
 		next.Status = v1alpha1.NodeImageSetStatus{ObservedGeneration: set.Generation}
-		if a.alien[name] {
+		if a.idle[name] != "" {
 			next.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
-				Reason: v1alpha1.ReasonUnsupportedRuntime, LastTransitionTime: set.CreationTimestamp}}
+				Reason: a.idle[name], LastTransitionTime: set.CreationTimestamp}}
 		}
 		for _, wanted := range set.Spec.ImageSet {
-			if a.alien[name] {
+			if a.idle[name] != "" {
 				next.Status.Images = append(next.Status.Images, v1alpha1.NodeImageStatus{Name: wanted.Name, State: v1alpha1.ImagePending})
 				continue
 			}

@@ -346,11 +346,27 @@ var _ = Describe("Distribution controller", func() {
 
 		It("counts a node with an unsupported runtime as failed", func(ctx SpecContext) {
 			createNodes(ctx, 2)
-			nodes.change(func(a *agents) { a.alien["node-1"] = true })
+			nodes.change(func(a *agents) { a.idle["node-1"] = v1alpha1.ReasonUnsupportedRuntime })
 			start()
 			prefetch := createPrefetch(ctx, "app")
 			Eventually(statusOf(ctx, prefetch)).Should(And(HaveField("ReadyNodes", BeEquivalentTo(1)),
 				HaveField("Failures", ConsistOf(And(HaveField("Node", "node-1"), HaveField("Reason", v1alpha1.ReasonUnsupportedRuntime))))))
+		})
+
+		It("counts a node whose runtime does not answer as failed, and as any other once it does", func(ctx SpecContext) {
+			createNodes(ctx, 2)
+			nodes.change(func(a *agents) { a.idle["node-1"] = v1alpha1.ReasonRuntimeUnavailable })
+			start()
+			prefetch := createPrefetch(ctx, "app", func(p *v1alpha1.ImagePrefetch) { p.Spec.FailureTolerance = ptr.To(intstr.FromInt32(1)) })
+			Eventually(statusOf(ctx, prefetch)).Should(And(
+				haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated),
+				HaveField("ReadyNodes", BeEquivalentTo(1)), HaveField("FailedNodes", BeEquivalentTo(1)),
+				HaveField("Failures", ConsistOf(And(HaveField("Node", "node-1"), HaveField("Reason", v1alpha1.ReasonRuntimeUnavailable))))))
+			Expect(nodes.upstream(digestOf(app, 1))).To(HaveExactElements("node-2"))
+
+			nodes.change(func(a *agents) { clear(a.idle) })
+			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("ReadyNodes", BeEquivalentTo(2)), HaveField("Failures", BeEmpty())))
+			Expect(nodes.upstream(digestOf(app, 1))).To(HaveExactElements("node-2"))
 		})
 	})
 

@@ -227,6 +227,10 @@ func (a account) nodeFailure(name string, node plan.Node) *v1alpha1.NodeFailure 
 		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonUnsupportedRuntime,
 			Message: "the container runtime of the node is not containerd 2.1 or newer; see the NodeImageSet of the node"}
 	}
+	if node.RuntimeDown {
+		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonRuntimeUnavailable,
+			Message: "containerd does not answer the Sluice agent of the node: see the NodeImageSet of the node, and whether containerd runs there"}
+	}
 	if _, silent := slices.BinarySearch(a.outcome.Silent, name); silent {
 		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonAgentNotRunning,
 			Message: "the Sluice agent of the node does not answer: check that its Pod runs there, and what it logs"}

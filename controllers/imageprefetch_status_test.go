@@ -248,6 +248,12 @@ func TestConditions(t *testing.T) {
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (AgentNotRunning); see status.failures",
 			"NodeFailures: 1 node failed (AgentNotRunning)",
 		}, {
+			"so is a container runtime that does not answer",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
+				with(func(s *situation) { s.nodes["b"].plan.RuntimeDown = true }),
+			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance admits 1",
+			"NodeFailures: 1 node failed (RuntimeUnavailable)",
+		}, {
 			"unless the node holds all that it shall",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) { s.outcome.Silent = []string{"a"} }),
 			"True AllNodesHoldImages: 1 of 1 node holds the image", "",

@@ -87,6 +87,7 @@ func (v *observedNode) takeSet(before *observedNode, now time.Time) {
 	v.plan.Acknowledged = status.ObservedGeneration == v.set.Generation
 	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
 	v.plan.Unsupported = ready != nil && ready.Reason == v1alpha1.ReasonUnsupportedRuntime
+	v.plan.RuntimeDown = ready != nil && ready.Reason == v1alpha1.ReasonRuntimeUnavailable
 
 	v.plan.HeardAt = now
 	var entriesBefore map[string]plan.Entry

@@ -66,16 +66,17 @@ type Agent struct {
 	work      sync.WaitGroup
 
 	// What follows belongs to the goroutine of Run.
-	images      map[string]*image
-	uid         types.UID
-	generation  int64
-	unsupported error
-	pulls       int
-	checks      int
-	unretained  bool // the runtime is to be told what to retain
-	retaining   bool
-	verifyAt    time.Time
-	report      report
+	images     map[string]*image
+	uid        types.UID
+	generation int64
+	lostAt     time.Time // when the runtime ceased to answer; zero while it does
+	outage     *outage   // nil while the runtime can be worked with
+	pulls      int
+	checks     int
+	unretained bool // the runtime is to be told what to retain
+	retaining  bool
+	verifyAt   time.Time
+	report     report
 }
 
 // New returns an Agent that does nothing until Run.

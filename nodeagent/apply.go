@@ -28,6 +28,7 @@ func (a *Agent) apply(set *v1alpha1.NodeImageSet) {
 	pause := acknowledge
 	if set.UID != a.uid {
 		a.report.restart(set.UID, set.Status)
+		a.recall(set.Status.Conditions)
 		pause = settle
 	}
 	a.uid, a.generation = set.UID, set.Generation
@@ -93,7 +94,7 @@ func newImage(entry v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *image {
 
 // retain tells the runtime what to pin and what to keep, when that may have changed.
 func (a *Agent) retain(ctx context.Context) {
-	if !a.unretained || a.retaining || !a.synced.Load() || !a.connected.Load() || a.unsupported != nil {
+	if !a.unretained || a.retaining || !a.synced.Load() || !a.connected.Load() {
 		return
 	}
 	a.unretained, a.retaining = false, true

@@ -107,6 +107,64 @@ func TestARuntimeThatGoesAwayUsesUpNoTries(t *testing.T) {
 	})
 }
 
+func TestARuntimeThatStaysAwayIsTold(t *testing.T) {
+	bubble(t, func(w *world) {
+		d := w.push("v1", w.runtime.Mirror)
+		w.apply(peerOf("v1", d))
+		w.pass(moment)
+		writes := len(w.api.all())
+		told := func(what, reason string, more int) {
+			t.Helper()
+			if c := w.ready(); c.Reason != reason {
+				t.Errorf("%s: condition %+v", what, c)
+			}
+			if n := len(w.api.all()) - writes; n != more {
+				t.Errorf("%s: %d writes, want %d", what, n, more)
+			}
+			writes = len(w.api.all())
+		}
+		w.runtime.Stop(nodeagent.ErrRuntimeUnavailable)
+		w.pass(20 * time.Second)
+		w.runtime.Start()
+		w.pass(time.Minute)
+		told("a restart", v1alpha1.ReasonImagesPresent, 0)
+
+		w.runtime.Stop(nodeagent.ErrRuntimeUnavailable)
+		w.pass(29 * time.Second)
+		told("before the time is over", v1alpha1.ReasonImagesPresent, 0)
+		w.pass(time.Minute)
+		told("after that", v1alpha1.ReasonRuntimeUnavailable, 1)
+		w.pass(10 * time.Minute)
+		told("still", v1alpha1.ReasonRuntimeUnavailable, 0)
+		w.state(name("v1"), v1alpha1.ImagePresent, "")
+
+		w.set.Status = w.api.all()[writes-1]
+		w.stop()
+		w.start()
+		w.agent.Apply(w.set.DeepCopy())
+		w.pass(10 * time.Minute)
+		told("by a new process", v1alpha1.ReasonRuntimeUnavailable, 0)
+
+		w.runtime.Start()
+		w.pass(time.Minute)
+		w.pass(moment)
+		told("when it is back", v1alpha1.ReasonImagesPresent, 1)
+	})
+}
+
+func TestAReplacedRuntimeIsToldForWhatItIs(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))
+		w.runtime.Stop(nodeagent.ErrRuntimeUnavailable)
+		w.pass(2 * time.Minute)
+		w.runtime.Stop(fmt.Errorf("%w: containerd 1.7.0", nodeagent.ErrUnsupportedRuntime))
+		w.pass(2 * time.Minute)
+		if c := w.ready(); c.Reason != v1alpha1.ReasonUnsupportedRuntime {
+			t.Errorf("condition %+v", c)
+		}
+	})
+}
+
 func TestWhatHappenedWhileTheRuntimeWasAwayIsSeen(t *testing.T) {
 	bubble(t, func(w *world) {
 		d := w.push("v1", w.runtime.Mirror)

@@ -18,7 +18,7 @@ import (
 // schedule starts checks and pulls as far as there are slots, and returns when the
 // next try is due.
 func (a *Agent) schedule(ctx context.Context, now time.Time) (wake time.Time) {
-	if !a.connected.Load() || a.unsupported != nil {
+	if !a.connected.Load() {
 		return time.Time{} // reconnecting looks at everything again
 	}
 	var queue []*image

@@ -25,7 +25,7 @@ func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.No
 	}
 	slices.SortFunc(status.Images, byName)
 
-	ready := ready(status.Images, a.unsupported)
+	ready := ready(status.Images, a.outage)
 	ready.ObservedGeneration = a.generation
 	ready.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
 	status.Conditions = slices.Clone(conditions)
@@ -71,7 +71,7 @@ func origin(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
 
 // ready sums the images up. Its message names counts only, so that it stays the same
 // while nothing else changes.
-func ready(images []v1alpha1.NodeImageStatus, unsupported error) metav1.Condition {
+func ready(images []v1alpha1.NodeImageStatus, out *outage) metav1.Condition {
 	present, failed := 0, 0
 	for _, s := range images {
 		switch s.State {
@@ -87,8 +87,8 @@ func ready(images []v1alpha1.NodeImageStatus, unsupported error) metav1.Conditio
 		Message: fmt.Sprintf("%d of %d images are present", present, len(images)),
 	}
 	switch {
-	case unsupported != nil:
-		c.Reason, c.Message = v1alpha1.ReasonUnsupportedRuntime, message(unsupported)
+	case out != nil:
+		c.Reason, c.Message = out.reason, out.message
 	case present == len(images):
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonImagesPresent
 	case present+failed == len(images):

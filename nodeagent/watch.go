@@ -8,6 +8,9 @@ import (
 	"errors"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -43,7 +46,7 @@ func (a *Agent) reconnected() {
 	a.Log.Info("Connected to container runtime")
 	now := time.Now()
 	a.connected.Store(true)
-	a.unsupported = nil
+	a.lostAt, a.outage = time.Time{}, nil
 	a.verify(now)
 	for _, i := range a.images {
 		if i.status.Reason == v1alpha1.ReasonRuntimeUnavailable {
@@ -53,12 +56,39 @@ func (a *Agent) reconnected() {
 	a.report.change(now, settle)
 }
 
+// restart is how long a runtime may be away without a word to the controller: a
+// restart takes seconds, and does not end what runs on the node.
+const restart = 30 * time.Second
+
+// outage is why nothing can be done with the runtime: it is the wrong one, or has not
+// answered for longer than a restart takes.
+type outage struct{ reason, message string }
+
 func (a *Agent) lost(err error) {
 	a.Log.Error(err, "Lost container runtime")
+	now := time.Now()
 	a.connected.Store(false)
+	if a.lostAt.IsZero() {
+		a.lostAt = now
+	}
+	out := outage{v1alpha1.ReasonRuntimeUnavailable, message(err)}
 	if errors.Is(err, ErrUnsupportedRuntime) {
-		a.unsupported = err
-		a.report.change(time.Now(), batch)
+		out.reason = v1alpha1.ReasonUnsupportedRuntime
+	} else if now.Sub(a.lostAt) < restart {
+		return
+	}
+	if a.outage == nil || a.outage.reason != out.reason { // the same error in other words is no news
+		a.outage = &out
+		a.report.change(now, batch)
+	}
+}
+
+// recall has a new process begin with the outage that the last one told, so that
+// nobody takes the node for mended meanwhile.
+func (a *Agent) recall(conditions []metav1.Condition) {
+	told := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
+	if told != nil && told.Reason == v1alpha1.ReasonRuntimeUnavailable && !a.connected.Load() && a.outage == nil {
+		a.outage = &outage{told.Reason, told.Message}
 	}
 }
 

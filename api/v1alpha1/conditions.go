@@ -92,7 +92,8 @@ const (
 	ReasonNotOnMirror = "NotOnMirror"
 	// ReasonNoProgress: the pull received nothing for too long and was stopped. Tried again.
 	ReasonNoProgress = "NoProgress"
-	// ReasonRuntimeUnavailable: containerd did not answer. Tried again.
+	// ReasonRuntimeUnavailable: containerd did not answer. Tried again. It is the reason
+	// of the NodeImageSet's Ready condition (False) once that lasts for more than 30 s.
 	ReasonRuntimeUnavailable = "RuntimeUnavailable"
 	// ReasonPlatformNotProvided: the image has no manifest for the node's platform. Final until the spec changes.
 	ReasonPlatformNotProvided = "PlatformNotProvided"

@@ -63,7 +63,8 @@
 // entries go, as on a node whose labels no longer match.
 //
 // An agent that leaves a spec unacknowledged for AgentTimeout is silent: never a seed,
-// no holder, in nobody's way, and given nothing more until it answers.
+// no holder, in nobody's way, and given nothing more until it answers. So is one that
+// says that its container runtime is not supported or does not answer.
 //
 // # Cost
 //

@@ -61,7 +61,7 @@ type node struct {
 }
 
 // works says that the node can be expected to go on with a pull.
-func (n *node) works() bool { return n.Ready && !n.silent && !n.Unsupported }
+func (n *node) works() bool { return n.Ready && !n.silent && !n.Unsupported && !n.RuntimeDown }
 
 // prefetch is a Prefetch and the nodes it wants.
 type prefetch struct {

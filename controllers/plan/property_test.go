@@ -205,6 +205,11 @@ func history(t *rapid.T) {
 			m := someMachine(t)
 			m.hung, m.patience = !m.hung, rapid.SampledFrom([]int{0, 1, 20}).Draw(t, "patience")
 		},
+		"lose the runtime": func(t *rapid.T) {
+			m := someMachine(t)
+			m.node.RuntimeDown = !m.node.RuntimeDown
+			m.hung = m.node.RuntimeDown
+		},
 		"cut off": func(t *rapid.T) { m := someMachine(t); m.cutOff = !m.cutOff },
 		"fill":    func(t *rapid.T) { m := someMachine(t); m.full = !m.full },
 		"lose":    func(t *rapid.T) { clear(someMachine(t).content) },
@@ -245,7 +250,8 @@ func history(t *rapid.T) {
 // recover has a machine get over whatever was wrong with it, but that the mirror does not
 // serve it. Its agent tries again what has failed.
 func (m *machine) recover() {
-	m.offline, m.hung, m.full, m.node.DiskPressure = false, false, false, false
+	m.offline, m.hung, m.full = false, false, false
+	m.node.DiskPressure, m.node.RuntimeDown = false, false
 	for image, status := range m.status {
 		switch {
 		case final(status.Reason):

@@ -59,6 +59,7 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 		{"never a cordoned one", func(w *world) { w.machines["n000"].node.Unschedulable = true }, "n001"},
 		{"never one under disk pressure", func(w *world) { w.machines["n000"].node.DiskPressure = true }, "n001"},
 		{"never one whose runtime is not supported", func(w *world) { w.machines["n000"].node.Unsupported = true }, "n001"},
+		{"nor one whose runtime does not answer", func(w *world) { w.machines["n000"].node.RuntimeDown = true }, "n001"},
 		{"never one whose agent is silent", func(w *world) {
 			m := w.machines["n000"]
 			m.generation, m.heard = 1, w.now.Add(-w.limits.AgentTimeout)
@@ -134,6 +135,7 @@ func TestSeedIsReplaced(t *testing.T) {
 		{"when its node is gone, at once", func(w *world, m *machine) { delete(w.machines, m.node.Name) }, 0},
 		{"when its node is not Ready, once its agent has heard of it", func(_ *world, m *machine) { m.node.Ready = false }, 2 * time.Second},
 		{"when its node is not Ready and cannot hear of it, after the agent's time", func(_ *world, m *machine) { m.node.Ready, m.dead = false, true }, 33 * time.Second},
+		{"when its runtime does not answer any more, once its agent has heard of it", func(_ *world, m *machine) { m.hung, m.node.RuntimeDown = true, true }, 2 * time.Second},
 		{"when its pull fails for good", func(_ *world, m *machine) { m.offline = true }, 10 * time.Second},
 		{"when it makes no progress, after the seed's time", func(_ *world, m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
 		{"when it tries again and again and nothing comes, no later", func(_ *world, m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},

@@ -50,6 +50,9 @@ type Node struct {
 	Acknowledged bool
 	// Unsupported says that the agent reported a runtime that it cannot serve.
 	Unsupported bool
+	// RuntimeDown says that the agent reported that the runtime has not answered for
+	// longer than a restart takes.
+	RuntimeDown bool
 	// HeardAt is when the controller last saw the agent's status change, or saw the
 	// node turn from acknowledged to unacknowledged, whichever is later. A further
 	// change of a spec that is unacknowledged already does not move it, or a dead
