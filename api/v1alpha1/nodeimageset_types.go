@@ -208,7 +208,7 @@ type NodeImageStatus struct {
 	// +optional
 	Source ImageSource `json:"source,omitempty"`
 
-	// attempts is how many pulls were started for the present digest and policy.
+	// attempts is how many pulls were started for the present digest, request and policy.
 	//
 	// +optional
 	Attempts int32 `json:"attempts,omitempty"`

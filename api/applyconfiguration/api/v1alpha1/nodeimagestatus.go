@@ -31,7 +31,7 @@ type NodeImageStatusApplyConfiguration struct {
 	PulledBytes *int64 `json:"pulledBytes,omitempty"`
 	// source is where it comes or came from.
 	Source *apiv1alpha1.ImageSource `json:"source,omitempty"`
-	// attempts is how many pulls were started for the present digest and policy.
+	// attempts is how many pulls were started for the present digest, request and policy.
 	Attempts *int32 `json:"attempts,omitempty"`
 	// reason is one word for what went wrong last; empty when nothing did.
 	Reason *string `json:"reason,omitempty"`
