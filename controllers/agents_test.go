@@ -4,6 +4,7 @@
 package controllers_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -42,8 +43,12 @@ type agents struct {
 
 	pulls map[string][]string // nodes that pulled a digest from upstream, in order
 	asked map[string]int      // how often the registry was asked what a tag means
-	seeds map[string]int      // how many nodes were let upstream for an image at most at a time
+	// answers are what it said.
+	answers map[question]string
+	seeds   map[string]int // how many nodes were let upstream for an image at most at a time
 }
+
+type question struct{ node, image, request string }
 
 // fault is how a pull fails.
 type fault struct {
@@ -63,7 +68,7 @@ func runAgents() *agents {
 		poke: make(chan struct{}, 1), sets: map[string]*v1alpha1.NodeImageSet{},
 		tags: map[string]string{}, held: map[string]map[string]bool{},
 		slow: map[string]bool{}, silent: map[string]bool{}, idle: map[string]string{}, faults: map[string]fault{},
-		pulls: map[string][]string{}, asked: map[string]int{}, seeds: map[string]int{},
+		pulls: map[string][]string{}, asked: map[string]int{}, answers: map[question]string{}, seeds: map[string]int{},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	events, err := api.Watch(ctx, &v1alpha1.NodeImageSetList{})
@@ -177,6 +182,9 @@ func (a *agents) answer(ctx context.Context) {
 			continue
 		}
 		err := api.Status().Update(ctx, next)
+		if err == nil {
+			a.sets[name] = next
+		}
 		// Whatever went wrong, the object's next event tells more.
 		if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			Expect(err).NotTo(HaveOccurred())
@@ -212,8 +220,7 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 		now.Digest = digest
 	}
 	if fromUpstream && wanted.Request != "" && wanted.Request != was.Request {
-		a.asked[wanted.Name]++
-		now.Digest, now.Request = a.resolve(wanted.Name), wanted.Request
+		now.Digest, now.Request = a.ask(node, wanted), wanted.Request
 	}
 	if now.Digest == "" || fromUpstream && wanted.Request != "" && wanted.Request == was.Request {
 		now.Digest = was.Digest
@@ -239,11 +246,14 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 	return now
 }
 
-func (a *agents) resolve(image string) string {
-	if digest, ok := a.tags[image]; ok {
-		return digest
+// ask asks the registry what a tag means: once, however often it takes to write that down.
+func (a *agents) ask(node string, wanted v1alpha1.NodeImage) string {
+	question := question{node, wanted.Name, wanted.Request}
+	if _, asked := a.answers[question]; !asked {
+		a.asked[wanted.Name]++
+		a.answers[question] = cmp.Or(a.tags[wanted.Name], digestOf(wanted.Name, 1))
 	}
-	return digestOf(image, 1)
+	return a.answers[question]
 }
 
 func (a *agents) onMirror(digest string) bool {
