@@ -125,6 +125,32 @@ func TestOnlyWhatNeedsCredentialsWaitsForTheController(t *testing.T) {
 	})
 }
 
+// keys hand out one credential.
+type keys nodeagent.Credential
+
+func (k keys) For(context.Context, string) ([]nodeagent.Credential, error) {
+	return []nodeagent.Credential{nodeagent.Credential(k)}, nil
+}
+
+func TestARegistryThatRepeatsTheCredentialsIsNotQuoted(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.stop()
+		w.keys = keys{Username: "robot", Password: "hunter2"}
+		w.runtime.Fail = func(req nodeagent.Request) error {
+			return fmt.Errorf("%w: denied: no access for %s", nodeagent.ErrUnauthorized, req.Credentials[0].Password)
+		}
+		w.start()
+		private := seedOf("v1", "m1")
+		private.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
+		w.apply(private)
+		w.pass(moment)
+		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)
+		if s := w.status(name("v1")); s.Message != "unauthorized: denied: no access for [credential]" {
+			t.Errorf("message %q", s.Message)
+		}
+	})
+}
+
 func TestFinalErrorsWaitForTheEntryToChange(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.push("v1", w.runtime.Upstream)

@@ -103,3 +103,42 @@ func TestACredentialShowsItselfNowhere(t *testing.T) {
 		}
 	}
 }
+
+func TestRedact(t *testing.T) {
+	const password, token = "c0rrect h0rse~?>", "r3fresh"
+	credentials := []Credential{{Username: "robot", Password: password}, {IdentityToken: token}, {}}
+	for _, tt := range []struct {
+		reason, in, want string
+	}{
+		{"registries repeat what they were sent", "denied: robot:" + password + " may not", "denied: robot:[credential] may not"},
+		{"each of them", token + ", " + password, "[credential], [credential]"},
+		{"as it is in a header", "Basic cm9ib3Q6YzBycmVjdCBoMHJzZX4/Pg==", "Basic [credential]=="},
+		{"by itself", "YzBycmVjdCBoMHJzZX4/Pg==", "[credential]=="},
+		{"in the alphabet of URLs", "cm9ib3Q6YzBycmVjdCBoMHJzZX4_Pg, YzBycmVjdCBoMHJzZX4_Pg", "[credential], [credential]"},
+		{"a token goes without a user name", "Basic OnIzZnJlc2g=", "Basic [credential]="},
+		{"in a form", "password=c0rrect+h0rse~%3F%3E&x=1", "password=[credential]&x=1"},
+		{"a token that the registry gave is known to containerd alone", "Bearer eyJhbGciOi.eyJzdWIiOi-.c2ln_Zg==: expired", "Bearer [credential]: expired"},
+		{"a challenge is none", `Bearer realm="https://r.test/token",service="r.test"`, `Bearer realm="https://r.test/token",service="r.test"`},
+		{"an empty one is nowhere", "not found", "not found"},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			err := Redact(fmt.Errorf("%w: %s", ErrUnauthorized, tt.in), credentials)
+			if want := "unauthorized: " + tt.want; err.Error() != want {
+				t.Errorf("error %q, want %q", err, want)
+			}
+			if !errors.Is(err, ErrUnauthorized) {
+				t.Error("it is of another kind than before")
+			}
+		})
+	}
+	if err := Redact(nil, credentials); err != nil {
+		t.Errorf("no error became %v", err)
+	}
+}
+
+func TestOfSecretsThatContainEachOtherTheLongestGoes(t *testing.T) {
+	err := Redact(errors.New("hunter2000"), []Credential{{Password: "hunter2"}, {Password: "hunter2000"}})
+	if err.Error() != redacted {
+		t.Errorf("%q shows the end of the longer one", err)
+	}
+}

@@ -123,6 +123,7 @@ func (a *Agent) startPull(ctx context.Context, i *image, now time.Time) {
 			result, err = att.run(ctx, a.Runtime, a.NoProgressTimeout, func() {
 				a.post(func() { a.resolved(i, att) })
 			})
+			err = Redact(err, att.request.Credentials)
 		}
 		a.post(func() { a.pulled(i, att, result, err) })
 	})

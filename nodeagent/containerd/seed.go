@@ -60,7 +60,7 @@ func (r *Runtime) seedWith(ctx context.Context, req nodeagent.Request, credentia
 		// A mirror would answer with what some node holds. Where the registry cannot be
 		// asked from here, that is still what the kubelet would get.
 		if want, asked = r.ask(ctx, hosts, req.Ref.String()); asked != nil {
-			r.Log.V(1).Info("Asking the registry failed; leaving it to containerd", "image", req.Ref.String(), "error", asked.Error())
+			r.Log.V(1).Info("Asking the registry failed; leaving it to containerd", "image", req.Ref.String(), "error", nodeagent.Redact(asked, req.Credentials).Error())
 		}
 	}
 	if want != "" {

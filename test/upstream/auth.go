@@ -55,6 +55,7 @@ type protection struct {
 // grant is what a token opens, and for whom.
 type grant struct {
 	user         string
+	account      string // NAME:PASSWORD or an identity token
 	repositories map[string]bool
 }
 
@@ -112,6 +113,20 @@ func (s *Server) authorize(r *http.Request, repository string) (status int, chal
 	return http.StatusUnauthorized, challenge
 }
 
+// shown is what a request shows of who sends it, in clear and as it was sent; empty if
+// nothing. It is called with the lock held.
+func (p *protection) shown(r *http.Request) string {
+	header := r.Header.Get("Authorization")
+	if user, password, given := r.BasicAuth(); given {
+		return user + ":" + password + ", " + header
+	}
+	token, _ := strings.CutPrefix(header, "Bearer ")
+	if granted, known := p.tokens[token]; known {
+		return granted.account + ", " + header
+	}
+	return header
+}
+
 // token gives out tokens, in both forms that clients use: GET with Basic
 // credentials, and the POST of OAuth 2. Without credentials there is a token
 // that opens nothing, as on Docker Hub.
@@ -126,7 +141,10 @@ func (s *Server) token(out *response, r *http.Request) {
 		user, password, refresh = r.Form.Get("username"), r.Form.Get("password"), r.Form.Get("refresh_token")
 		given = true
 	}
-	opened := map[string]bool{}
+	opened, account := map[string]bool{}, user+":"+password
+	if refresh != "" {
+		account = refresh
+	}
 	s.mu.Lock()
 	for _, scope := range strings.Fields(strings.Join(r.Form["scope"], " ")) {
 		repository, ok := strings.CutPrefix(scope, "repository:")
@@ -140,7 +158,7 @@ func (s *Server) token(out *response, r *http.Request) {
 		}
 	}
 	value := rand.Text()
-	s.protection.tokens[value] = grant{user: user, repositories: opened}
+	s.protection.tokens[value] = grant{user: user, account: account, repositories: opened}
 	s.mu.Unlock()
 	if given && len(opened) == 0 {
 		distribution.WriteError(out, r, http.StatusUnauthorized, "incorrect username or password")

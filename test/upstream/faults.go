@@ -73,6 +73,8 @@ type Effect struct {
 	status int
 	after  int64
 	fault  *fault // whose removal ends a stall
+	echoes bool
+	echoed string // by this answer
 }
 
 type action int
@@ -87,6 +89,11 @@ const (
 // Answer refuses the request with the status.
 func Answer(status int) Effect { return Effect{action: answer, status: status} }
 
+// Echo refuses the request with the status and repeats the client's credentials in the
+// message: those of the request, or those that its token was given for. It befalls only
+// requests that show some.
+func Echo(status int) Effect { return Effect{action: answer, status: status, echoes: true} }
+
 // ResetAfter resets the connection when n bytes of the body have arrived. It
 // befalls only GETs of content that is larger.
 func ResetAfter(n int64) Effect { return Effect{action: resetting, after: n} }
@@ -99,8 +106,12 @@ func (e Effect) breaksAfter() (int64, bool) {
 	return e.after, e.action == resetting || e.action == stall
 }
 
-// reaches says that the request has a body long enough for the effect.
-func (e Effect) reaches(r *Request) bool {
+// reaches says that the request has a body long enough for the effect, and credentials
+// if it repeats them.
+func (e Effect) reaches(r *Request, shown string) bool {
+	if e.echoes && shown == "" {
+		return false
+	}
 	after, breaks := e.breaksAfter()
 	return !breaks || r.Method == http.MethodGet && r.Size > after
 }
@@ -131,13 +142,18 @@ func (s *Server) Inject(match Match, times int, effect Effect) (remove func()) {
 }
 
 // strike finds the fault that befalls the request.
-func (s *Server) strike(request *Request) Effect {
+func (s *Server) strike(request *Request, r *http.Request) Effect {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	shown := s.protection.shown(r)
 	for _, f := range s.faults {
-		if f.left != 0 && f.effect.reaches(request) && f.match(*request) {
+		if f.left != 0 && f.effect.reaches(request, shown) && f.match(*request) {
 			f.left--
-			return f.effect
+			effect := f.effect
+			if effect.echoes {
+				effect.echoed = "no access for " + shown
+			}
+			return effect
 		}
 	}
 	return Effect{}

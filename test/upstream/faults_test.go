@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
 	"github.com/sluice-dev/sluice/test/distribution"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/upstream"
@@ -32,6 +35,26 @@ func TestAnswer(t *testing.T) {
 			f.wantStatus(200, f.blob()) // no match, and not counted
 		}
 		f.wantStatus(200, f.manifest()) // the two are used up
+	}
+}
+
+func TestEcho(t *testing.T) {
+	f := start(t, upstream.Options{})
+	f.Protect("", &upstream.Auth{Scheme: upstream.Bearer, IdentityToken: "identity", Users: map[string]string{"ann": "secret"}})
+	f.Inject(upstream.Manifests, 0, upstream.Echo(403))
+	f.wantStatus(401, f.manifest()) // nothing to repeat
+	for want, auth := range map[string]authn.Authenticator{
+		"no access for ann:secret, Bearer ": &authn.Basic{Username: "ann", Password: "secret"},
+		"no access for identity, Bearer ":   authn.FromConfig(authn.AuthConfig{IdentityToken: "identity"}),
+	} {
+		if _, err := f.pull("team/app:1.0", remote.WithAuth(auth)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("pull = %v, want %q", err, want)
+		}
+	}
+	const basic = "Basic YW5uOnNlY3JldA=="
+	status, body, err := f.get(f.manifest(), "Authorization: "+basic)
+	if want := "no access for ann:secret, " + basic; status != 403 || err != nil || !strings.Contains(string(body), want) {
+		t.Errorf("GET = %d %s, %v; want 403 %s", status, body, err, want)
 	}
 }
 

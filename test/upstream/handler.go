@@ -4,6 +4,7 @@
 package upstream
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -28,12 +29,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.delay(r.Context()); err != nil {
 		panic(http.ErrAbortHandler) // the client is gone, or the server closes
 	}
-	out.effect = s.strike(request)
+	out.effect = s.strike(request, r)
 	if out.effect.action == answer {
 		if out.effect.status == http.StatusUnauthorized {
 			out.Header().Set("WWW-Authenticate", basicChallenge)
 		}
-		distribution.WriteError(out, r, out.effect.status, "injected fault")
+		distribution.WriteError(out, r, out.effect.status, cmp.Or(out.effect.echoed, "injected fault"))
 		return
 	}
 	if request.Kind == Token {
