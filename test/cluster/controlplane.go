@@ -217,6 +217,9 @@ func (p *ControlPlane) controllerManagerReady(ctx context.Context, _ *Process) e
 	return err
 }
 
+// LogDir is the folder with the logs of all programs.
+func (c *Cluster) LogDir() string { return c.logDir }
+
 // AuditLog is the file with a line of JSON per request, if Options.Audit.
 func (c *Cluster) AuditLog() string { return filepath.Join(c.logDir, "audit.log") }
 

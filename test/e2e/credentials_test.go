@@ -8,7 +8,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -36,6 +38,7 @@ var _ = Describe("A private image", func() {
 	robot := func(scheme upstream.Scheme) upstream.Auth {
 		return upstream.Auth{Scheme: scheme, Users: map[string]string{"robot": right}}
 	}
+	identity := upstream.Auth{Scheme: upstream.Bearer, IdentityToken: right}
 
 	DescribeTable("comes to every node with the credentials of the prefetch's Secret, and only the seed uses them",
 		func(ctx SpecContext, repository string, auth upstream.Auth, entries string) {
@@ -51,8 +54,7 @@ var _ = Describe("A private image", func() {
 		},
 		Entry("a password, for the Basic scheme", "private/basic", robot(upstream.Basic), entryOf(stack.Registry, right)),
 		Entry("a password, for a token server", "private/bearer", robot(upstream.Bearer), entryOf(stack.Registry, right)),
-		Entry("an identity token", "private/identity",
-			upstream.Auth{Scheme: upstream.Bearer, IdentityToken: right}, fmt.Sprintf(`%q: {"identitytoken": %q}`, stack.Registry, right)),
+		Entry("an identity token", "private/identity", identity, identityOf(right)),
 		Entry("the entry for its path, before that for the host", "private/path", robot(upstream.Bearer),
 			entryOf(stack.Registry, wrong)+", "+entryOf(stack.Registry+"/private/path", right)),
 		Entry("the entry for the host, after the registry refused that for its path", "private/second", robot(upstream.Bearer),
@@ -60,54 +62,76 @@ var _ = Describe("A private image", func() {
 	)
 
 	Context("when no credential is right", func() {
-		It("says so on the prefetch, tells nobody the credentials, and goes on when the Secret is rotated", func(ctx SpecContext) {
-			name, digest := private(ctx, "private/rotated", robot(upstream.Bearer))
-			secret := pullSecret(ctx, "rotated", entryOf(stack.Registry, wrong))
-			pullSecret(ctx, "broken", fmt.Sprintf(`%q: {"auth": %q}`, stack.Registry, wrong))
-			p := prefetch(ctx, "rotated", withSecrets(imagesOf(name), "missing", "broken", secret.Name))
+		DescribeTable("says so on the prefetch, tells nobody the credentials, and goes on when the Secret is rotated",
+			func(ctx SpecContext, repository string, auth upstream.Auth, entry func(password string) string) {
+				name, digest := private(ctx, repository, auth)
+				secret := pullSecret(ctx, strings.ReplaceAll(repository, "/", "-"), entry(wrong))
+				pullSecret(ctx, "broken", fmt.Sprintf(`%q: {"auth": %q}`, stack.Registry, wrong))
+				p := prefetch(ctx, secret.Name, withSecrets(imagesOf(name), "missing", "broken", secret.Name))
+
+				Eventually(func(g Gomega) {
+					g.Expect(ready(ctx, p)(g).Status).To(Equal(metav1.ConditionFalse))
+					g.Expect(p.Status.Failures).To(ContainElement(HaveField("Reason", v1alpha1.ReasonImagePullUnauthorized)))
+					g.Expect(events(ctx, p)).To(ContainElements(
+						HavePrefix(v1alpha1.ReasonPullSecretMissing+": Secret default/missing "),
+						HavePrefix(v1alpha1.ReasonPullSecretMalformed+": Secret default/broken, key .dockerconfigjson, entry "+stack.Registry),
+					))
+				}).Should(Succeed())
+				expectToldNobody(ctx, wrong)
+
+				secret.StringData = map[string]string{corev1.DockerConfigJsonKey: dockerConfig(entry(right))}
+				Expect(s.Client.Update(ctx, secret)).To(Succeed())
+				patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"sluice.dev/refresh":"rotated"}}}`))
+				Expect(s.Client.Patch(ctx, p, patch)).To(Succeed())
+
+				eventuallyReady(ctx, p)
+				for _, node := range s.Cluster.Nodes() {
+					Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+				}
+				expectToldNobody(ctx, wrong, right)
+			},
+			Entry("a password", "private/rotated", robot(upstream.Bearer), func(password string) string { return entryOf(stack.Registry, password) }),
+			Entry("an identity token", "private/renewed", identity, identityOf),
+		)
+	})
+
+	DescribeTable("is not told of by a registry that repeats the credentials which it refuses",
+		func(ctx SpecContext, repository string, auth upstream.Auth, entry, echo string) {
+			name, _ := private(ctx, repository, auth)
+			DeferCleanup(s.Upstream.Inject(upstream.In(repository), 0, upstream.Echo(http.StatusForbidden)))
+			secret := pullSecret(ctx, strings.ReplaceAll(repository, "/", "-"), entry)
+			p := prefetch(ctx, secret.Name, withSecrets(imagesOf(name), secret.Name))
 
 			Eventually(func(g Gomega) {
 				g.Expect(ready(ctx, p)(g).Status).To(Equal(metav1.ConditionFalse))
-				g.Expect(p.Status.Failures).To(ContainElement(HaveField("Reason", v1alpha1.ReasonImagePullUnauthorized)))
-				g.Expect(events(ctx, p)).To(ContainElements(
-					HavePrefix(v1alpha1.ReasonPullSecretMissing+": Secret default/missing "),
-					HavePrefix(v1alpha1.ReasonPullSecretMalformed+": Secret default/broken, key .dockerconfigjson, entry "+stack.Registry),
-				))
+				g.Expect(p.Status.Failures).To(ContainElement(HaveField("Message", ContainSubstring("no access for "+echo))))
 			}).Should(Succeed())
-			expectToldNobody(ctx, wrong)
-
-			secret.StringData = map[string]string{corev1.DockerConfigJsonKey: dockerConfig(entryOf(stack.Registry, right))}
-			Expect(s.Client.Update(ctx, secret)).To(Succeed())
-			patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"sluice.dev/refresh":"rotated"}}}`))
-			Expect(s.Client.Patch(ctx, p, patch)).To(Succeed())
-
-			eventuallyReady(ctx, p)
-			for _, node := range s.Cluster.Nodes() {
-				Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
-			}
-			expectToldNobody(ctx, wrong, right)
-		})
-	})
+			expectToldNobody(ctx, right)
+		},
+		Entry("a password, for the Basic scheme", "private/echoed-basic", robot(upstream.Basic), entryOf(stack.Registry, right),
+			"robot:[credential], Basic [credential]"),
+		Entry("a password, for a token server", "private/echoed-bearer", robot(upstream.Bearer), entryOf(stack.Registry, right),
+			"robot:[credential], Bearer [credential]"),
+		Entry("an identity token", "private/echoed-identity", identity, identityOf(right), "[credential], Bearer [credential]"),
+	)
 })
 
-// expectToldNobody looks for passwords, as such and in base64, wherever people look:
-// in the logs of all programs, in Events, and in all that Sluice writes.
+// expectToldNobody looks for passwords and identity tokens, as such and in base64,
+// wherever people look: in the logs of all programs, in Events, and in all that Sluice
+// writes.
 func expectToldNobody(ctx context.Context, passwords ...string) {
 	GinkgoHelper()
 	told := map[string]string{}
-	logs := []string{}
-	for _, controller := range s.Controllers() {
-		logs = append(logs, controller.Log)
-	}
-	for _, node := range s.Cluster.Nodes() {
-		logs = append(logs, s.Agent(node).Log, node.Containerd.Log())
-	}
+	logs, err := filepath.Glob(filepath.Join(s.Cluster.LogDir(), "*"))
+	Expect(err).NotTo(HaveOccurred())
 	for _, file := range logs {
 		content, err := os.ReadFile(file)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(content).NotTo(BeEmpty(), file)
 		told[file] = string(content)
 	}
+	Expect(told).To(HaveKeyWithValue(s.Cluster.AuditLog(), ContainSubstring("/secrets")))
+	Expect(told).To(HaveKeyWithValue(s.Controllers()[0].Log, ContainSubstring("Handed out credentials")))
+	Expect(told).To(ContainElement(ContainSubstring("Asking the registry failed")), "agents log their decisions, too")
 	for _, list := range []client.ObjectList{&eventsv1.EventList{}, &v1alpha1.ImagePrefetchList{}, &v1alpha1.NodeImageSetList{}} {
 		Expect(s.Client.List(ctx, list)).To(Succeed())
 		content, err := json.Marshal(list)
@@ -130,6 +154,11 @@ func expectToldNobody(ctx context.Context, passwords ...string) {
 // entryOf is the robot's entry in a pull secret.
 func entryOf(registry, password string) string {
 	return fmt.Sprintf(`%q: {"auth": %q}`, registry, base64.StdEncoding.EncodeToString([]byte("robot:"+password)))
+}
+
+// identityOf is an entry with an identity token.
+func identityOf(token string) string {
+	return fmt.Sprintf(`%q: {"identitytoken": %q}`, stack.Registry, token)
 }
 
 func dockerConfig(entries string) string { return `{"auths": {` + entries + `}}` }
