@@ -26,7 +26,8 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, []string{"source", "result"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_agent_pulled_bytes_total",
-			Help: "Bytes received over the network, failed pulls included.",
+			Help: "Bytes received over the network, failed pulls included. " +
+				"Those of Upstream are what seeds received through the node's hosts.toml, from its mirrors as well.",
 		}, []string{"source"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sluice_agent_pull_duration_seconds",
