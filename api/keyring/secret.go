@@ -4,6 +4,7 @@
 package keyring
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -23,8 +24,11 @@ type Problem struct {
 	Namespace, Name string
 	// Key is the key in the Secret's data; empty when the Secret as a whole is meant.
 	Key string
-	// Registry is the host of the entry; empty when the key as a whole is meant, or
-	// when the entry's name may be something else than a registry.
+	// Entry is where the entry stands under the key, the first being 1; 0 when the key as
+	// a whole is meant.
+	Entry int
+	// Registry is the host of the entry; empty when its name may be something else than
+	// a registry.
 	Registry string
 	// Message says what is wrong, in a fixed text.
 	Message string
@@ -36,18 +40,23 @@ func (p Problem) String() string {
 	if p.Key != "" {
 		where += ", key " + p.Key
 	}
-	if p.Registry != "" {
+	switch {
+	case p.Registry != "":
 		where += ", entry " + p.Registry
+	case p.Entry != 0:
+		where += fmt.Sprintf(", entry %d%s", p.Entry, notShown)
 	}
 	return where + ": " + p.Message
 }
+
+const notShown = " (the name is not shown, for it may be a credential)"
 
 const (
 	wrongType     = "the type is neither kubernetes.io/dockerconfigjson nor kubernetes.io/dockercfg"
 	noData        = "the key is missing or empty"
 	noJSON        = "not JSON, or not of the form that docker login writes"
 	noEntries     = `no "auths" in it; what docker login wrote before version 1.7 belongs in a Secret of type kubernetes.io/dockercfg`
-	noRegistry    = "an entry's name is not a registry (its name is not shown, for it may be a credential)"
+	noRegistry    = "the name is not a registry"
 	noObject      = "not an object whose fields are strings"
 	noAuth        = `"auth" is not base64 of USERNAME:PASSWORD`
 	noCredential  = "neither auth, username and password, nor identitytoken; a credential store of the machine that wrote it cannot be asked"
@@ -63,7 +72,7 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 		return nil, []Problem{problem}
 	}
 
-	named := map[string]json.RawMessage{}
+	var named entries
 	switch secret.Type {
 	case corev1.SecretTypeDockerConfigJson:
 		problem.Key = corev1.DockerConfigJsonKey
@@ -78,12 +87,12 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 	}
 	if secret.Type == corev1.SecretTypeDockerConfigJson {
 		var file struct {
-			Auths map[string]json.RawMessage `json:"auths"`
+			Auths entries `json:"auths"`
 		}
 		if json.Unmarshal(data, &file) != nil {
 			return fail(noJSON)
 		}
-		if file.Auths == nil {
+		if file.Auths.byName == nil {
 			return fail(noEntries)
 		}
 		named = file.Auths
@@ -91,25 +100,56 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 		return fail(noJSON)
 	}
 
-	var entries []entry
+	var usable []entry
 	var problems []Problem
-	for _, name := range slices.Sorted(maps.Keys(named)) {
+	for _, name := range slices.Sorted(maps.Keys(named.byName)) {
 		problem := problem
+		problem.Entry = named.position[name]
 		location, ok := parseLocation(name)
 		if !ok {
 			problem.Message = noRegistry
 			problems = append(problems, problem)
 			continue
 		}
-		credential, message := readEntry(named[name])
+		credential, message := readEntry(named.byName[name])
 		if message != "" {
 			problem.Registry, problem.Message = location.shown(), message
 			problems = append(problems, problem)
 			continue
 		}
-		entries = append(entries, entry{location: location, credential: credential})
+		usable = append(usable, entry{location: location, credential: credential})
 	}
-	return entries, problems
+	return usable, problems
+}
+
+// entries are those of a docker config, and where each stands in it, from 1.
+type entries struct {
+	byName   map[string]json.RawMessage
+	position map[string]int
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (e *entries) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, &e.byName); err != nil || e.byName == nil {
+		return err
+	}
+	e.position = map[string]int{}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if _, err := decoder.Token(); err != nil { // the brace
+		return err
+	}
+	for position := 1; decoder.More(); position++ {
+		name, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		e.position[fmt.Sprint(name)] = position
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readEntry returns the credential of an entry, or what is wrong with it. An identity

@@ -235,6 +235,23 @@ var _ = Describe("Credential endpoint", func() {
 				HaveField("Related.Name", "broken"),
 			)))
 		})
+
+		It("tells of another malformed entry, too, when the Secret has changed in between", func(ctx SpecContext) {
+			secret := pullSecret(shop, "twice", `"ghcr.io": {"auth": "supersecret"}`)
+			create(ctx, secret)
+			create(ctx, prefetch(shop, "twice", []v1alpha1.ImageReference{image}, "twice"))
+			want(ctx, "node-a", fromUpstream(image, secretRef(shop, "twice")))
+			for range 2 { // the second time counts up the first Event
+				Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", BeEmpty()))
+			}
+			Eventually(eventsOn(shop, "twice")).WithContext(ctx).WithTimeout(20 * time.Second).Should(ConsistOf(HaveField("Note", ContainSubstring("entry ghcr.io:"))))
+
+			secret.Data = pullSecret(shop, "twice", entry("ghcr.io", "second", "p4ssw0rd"), `"a-registry:5000": {"auth": "supersecret"}`).Data
+			Expect(api.Update(ctx, secret)).To(Succeed())
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"second:p4ssw0rd"}))
+			Eventually(eventsOn(shop, "twice")).WithContext(ctx).WithTimeout(20 * time.Second).Should(ConsistOf(
+				HaveField("Note", ContainSubstring("entry ghcr.io:")), HaveField("Note", ContainSubstring("entry 2 "))))
+		})
 	})
 
 	DescribeTable("refuses what is not a request",

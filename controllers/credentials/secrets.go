@@ -66,10 +66,10 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 		err = s.reader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
 		switch {
 		case apierrors.IsNotFound(err):
-			s.warn(offering, ref, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
+			s.warn(offering, named(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
 			continue
 		case apierrors.IsForbidden(err): // an administrator let Sluice read those of some namespaces only
-			s.warn(offering, ref, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
+			s.warn(offering, named(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
@@ -81,7 +81,7 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 	for i, secret := range usable {
 		ref := v1alpha1.NamespacedSecretReference{Namespace: secret.Namespace, Name: secret.Name}
 		if note := summarize(problems, ref); note != "" {
-			s.warn(owners[i], ref, v1alpha1.ReasonPullSecretMalformed, note)
+			s.warn(owners[i], secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)
 		}
 	}
 	found := ring.Lookup(image)
@@ -132,15 +132,24 @@ func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, 
 	return owners
 }
 
+// named is all that is known of a Secret that could not be read.
+func named(ref v1alpha1.NamespacedSecretReference) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
+}
+
 // warn tells the owners of a Secret what is wrong with it. The Event is related to
-// the Secret, since Events of one reason and the same objects are counted as one.
-func (s secrets) warn(owners []*v1alpha1.ImagePrefetch, ref v1alpha1.NamespacedSecretReference, reason, note string) {
-	secret := &corev1.Secret{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
+// the Secret at the resource version that was read: client-go counts Events of one reason
+// and the same objects as one, whatever their notes, and another version of the Secret
+// may have something else wrong with it.
+func (s secrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.ObjectMeta, reason, note string) {
+	related := &corev1.Secret{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion,
+		},
 	}
 	for _, owner := range owners {
-		s.recorder.Eventf(owner, secret, corev1.EventTypeWarning, reason, "ReadPullSecret", "%s", note)
+		s.recorder.Eventf(owner, related, corev1.EventTypeWarning, reason, "ReadPullSecret", "%s", note)
 	}
 }
 
