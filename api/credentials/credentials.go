@@ -47,8 +47,8 @@ const (
 	// ReasonUnauthorized (401): the token is not a valid one of an agent, issued
 	// for Audience and bound to a node.
 	ReasonUnauthorized Reason = "Unauthorized"
-	// ReasonNotNeeded (403): the node shall pull the image from the mirror, which
-	// takes no credentials.
+	// ReasonNotNeeded (403): the node shall pull the image from the mirror, without
+	// credentials.
 	ReasonNotNeeded Reason = "NotNeeded"
 	// ReasonNotWanted (404): the node's NodeImageSet does not name the image.
 	ReasonNotWanted Reason = "NotWanted"

@@ -90,7 +90,8 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 }
 
 // wanted is the entry of the image in the node's NodeImageSet. A node that pulls from
-// the mirror gets nothing: mirrors take no credentials.
+// the mirror gets nothing: a peer sends credentials to nobody. A seed sends them to every
+// host that the node's hosts.toml names and that asks for some, as the kubelet does.
 func (s secrets) wanted(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
 	notWanted := refuse(http.StatusNotFound, credentials.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
 	set := v1alpha1.NodeImageSet{}
@@ -107,7 +108,7 @@ func (s secrets) wanted(ctx context.Context, node string, image imageref.Referen
 	}
 	wanted := &set.Spec.ImageSet[i]
 	if wanted.RegistryPolicy != v1alpha1.RegistryPolicyDefault {
-		return nil, refuse(http.StatusForbidden, credentials.ReasonNotNeeded, "this node shall pull the image from the mirror, which takes no credentials").
+		return nil, refuse(http.StatusForbidden, credentials.ReasonNotNeeded, "this node shall pull the image from the mirror, without credentials").
 			because("the NodeImageSet has the node pull " + wanted.Name + " from the mirror")
 	}
 	return wanted, nil

@@ -90,6 +90,18 @@ var _ = Describe("Seed", func() {
 		Expect(present(ctx, runtime, p)).To(BeTrue())
 	}, SpecTimeout(specTimeout))
 
+	It("shows its credentials also to a mirror that asks for some, as the kubelet does", func(ctx context.Context) {
+		p := newPair("cache")
+		robot := &upstream.Auth{Users: map[string]string{"robot": "hunter2"}}
+		p.registry.Protect(p.repository, robot)
+		p.mirror.Protect(p.repository, robot)
+		req := p.request(seed)
+		req.Credentials = []nodeagent.Credential{{Username: "robot", Password: "hunter2"}}
+		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
+		Expect(p.registry.Requests().Where(upstream.Blobs)).To(BeEmpty())
+		Expect(p.mirror.Requests().Where(upstream.Blobs)).NotTo(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
 	It("goes on in the middle of a blob after a restart of the agent", func(ctx context.Context) {
 		p := newPair("seed-resume")
 		p.push("seed-resume", 3, 4*images.MiB) // containerd writes a MiB at a time
