@@ -37,15 +37,20 @@ func TestReplicasAreSpreadOverZones(t *testing.T) {
 	for _, replicas := range []int32{1, 2, 3, 4, 5, 6, 9, 11, 12} {
 		w, p := threeZones(replicas)
 		nodes := w.chosen(t, p.Key)
-		zones := map[byte]int{'a': 0, 'b': 0, 'c': 0}
-		for _, name := range nodes {
-			zones[name[0]]++
-		}
-		counts := slices.Sorted(maps.Values(zones))
-		if len(nodes) != int(replicas) || counts[2]-counts[0] > 1 {
+		if len(nodes) != int(replicas) || !spread(nodes) {
 			t.Errorf("%d replicas became %v", replicas, nodes)
 		}
 	}
+}
+
+// spread says that no zone of threeZones has two nodes more than another.
+func spread(nodes []string) bool {
+	zones := map[byte]int{'a': 0, 'b': 0, 'c': 0}
+	for _, name := range nodes {
+		zones[name[0]]++
+	}
+	counts := slices.Sorted(maps.Values(zones))
+	return counts[2]-counts[0] <= 1
 }
 
 func TestReplicasStay(t *testing.T) {
@@ -102,12 +107,18 @@ func TestReplicasAreRepaired(t *testing.T) {
 		}},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w, p := threeZones(3)
-			before := w.chosen(t, p.Key)
-			c.happen(w, before[1])
-			after := w.chosen(t, p.Key)
-			if len(after) != 3 || slices.Contains(after, before[1]) || !slices.Contains(after, before[0]) || !slices.Contains(after, before[2]) {
-				t.Errorf("%v without %s became %v", before, before[1], after)
+			for lost := range 3 { // each zone in turn
+				w, p := threeZones(3)
+				before := w.chosen(t, p.Key)
+				c.happen(w, before[lost])
+				after := w.chosen(t, p.Key)
+				kept := slices.Delete(slices.Clone(before), lost, lost+1)
+				if len(after) != 3 || slices.Contains(after, before[lost]) || !slices.Contains(after, kept[0]) || !slices.Contains(after, kept[1]) {
+					t.Errorf("%v without %s became %v", before, before[lost], after)
+				}
+				if !spread(after) {
+					t.Errorf("%v without %s became %v, which leaves a zone empty", before, before[lost], after)
+				}
 			}
 		})
 	}
