@@ -90,6 +90,9 @@ func (d *draft) listImages(memory Memory) {
 	for _, n := range d.nodes {
 		for name, entry := range n.Entries {
 			n.answers = n.answers || entry.Status != nil
+			if at := d.since(entry.ProgressAt); entry.received() && at.After(n.receivedAt) {
+				n.receivedAt = at
+			}
 			if images[name] != nil || entry.Wanted != nil {
 				im := get(name)
 				im.found = append(im.found, foundEntry{n, entry})

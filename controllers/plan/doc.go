@@ -40,6 +40,10 @@
 // Silence (AgentTimeout) ends both: then its agent is taken to be gone, and should it
 // live in spite of that, two may pull at a time.
 //
+// A seed stalls when its image has not got on for SeedTimeout. One whose image waits for a
+// slot on its node stalls when nothing that comes to the node has: images of one prefetch
+// share a seed, and an agent pulls a few at a time.
+//
 // # Tags
 //
 // The resolver is a seed with a request that it has not answered, the only one in the

@@ -52,6 +52,8 @@ type node struct {
 	silent bool
 	// answers: the agent is known to run.
 	answers bool
+	// receivedAt is when the last of its images got on of which something has come.
+	receivedAt time.Time
 	// crowd is what is wanted here, while that is counted.
 	crowd *crowd
 	// holds counts the images it holds or is the seed of.

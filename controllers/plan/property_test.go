@@ -123,11 +123,12 @@ func history(t *rapid.T) {
 	}
 	joined, tagged := 0, 0
 	join := func(t *rapid.T) {
-		w.join(fmt.Sprintf("n%02d", joined), func(n *Node) {
+		m := w.join(fmt.Sprintf("n%02d", joined), func(n *Node) {
 			n.Platform = rapid.SampledFrom([]string{"linux/amd64", "linux/amd64", "linux/arm64", "windows/amd64"}).Draw(t, "platform")
 			n.Zone = rapid.SampledFrom([]string{"", "east", "west"}).Draw(t, "zone")
 			n.Labels = map[string]string{"disk": rapid.SampledFrom([]string{"ssd", "hdd"}).Draw(t, "disk")}
 		})
+		m.slots = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "slots")
 		joined++
 	}
 	someMachine := func(t *rapid.T) *machine {

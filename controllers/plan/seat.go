@@ -117,8 +117,21 @@ func (d *draft) standing(s *seat) standing {
 	return pulling
 }
 
+// stallsAt is when a node has made no progress for too long. A seed of many images is not
+// to lose those that wait for a slot on it while it gets on with the others: whoever took
+// over would fetch the layers again that they share.
 func (d *draft) stallsAt(s *seat) time.Time {
-	return d.since(s.entry.ProgressAt).Add(d.limits.SeedTimeout)
+	since := d.since(s.entry.ProgressAt)
+	if s.isSeed() && s.queued() && s.node.receivedAt.After(since) {
+		since = s.node.receivedAt
+	}
+	return since.Add(d.limits.SeedTimeout)
+}
+
+// queued says that the agent knows of the image and has not begun with it.
+func (s *seat) queued() bool {
+	status := s.entry.Status
+	return status != nil && status.State == v1alpha1.ImagePending && status.Attempts == 0
 }
 
 // unanswered says that the node is to resolve the tag and has not yet. Meanwhile the

@@ -175,6 +175,71 @@ func TestSeedIsReplaced(t *testing.T) {
 	}
 }
 
+func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
+	const pace = 45 // seconds a layer
+	setUp := func(t *testing.T) (w *world, seed *machine, images []string) {
+		w = newWorld()
+		w.joinMany(4)
+		for i := range 9 {
+			images = append(images, fmt.Sprintf("reg/i%d@sha256:%d", i, i))
+		}
+		w.wish("web", images...)
+		for _, m := range w.machines {
+			m.slots, m.pace = 3, pace
+		}
+		w.run(t, 2*layers*pace) // more than seedTimeout
+		return w, w.machines["n000"], images
+	}
+	// moved is how many of the images another node has been told to get from upstream.
+	moved := func(w *world, images []string) (count int) {
+		for _, image := range images {
+			if seeds := w.seeds(image); seeds != "" && seeds != "n000" {
+				count++
+			}
+		}
+		return count
+	}
+	t.Run("stay there while it gets on with the others", func(t *testing.T) {
+		w, _, images := setUp(t)
+		w.run(t, 2*len(images)*layers*pace)
+		w.checkServed(t)
+		for _, image := range images {
+			for name, m := range w.machines {
+				if got := m.status[image].Source; (got == v1alpha1.SourceUpstream) != (name == "n000") {
+					t.Errorf("%s got %s from %s", name, image, got)
+				}
+			}
+		}
+	})
+	for _, c := range []struct {
+		reason string
+		fail   func(m *machine)
+		within time.Duration
+	}{
+		{"move when it gets nothing any more, after the seed's time", func(m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
+		{"move when its tries hang one after the other, no later", func(m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},
+		{"move when its agent dies, after the seed's time and the agent's", func(m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w, seed, images := setUp(t)
+			waiting := 0
+			for _, image := range images {
+				if seed.status[image].Attempts == 0 {
+					waiting++
+				}
+			}
+			if waiting == 0 || moved(w, images) > 0 {
+				t.Fatalf("%d wait, %d were moved\n%s", waiting, moved(w, images), w)
+			}
+			c.fail(seed)
+			w.run(t, int(c.within/time.Second))
+			if got := moved(w, images); got < waiting {
+				t.Errorf("after %v only %d were moved\n%s", c.within, got, w)
+			}
+		})
+	}
+}
+
 func TestPlanWakesForEachTimeout(t *testing.T) {
 	w := newWorld()
 	w.joinMany(2)

@@ -122,7 +122,8 @@ type Limits struct {
 	Fanout int
 	// MaxConcurrentPulls bounds the pulls of all images together; 0 is no bound.
 	MaxConcurrentPulls int
-	// SeedTimeout is how long a seed may show no progress before another takes over.
+	// SeedTimeout is how long a seed may show no progress, with the image or, while that
+	// waits for a slot on its node, with any other, before another takes over.
 	SeedTimeout time.Duration
 	// AgentTimeout is how long an agent may leave a spec unacknowledged before its
 	// node counts as failed (AgentNotRunning).

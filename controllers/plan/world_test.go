@@ -43,9 +43,11 @@ type machine struct {
 	offline    bool              // no registry from here, though the mirror works
 	cutOff     bool              // the mirror does not serve this node
 	full       bool              // its disk is
+	slots      int               // pulls that its agent runs at a time; 0: any number
+	pace       int               // turns that a layer takes; 0: one
 	hung       bool              // the agent runs, and its pulls make no progress
 	patience   int               // turns after which it stops a hung try and begins the next; 0: never
-	stuck      map[string]int    // turns of a hung try by image
+	stuck      map[string]int    // turns in which a pull got nothing, by image
 	content    map[string]string // digest by image
 	pulls      int               // done, from wherever
 	seen       map[string]v1alpha1.NodeImage
@@ -264,6 +266,10 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	if status.State == v1alpha1.ImageFailed || asksInVain && (final(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
 		return status
 	}
+	held := status.State == v1alpha1.ImagePresent || entry.Digest != "" && m.content[entry.Name] == entry.Digest
+	if status.State != v1alpha1.ImagePulling && !held && !m.hasSlot() {
+		return status
+	}
 	digest := entry.Digest
 	upstream := entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 	if upstream && (digest == "" || entry.Request != "") {
@@ -311,6 +317,10 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		}
 		return status
 	}
+	if m.stuck[entry.Name]++; m.stuck[entry.Name] < m.pace {
+		return status
+	}
+	m.stuck[entry.Name] = 0
 	if status.PulledBytes++; status.PulledBytes < layers {
 		return status
 	}
@@ -318,6 +328,17 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	m.pulls++
 	status.State, status.Reason = v1alpha1.ImagePresent, ""
 	return status
+}
+
+// hasSlot says that one more pull may begin on a machine.
+func (m *machine) hasSlot() bool {
+	pulling := 0
+	for _, status := range m.status {
+		if status.State == v1alpha1.ImagePulling {
+			pulling++
+		}
+	}
+	return m.slots == 0 || pulling < m.slots
 }
 
 // goodKey opens a private registry.
