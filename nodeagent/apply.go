@@ -119,5 +119,8 @@ func (a *Agent) retain(ctx context.Context) {
 }
 
 func timestamp(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
 	return &metav1.Time{Time: t.Truncate(time.Second)}
 }

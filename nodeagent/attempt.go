@@ -32,6 +32,7 @@ type attempt struct {
 
 	mu       sync.Mutex
 	progress Progress
+	received time.Time // since when Progress says so; zero if it does not
 }
 
 var errAbandoned = errors.New("the spec asks for something else now")
@@ -57,11 +58,23 @@ func (a *attempt) seen() Progress {
 	return a.progress
 }
 
+// receivedAt is since when there is nothing left but work on the node; zero if there is.
+func (a *attempt) receivedAt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.received
+}
+
 // saw records progress, and says whether the digest is news.
 func (a *attempt) saw(p Progress) (resolved bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	resolved = p.Digest != "" && a.progress.Digest != p.Digest
+	if !p.Received {
+		a.received = time.Time{}
+	} else if a.received.IsZero() {
+		a.received = time.Now()
+	}
 	a.progress = p
 	return resolved
 }

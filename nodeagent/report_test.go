@@ -91,6 +91,32 @@ func TestProgressOfALongPullIsWrittenSeldomAndNotWithoutChange(t *testing.T) {
 	})
 }
 
+func TestThatAllIsReceivedIsToldOnceWhileItIsUnpacked(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.push("v1", w.runtime.Upstream)
+		w.runtime.PerBlob, w.runtime.Unpacking = 10*time.Second, 10*time.Minute
+		w.apply(seedOf("v1", "m"))
+		w.pass(45 * time.Second)
+		if s := w.status(name("v1")); s.State != v1alpha1.ImagePulling || s.FinishedAt != nil {
+			t.Fatalf("while it is received: %+v", s)
+		}
+		received := metav1.Time{Time: time.Now().Add(5 * time.Second)} // manifest, config, three layers
+		w.pass(40 * time.Second)
+		if s := w.status(name("v1")); s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || s.FinishedAt.Sub(received.Time).Abs() > time.Second {
+			t.Fatalf("once it is, at %v: %+v", received, s)
+		}
+		before := len(w.api.all())
+		w.pass(9 * time.Minute)
+		if n := len(w.api.all()) - before; n != 0 {
+			t.Errorf("%d writes while nothing else changed", n)
+		}
+		w.pass(time.Minute)
+		if s := w.status(name("v1")); s.State != v1alpha1.ImagePresent || s.FinishedAt.Sub(received.Time) < 9*time.Minute {
+			t.Errorf("at the end: %+v", s)
+		}
+	})
+}
+
 func TestAResolverAnswersBeforeTheContentIsComplete(t *testing.T) {
 	bubble(t, func(w *world) {
 		d := w.push("v1", w.runtime.Upstream)

@@ -69,6 +69,9 @@ type Progress struct {
 	SizeBytes int64
 	// PulledBytes is how much was received by this pull.
 	PulledBytes int64
+	// Received says that nothing is received or waited for any more: what is left is
+	// work on the node, such as unpacking.
+	Received bool
 }
 
 // Result is what a successful pull brought.

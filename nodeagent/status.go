@@ -56,7 +56,7 @@ func (i *image) report() v1alpha1.NodeImageStatus {
 		s.PulledBytes = progress.PulledBytes
 		s.SizeBytes = max(s.SizeBytes, progress.SizeBytes)
 		s.Source = origin(i.entry.RegistryPolicy)
-		s.StartedAt, s.FinishedAt = timestamp(i.attempt.started), nil
+		s.StartedAt, s.FinishedAt = timestamp(i.attempt.started), timestamp(i.attempt.receivedAt())
 	}
 	return s
 }

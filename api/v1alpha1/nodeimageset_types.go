@@ -230,7 +230,8 @@ type NodeImageStatus struct {
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
-	// finishedAt is when it ended.
+	// finishedAt is when it ended. While the state is Pulling: since when everything has
+	// been received, and what is left is work on the node, such as unpacking.
 	//
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`

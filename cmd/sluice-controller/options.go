@@ -21,6 +21,10 @@ import (
 const (
 	formatJSON = "json"
 	formatText = "text"
+
+	// minSeedTimeout is what an agent takes to tell of a pull's beginning: it writes 1 s,
+	// 3 s and 7 s after it.
+	minSeedTimeout = 10 * time.Second
 )
 
 // Options are the settings of the controller.
@@ -77,7 +81,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"how many pulls, of all images on all nodes together, may be under way, those that wait for another try included; "+
 			"a node that has failed for good, shows no progress or does not answer is not counted; 0 is no limit")
 	flags.DurationVar(&o.SeedTimeout, "seed-timeout", limits.SeedTimeout,
-		"how long a node that pulls from the upstream registry may show no progress before another takes over")
+		"how long a node that pulls from the upstream registry may show no progress before another takes over, and ten times as long while it unpacks; "+
+			"10s or more, and agents tell of progress up to 30s apart, so that less than 1m replaces nodes that get on")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
 		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
 	flags.StringVar(&o.MirrorFallback, "mirror-fallback", string(limits.MirrorFallback),
@@ -125,7 +130,7 @@ func (o Options) Validate() error {
 	reject(o.UpstreamPullers < 1, "--upstream-pullers must be 1 or more, not %d", o.UpstreamPullers)
 	reject(o.Fanout < 1, "--fanout must be 1 or more, not %d", o.Fanout)
 	reject(o.MaxConcurrentPulls < 0, "--max-concurrent-pulls must be 0 (no limit) or more, not %d", o.MaxConcurrentPulls)
-	reject(o.SeedTimeout <= 0, "--seed-timeout must be more than 0, such as 2m, not %v", o.SeedTimeout)
+	reject(o.SeedTimeout < minSeedTimeout, "--seed-timeout must be %v or more, such as 2m, not %v", minSeedTimeout, o.SeedTimeout)
 	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %v", o.AgentTimeout)
 	fallback := plan.MirrorFallback(o.MirrorFallback)
 	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,

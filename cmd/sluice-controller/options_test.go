@@ -53,7 +53,7 @@ func TestWrongOptionsAreRefusedWithWhatToWrite(t *testing.T) {
 		"--upstream-pullers=0":                           "--upstream-pullers must be 1 or more, not 0",
 		"--fanout=0":                                     "--fanout must be 1 or more, not 0",
 		"--max-concurrent-pulls=-1":                      "--max-concurrent-pulls must be 0 (no limit) or more, not -1",
-		"--seed-timeout=0s":                              "--seed-timeout must be more than 0, such as 2m, not 0s",
+		"--seed-timeout=9s":                              "--seed-timeout must be 10s or more, such as 2m, not 9s",
 		"--agent-timeout=-1s":                            "--agent-timeout must be more than 0, such as 1m, not -1s",
 		"--mirror-fallback=upstream":                     `--mirror-fallback must be Upstream or Never, not "upstream"`,
 		"--self-managed-certificate=tls --cert-dir=/tls": `--self-managed-certificate must be NAMESPACE/NAME, not "tls"`,

@@ -42,7 +42,8 @@
 //
 // A seed stalls when its image has not got on for SeedTimeout. One whose image waits for a
 // slot on its node stalls when nothing that comes to the node has: images of one prefetch
-// share a seed, and an agent pulls a few at a time.
+// share a seed, and an agent pulls a few at a time. One that has received everything and
+// unpacks has longer: its agent has nothing to tell meanwhile.
 //
 // # Tags
 //

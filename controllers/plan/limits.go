@@ -15,6 +15,9 @@ const (
 	// its last layers to come, and then all would ask the one node that has them.
 	// test/simulation shows both: too little, and a hundred times too much.
 	maxShares = 3
+	// unpackFactor is how many times SeedTimeout a seed may take to unpack: meanwhile its
+	// agent has nothing to tell, and the content is there already for its peers.
+	unpackFactor = 10
 	// restAfterFailure is how long a node that failed as a seed is passed over when
 	// nobody else is left to try: the longest backoff of an agent, which has tried for
 	// a while itself.

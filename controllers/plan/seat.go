@@ -119,19 +119,30 @@ func (d *draft) standing(s *seat) standing {
 
 // stallsAt is when a node has made no progress for too long. A seed of many images is not
 // to lose those that wait for a slot on it while it gets on with the others: whoever took
-// over would fetch the layers again that they share.
+// over would fetch the layers again that they share. Nor is it to lose what it unpacks:
+// that would begin anew.
 func (d *draft) stallsAt(s *seat) time.Time {
-	since := d.since(s.entry.ProgressAt)
-	if s.isSeed() && s.queued() && s.node.receivedAt.After(since) {
+	since, patience := d.since(s.entry.ProgressAt), d.limits.SeedTimeout
+	switch {
+	case !s.isSeed():
+	case s.unpacks():
+		patience *= unpackFactor
+	case s.queued() && s.node.receivedAt.After(since):
 		since = s.node.receivedAt
 	}
-	return since.Add(d.limits.SeedTimeout)
+	return since.Add(patience)
+}
+
+// unpacks says that the agent has received the whole image, and works on it.
+func (s *seat) unpacks() bool {
+	status := s.entry.Status
+	return status != nil && status.State == v1alpha1.ImagePulling && status.FinishedAt != nil
 }
 
 // queued says that the agent knows of the image and has not begun with it.
 func (s *seat) queued() bool {
 	status := s.entry.Status
-	return status != nil && status.State == v1alpha1.ImagePending && status.Attempts == 0
+	return status != nil && status.Attempts == 0
 }
 
 // unanswered says that the node is to resolve the tag and has not yet. Meanwhile the

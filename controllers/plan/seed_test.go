@@ -240,6 +240,45 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 	}
 }
 
+func TestSeedThatUnpacks(t *testing.T) {
+	const unpacking = 5 * time.Minute
+	setUp := func(t *testing.T, nodes int) (w *world, seed *machine) {
+		w = newWorld()
+		w.joinMany(nodes)
+		w.wish("web", "reg/a:1")
+		for _, m := range w.machines {
+			m.unpacking = int(unpacking / time.Second)
+		}
+		w.run(t, 2*layers)
+		seed = w.machines["n000"]
+		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || w.seeds("reg/a:1") != "n000" {
+			t.Fatalf("it does not unpack\n%s", w)
+		}
+		return w, seed
+	}
+	t.Run("is not relieved for it, neither alone nor beside others", func(t *testing.T) {
+		for _, nodes := range []int{1, 4} {
+			w, seed := setUp(t, nodes)
+			w.run(t, int(unpacking/time.Second))
+			if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePresent || seed.pulls != 1 || w.writes["n000 reg/a:1"] > 3 {
+				t.Errorf("of %d nodes: %+v after %d writes\n%s", nodes, s, w.writes["n000 reg/a:1"], w)
+			}
+		}
+	})
+	t.Run("is relieved when that does not end", func(t *testing.T) {
+		w, seed := setUp(t, 2)
+		seed.hung = true
+		w.run(t, int(unpackFactor*w.limits.SeedTimeout/time.Second)-2*layers)
+		if got := w.seeds("reg/a:1"); got != "n000" {
+			t.Errorf("too soon %q was\n%s", got, w)
+		}
+		w.run(t, 2*layers)
+		if got := w.seeds("reg/a:1"); got != "n001" {
+			t.Errorf("%q is the seed\n%s", got, w)
+		}
+	})
+}
+
 func TestPlanWakesForEachTimeout(t *testing.T) {
 	w := newWorld()
 	w.joinMany(2)

@@ -123,7 +123,8 @@ type Limits struct {
 	// MaxConcurrentPulls bounds the pulls of all images together; 0 is no bound.
 	MaxConcurrentPulls int
 	// SeedTimeout is how long a seed may show no progress, with the image or, while that
-	// waits for a slot on its node, with any other, before another takes over.
+	// waits for a slot on its node, with any other, before another takes over. While it
+	// unpacks it may take ten times as long.
 	SeedTimeout time.Duration
 	// AgentTimeout is how long an agent may leave a spec unacknowledged before its
 	// node counts as failed (AgentNotRunning).

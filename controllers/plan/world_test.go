@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
@@ -42,12 +44,15 @@ type machine struct {
 	dead       bool              // the agent does not run
 	offline    bool              // no registry from here, though the mirror works
 	cutOff     bool              // the mirror does not serve this node
+	asks       int               // turns for which a pull goes on asking a mirror that misses
 	full       bool              // its disk is
 	slots      int               // pulls that its agent runs at a time; 0: any number
 	pace       int               // turns that a layer takes; 0: one
+	unpacking  int               // turns between the last layer and the end
 	hung       bool              // the agent runs, and its pulls make no progress
 	patience   int               // turns after which it stops a hung try and begins the next; 0: never
 	stuck      map[string]int    // turns in which a pull got nothing, by image
+	busy       bool              // the last turn was part of something, though nothing is to be seen of it
 	content    map[string]string // digest by image
 	pulls      int               // done, from wherever
 	seen       map[string]v1alpha1.NodeImage
@@ -193,6 +198,7 @@ func (m *machine) deliver() { m.view, m.viewGeneration = m.spec, m.generation }
 
 // work is one turn of the agent: it moves each image of the spec that it knows on by one.
 func (w *world) work(m *machine) {
+	m.busy = false
 	if m.dead {
 		return
 	}
@@ -214,7 +220,7 @@ func (w *world) round() (moved bool) {
 		m := w.machines[name]
 		m.deliver()
 		w.work(m)
-		moved = w.report(m) || moved
+		moved = w.report(m) || m.busy || moved
 	}
 	w.now = w.now.Add(time.Second)
 	return moved
@@ -249,6 +255,10 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 			status = again
 		}
 	}
+	needless := status.State == v1alpha1.ImagePresent || entry.Digest != "" && m.content[entry.Name] == entry.Digest
+	if status.State != v1alpha1.ImagePulling && !needless && !m.hasSlot() {
+		return status
+	}
 	fail := func(reason string, final bool) v1alpha1.NodeImageStatus {
 		status.Attempts = max(status.Attempts, 1) + 1 // the next one's number
 		status.Reason = reason
@@ -264,10 +274,6 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	}
 	asksInVain := status.State == v1alpha1.ImagePresent && status.Reason != ""
 	if status.State == v1alpha1.ImageFailed || asksInVain && (final(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
-		return status
-	}
-	held := status.State == v1alpha1.ImagePresent || entry.Digest != "" && m.content[entry.Name] == entry.Digest
-	if status.State != v1alpha1.ImagePulling && !held && !m.hasSlot() {
 		return status
 	}
 	digest := entry.Digest
@@ -296,10 +302,17 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return status
 	}
 	if status.State != v1alpha1.ImagePulling {
+		m.stuck[entry.Name] = 0
 		status.State, status.SizeBytes, status.Attempts = v1alpha1.ImagePulling, layers, max(status.Attempts, 1)
 		status.Source = v1alpha1.SourceMirror
 		if upstream {
 			status.Source = v1alpha1.SourceUpstream
+		}
+		return status
+	}
+	if status.FinishedAt != nil {
+		if !m.hung && !m.waits(entry.Name, m.unpacking) {
+			m.finish(entry.Name, &status)
 		}
 		return status
 	}
@@ -309,6 +322,9 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	case m.full:
 		return fail(v1alpha1.ReasonInsufficientDisk, false)
 	case !upstream && !w.served(m, entry.Name, digest):
+		if m.waits(entry.Name, m.asks) {
+			return status
+		}
 		return fail(v1alpha1.ReasonNotOnMirror, false)
 	}
 	if m.hung {
@@ -317,17 +333,34 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		}
 		return status
 	}
-	if m.stuck[entry.Name]++; m.stuck[entry.Name] < m.pace {
+	if m.waits(entry.Name, m.pace) {
 		return status
 	}
-	m.stuck[entry.Name] = 0
 	if status.PulledBytes++; status.PulledBytes < layers {
 		return status
 	}
-	m.content[entry.Name] = digest
+	if m.unpacking > 0 {
+		status.FinishedAt = &metav1.Time{Time: w.now}
+		return status
+	}
+	m.finish(entry.Name, &status)
+	return status
+}
+
+// waits says that something of a pull, which takes so many turns, takes another.
+func (m *machine) waits(image string, turns int) bool {
+	if m.stuck[image]++; m.stuck[image] < turns {
+		m.busy = true
+		return true
+	}
+	m.stuck[image] = 0
+	return false
+}
+
+func (m *machine) finish(image string, status *v1alpha1.NodeImageStatus) {
+	m.content[image] = status.Digest
 	m.pulls++
 	status.State, status.Reason = v1alpha1.ImagePresent, ""
-	return status
 }
 
 // hasSlot says that one more pull may begin on a machine.

@@ -66,11 +66,11 @@ func (m *meter) stop() {
 func (m *meter) tell() {
 	m.mu.Lock()
 	progress := m.now
-	local := m.measured && m.open == 0
+	progress.Received = m.measured && m.open == 0
 	news := progress != m.told || m.moved
 	m.told, m.moved = progress, false
 	m.mu.Unlock()
-	if news || local {
+	if news || progress.Received {
 		m.report(progress)
 	}
 }

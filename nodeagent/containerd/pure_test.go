@@ -178,6 +178,28 @@ func TestBytesOfAnEarlierTryAreNotReceivedAgain(t *testing.T) {
 	}
 }
 
+func TestMeterSaysWhenNothingIsLeftToReceive(t *testing.T) {
+	var told nodeagent.Progress
+	m := &meter{report: func(p nodeagent.Progress) { told = p }}
+	end := func() {}
+	for _, step := range []struct {
+		after string
+		do    func()
+		want  bool
+	}{
+		{"nothing is known of it", func() { m.add(1) }, false},
+		{"its size is known while a blob is on the way", func() { end = m.begin(); m.sized(10) }, false},
+		{"the blob is there", func() { end() }, true},
+		{"another blob is waited for", func() { end = m.begin() }, false},
+	} {
+		step.do()
+		m.tell()
+		if told.Received != step.want {
+			t.Errorf("after %s: %+v", step.after, told)
+		}
+	}
+}
+
 func TestMeaning(t *testing.T) {
 	status := func(code int) error {
 		return fmt.Errorf("resolve: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: code})

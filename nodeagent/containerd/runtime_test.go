@@ -151,7 +151,9 @@ var _ = Describe("Seed", func() {
 		Expect(seen[0]).To(Equal(nodeagent.Progress{Digest: p.digest}), "the digest first")
 		Expect(seen).To(ContainElement(And(
 			HaveField("SizeBytes", result.SizeBytes),
-			HaveField("PulledBytes", BeNumerically("~", result.SizeBytes/2, result.SizeBytes*3/8)))))
+			HaveField("PulledBytes", BeNumerically("~", result.SizeBytes/2, result.SizeBytes*3/8)),
+			HaveField("Received", BeFalse()))))
+		Expect(seen[len(seen)-1].Received).To(BeTrue(), "then nothing is left to receive")
 	}, SpecTimeout(specTimeout))
 })
 

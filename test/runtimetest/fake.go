@@ -24,6 +24,9 @@ const platform = "linux/amd64"
 // missPause is how long a Fake leaves a mirror alone that missed something.
 const missPause = 5 * time.Second
 
+// workTick is how often work on the node is told of as progress.
+const workTick = time.Second
+
 // Record is an image name in a runtime.
 type Record struct {
 	Digest digest.Digest
@@ -36,6 +39,8 @@ type Fake struct {
 	Upstream, Mirror *Registry
 	// PerBlob is how long each blob takes to arrive.
 	PerBlob time.Duration
+	// Unpacking is how long the work takes that follows the last blob.
+	Unpacking time.Duration
 	// Fail, if set, is asked for an error before each pull.
 	Fail func(nodeagent.Request) error
 
@@ -118,6 +123,13 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.Request, report func(node
 	report(p)
 	if err := f.bring(ctx, req, &p, report); err != nil {
 		return nodeagent.Result{}, err
+	}
+	p.Received = true
+	for left := f.Unpacking; left > 0; left -= workTick {
+		report(p)
+		if !sleep(ctx, min(left, workTick)) {
+			return nodeagent.Result{}, context.Cause(ctx)
+		}
 	}
 	f.mu.Lock()
 	blobs, _ := f.tree(p.Digest)

@@ -39,7 +39,8 @@ type NodeImageStatusApplyConfiguration struct {
 	Message *string `json:"message,omitempty"`
 	// startedAt is when the present or the last pull began.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
-	// finishedAt is when it ended.
+	// finishedAt is when it ended. While the state is Pulling: since when everything has
+	// been received, and what is left is work on the node, such as unpacking.
 	FinishedAt *v1.Time `json:"finishedAt,omitempty"`
 }
 
