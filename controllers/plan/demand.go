@@ -90,9 +90,7 @@ func (d *draft) listImages(memory Memory) {
 	for _, n := range d.nodes {
 		for name, entry := range n.Entries {
 			n.answers = n.answers || entry.Status != nil
-			if at := d.since(entry.ProgressAt); entry.received() && at.After(n.receivedAt) {
-				n.receivedAt = at
-			}
+			n.turnedAt = latest(n.turnedAt, d.turnedAt(entry))
 			if images[name] != nil || entry.Wanted != nil {
 				im := get(name)
 				im.found = append(im.found, foundEntry{n, entry})

@@ -52,8 +52,8 @@ type node struct {
 	silent bool
 	// answers: the agent is known to run.
 	answers bool
-	// receivedAt is when the last of its images got on of which something has come.
-	receivedAt time.Time
+	// turnedAt is when its slots were last seen to be of use to those who wait for one.
+	turnedAt time.Time
 	// crowd is what is wanted here, while that is counted.
 	crowd *crowd
 	// holds counts the images it holds or is the seed of.
@@ -124,6 +124,13 @@ func (d *draft) since(t time.Time) time.Time {
 		return d.now
 	}
 	return t
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // wakeAt asks to be called again at t, if that is to come.

@@ -20,9 +20,3 @@ func Progressed(before, after Entry) bool {
 	}
 	return was.Digest != is.Digest || was.Request != is.Request || is.PulledBytes > was.PulledBytes || is.SizeBytes > was.SizeBytes
 }
-
-// received says that something of an image has come. A try that merely began says
-// nothing: all tries of a node may hang one after the other.
-func (e Entry) received() bool {
-	return e.Status != nil && (e.Status.State == v1alpha1.ImagePresent || e.Status.PulledBytes > 0)
-}

@@ -129,6 +129,7 @@ func history(t *rapid.T) {
 			n.Labels = map[string]string{"disk": rapid.SampledFrom([]string{"ssd", "hdd"}).Draw(t, "disk")}
 		})
 		m.slots = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "slots")
+		m.asks = rapid.SampledFrom([]int{0, 5, 60}).Draw(t, "asks")
 		joined++
 	}
 	someMachine := func(t *rapid.T) *machine {

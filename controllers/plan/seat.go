@@ -127,10 +127,25 @@ func (d *draft) stallsAt(s *seat) time.Time {
 	case !s.isSeed():
 	case s.unpacks():
 		patience *= unpackFactor
-	case s.queued() && s.node.receivedAt.After(since):
-		since = s.node.receivedAt
+	case s.queued():
+		since = latest(since, s.node.turnedAt)
 	}
 	return since.Add(patience)
+}
+
+// turnedAt is when an image last showed that the slots of its node are of use: something
+// of it came, or it tried the mirror, which ends by itself. A try at the upstream that
+// merely began or ended shows nothing, since all of them may hang one after the other.
+func (d *draft) turnedAt(e Entry) time.Time {
+	switch {
+	case e.Status == nil:
+		return time.Time{}
+	case e.Status.State == v1alpha1.ImagePresent || e.Status.PulledBytes > 0:
+		return d.since(e.ProgressAt)
+	case e.Status.Attempts > 0 && e.Wanted != nil && e.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyMirror:
+		return d.since(e.ChangedAt)
+	}
+	return time.Time{}
 }
 
 // unpacks says that the agent has received the whole image, and works on it.

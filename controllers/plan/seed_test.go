@@ -211,6 +211,19 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 			}
 		}
 	})
+	t.Run("stay where a mirror that serves nothing takes the slots", func(t *testing.T) {
+		w := newWorld()
+		w.joinMany(2)
+		images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
+		for _, image := range images {
+			w.hold("n000", image, digestIn(image))
+		}
+		m := w.machines["n001"]
+		m.slots, m.cutOff, m.asks = 1, true, 60
+		w.wish("web", images...).RetryLimit = 1
+		w.run(t, 20*60)
+		w.checkServed(t)
+	})
 	for _, c := range []struct {
 		reason string
 		fail   func(m *machine)

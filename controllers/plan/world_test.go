@@ -50,6 +50,7 @@ type machine struct {
 	pace       int               // turns that a layer takes; 0: one
 	unpacking  int               // turns between the last layer and the end
 	hung       bool              // the agent runs, and its pulls make no progress
+	hungAfter  int64             // what comes before a pull hangs
 	patience   int               // turns after which it stops a hung try and begins the next; 0: never
 	stuck      map[string]int    // turns in which a pull got nothing, by image
 	busy       bool              // the last turn was part of something, though nothing is to be seen of it
@@ -327,7 +328,7 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		}
 		return fail(v1alpha1.ReasonNotOnMirror, false)
 	}
-	if m.hung {
+	if m.hung && status.PulledBytes >= m.hungAfter {
 		if m.stuck[entry.Name]++; m.patience > 0 && m.stuck[entry.Name]%m.patience == 0 {
 			return fail(v1alpha1.ReasonNoProgress, false)
 		}
