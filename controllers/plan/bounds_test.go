@@ -6,7 +6,9 @@ package plan
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
@@ -16,17 +18,7 @@ import (
 // still have made it too much; then nobody may be added.
 func (w *world) overBounds(seen State) string {
 	before, after := w.seated(seen), w.seated(w.state())
-	was := make(map[string]sight) // by node and image
-	for _, im := range before.images {
-		for _, g := range im.groups {
-			for _, s := range g.seats {
-				if s.entry.Wanted != nil {
-					pulls := s.stand == pulling && !before.unheard(s)
-					was[s.node.Name+" "+im.name] = sight{*s.entry.Wanted, pulls, pulls && !inVain(s, g.holders)}
-				}
-			}
-		}
-	}
+	was := before.sights()
 	added, pulls := false, 0
 	for _, im := range after.images {
 		for _, g := range im.groups {
@@ -76,10 +68,13 @@ func (w *world) seated(s State) *draft {
 func (w *world) overFanout(im *image, g *group, was map[string]sight) (added bool, over string) {
 	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
 	for _, s := range g.seats {
+		old, had := was[s.node.Name+" "+im.name]
+		if had && s.entry.Wanted == nil && s.says(im.digest) {
+			sources++ // it held the image when the plan was made that lets go of it
+		}
 		if s.entry.Wanted == nil || !s.current || s.stand != pulling {
 			continue
 		}
-		old, had := was[s.node.Name+" "+im.name]
 		fresh := !had || old.Digest != s.entry.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
 		added = added || fresh
 		switch {
@@ -105,11 +100,46 @@ func (w *world) overFanout(im *image, g *group, was map[string]sight) (added boo
 	return added, ""
 }
 
-// inVain says that a node has failed and got nothing since, though others hold the image.
-func inVain(s *seat, holders int) bool {
+// sights is every entry as the plan saw it, by node and image.
+func (d *draft) sights() map[string]sight {
+	was := make(map[string]sight)
+	starved, fed := make(map[string]bool), make(map[string]bool) // nodes
+	var queued []string
+	for _, im := range d.images {
+		for _, g := range im.groups {
+			for _, s := range g.seats {
+				if s.entry.Wanted == nil {
+					continue
+				}
+				key, status := s.node.Name+" "+im.name, s.entry.Status
+				pulls := s.stand == pulling && !d.unheard(s)
+				vain := g.holders > 0 && !s.isSeed() && (s.stand == stalled || s.stand == failed || d.starves(g, s))
+				was[key] = sight{*s.entry.Wanted, pulls, pulls && !vain}
+				starved[s.node.Name] = starved[s.node.Name] || vain
+				fed[s.node.Name] = fed[s.node.Name] || !vain && s.stand == pulling && status != nil && status.State == v1alpha1.ImagePulling
+				if status != nil && status.Attempts == 0 {
+					queued = append(queued, key)
+				}
+			}
+		}
+	}
+	for _, key := range queued {
+		if node, _, _ := strings.Cut(key, " "); starved[node] && !fed[node] {
+			was[key] = sight{was[key].NodeImage, was[key].pulls, false}
+		}
+	}
+	return was
+}
+
+// starves says that a node has failed and got nothing since, or got nothing for ten
+// seconds, though others hold the image.
+func (d *draft) starves(g *group, s *seat) bool {
 	status := s.entry.Status
-	return holders > 0 && s.node.Acknowledged && status != nil && status.Reason != "" &&
-		(status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
+	if s.stand != pulling || !s.node.Acknowledged || status == nil || status.Attempts == 0 {
+		return false
+	}
+	long := d.now.Sub(s.entry.ProgressAt) >= 10*time.Second && d.now.Sub(g.since) >= 10*time.Second
+	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 
 // TestWorkDoesNotGrowWithTheSquareOfTheNodes counts what a plan allocates, in pieces and

@@ -41,9 +41,10 @@
 // live in spite of that, two may pull at a time.
 //
 // A seed stalls when its image has not got on for SeedTimeout. One whose image waits for a
-// slot on its node stalls when nothing that comes to the node has: images of one prefetch
-// share a seed, and an agent pulls a few at a time. One that has received everything and
-// unpacks has longer: its agent has nothing to tell meanwhile.
+// slot on its node stalls when nothing has come to the node either, and none of its tries
+// at the mirror has ended, for so long: images of one prefetch share a seed, and an agent
+// pulls a few at a time. One that has received everything and unpacks has longer: its
+// agent has nothing to tell meanwhile.
 //
 // # Tags
 //
@@ -70,6 +71,9 @@
 // An agent that leaves a spec unacknowledged for AgentTimeout is silent: never a seed,
 // no holder, in nobody's way, and given nothing more until it answers. So is one that
 // says that its container runtime is not supported or does not answer.
+//
+// Nor is a node in others' way for long that the mirror serves nothing: it keeps its
+// entry, and the next are let in (docs/design/0003).
 //
 // # Cost
 //

@@ -10,6 +10,10 @@ const (
 	// answerDelay is how long a node that was told to pull keeps its turn without a
 	// word. An agent that runs answers within a second.
 	answerDelay = 5 * time.Second
+	// serveDelay is how long a node that pulls from the mirror keeps its turn without a
+	// byte while others hold the image. The manifest comes first and at once, or 5 s later
+	// if it is missed, and agents tell of it 1 s, 3 s and 7 s after their beginning.
+	serveDelay = 10 * time.Second
 	// maxShares is how many times the nodes that have all of an image those count who
 	// have some of it. Without a bound every node would be let in while a slow seed has
 	// its last layers to come, and then all would ask the one node that has them.

@@ -54,6 +54,9 @@ type node struct {
 	answers bool
 	// turnedAt is when its slots were last seen to be of use to those who wait for one.
 	turnedAt time.Time
+	// vain counts the images that the mirror does not serve it, pulls those that it pulls
+	// otherwise.
+	vain, pulls int
 	// crowd is what is wanted here, while that is counted.
 	crowd *crowd
 	// holds counts the images it holds or is the seed of.

@@ -85,10 +85,11 @@ func those(candidates []candidate, lacking int) []candidate {
 	return those
 }
 
-func draw(uid, node string) uint64 {
+// draw is the same for the same two names, and otherwise as if by chance.
+func draw(first, second string) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(uid)) // a hash does not fail
+	_, _ = h.Write([]byte(first)) // a hash does not fail
 	_, _ = h.Write([]byte{0})
-	_, _ = h.Write([]byte(node))
+	_, _ = h.Write([]byte(second))
 	return h.Sum64()
 }

@@ -22,6 +22,8 @@ type seat struct {
 	hint    hint
 	// counted: its pull is among those of the cluster already.
 	counted bool
+	// vain: the mirror serves it nothing.
+	vain bool
 	// relieved: it is a seed no longer, from this plan on.
 	relieved bool
 	next     *v1alpha1.NodeImage // the entry that the spec shall have; nil: none
@@ -48,6 +50,8 @@ type group struct {
 	// holders can serve the image. since is when the first of them was seen to.
 	holders int
 	since   time.Time
+	// vain counts those whom the mirror serves nothing all the same.
+	vain int
 	// mirrored and fetched count who got it from the mirror, and from the upstream.
 	mirrored, fetched int
 }

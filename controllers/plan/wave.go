@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -22,6 +23,7 @@ type wave struct {
 // admitWaves lets as many nodes pull from the mirror as there are holders to serve
 // them. Images take turns, so that a large prefetch does not keep a small one waiting.
 func (d *draft) admitWaves() {
+	d.findVain()
 	var waves []*wave
 	for _, im := range d.images {
 		for _, g := range im.groups {
@@ -54,7 +56,8 @@ func (d *draft) admitWaves() {
 // lost takes no room: only those who are getting on do.
 func (d *draft) wave(im *image, g *group) *wave {
 	sources, shares, busy := float64(g.holders), 0.0, 0
-	var listed, hinted, known, unknown []*seat
+	var listed []*seat
+	var line [4][]*seat
 	for _, s := range g.seats {
 		switch {
 		case s.current && s.seeds():
@@ -66,8 +69,8 @@ func (d *draft) wave(im *image, g *group) *wave {
 			// There was nobody to serve it. It comes again, afresh.
 			s.next = nil
 		case s.current && !s.relieved:
-			if s.stand == pulling && !d.unheard(s) {
-				if !g.inVain(s) {
+			if s.counted {
+				if !s.vain && !(s.queued() && s.node.idles()) {
 					busy++
 				}
 				if d.limits.FollowSeed {
@@ -80,29 +83,91 @@ func (d *draft) wave(im *image, g *group) *wave {
 			s.next = s.terms.entry(im.name, im.digest, v1alpha1.RegistryPolicyMirror) // nothing is going to be pulled
 		case s.hint == hintDigest:
 			listed = append(listed, s)
-		case s.hint == hintName:
-			hinted = append(hinted, s)
-		case s.node.answers:
-			known = append(known, s)
 		default:
-			unknown = append(unknown, s)
+			place := s.place()
+			line[place] = append(line[place], s)
 		}
 	}
-	queue := slices.Concat(hinted, known, unknown)
-	room := float64(min(d.limits.Fanout, len(g.seats))) * (sources + min(shares, maxShares*sources))
-	return &wave{im, int(room) - busy, queue, listed}
+	room := int(float64(min(d.limits.Fanout, len(g.seats)))*(sources+min(shares, maxShares*sources))) - busy
+	if g.vain > 0 && room > 0 {
+		for _, seats := range line {
+			im.shuffle(seats)
+		}
+	}
+	return &wave{im, room, slices.Concat(line[:]...), listed}
 }
 
-// inVain says that a node failed and has got nothing since, though it tries again: it is
-// no load for those who hold the image. It still counts for the limit of the cluster,
-// for its next try may be under way before we hear of it. While nobody holds the image,
-// followers fail because they wait for the seed, and keep their room.
-func (g *group) inVain(s *seat) bool {
-	status := s.entry.Status
-	if g.holders == 0 || !s.node.Acknowledged || status == nil || status.Reason == "" {
-		return false
+// place is where in the line a node waits: who may hold the image comes first, those
+// never heard of late, and last those whom the mirror serves nothing else either.
+func (s *seat) place() int {
+	switch {
+	case s.node.idles():
+		return 3
+	case s.hint == hintName:
+		return 0
+	case s.node.answers:
+		return 1
+	default:
+		return 2
 	}
-	return status.State != v1alpha1.ImagePulling || status.PulledBytes == 0
+}
+
+// shuffle draws the order of nodes in a line once somebody in front has got nothing:
+// neighbours by name are often neighbours in the network as well, and those behind are
+// not to wait until each of them has been tried.
+func (im *image) shuffle(seats []*seat) {
+	draws := make(map[*seat]uint64, len(seats))
+	for _, s := range seats {
+		draws[s] = draw(s.node.Name, im.name) // what comes first is mixed best
+	}
+	slices.SortFunc(seats, func(a, b *seat) int {
+		return cmp.Or(cmp.Compare(draws[a], draws[b]), cmp.Compare(a.node.index, b.node.index))
+	})
+}
+
+// findVain finds out who gets nothing from the mirror.
+func (d *draft) findVain() {
+	for _, im := range d.images {
+		for _, g := range im.groups {
+			for _, s := range g.seats {
+				if s.vain = d.inVain(g, s); s.vain {
+					g.vain++
+					s.node.vain++
+				} else if s.stand == pulling && s.entry.Status != nil && s.entry.Status.State == v1alpha1.ImagePulling {
+					s.node.pulls++
+				}
+			}
+		}
+	}
+}
+
+// idles says that nothing of what a node pulls comes, so that what waits for a slot on it
+// waits in vain as well.
+func (n *node) idles() bool { return n.vain > 0 && n.pulls == 0 }
+
+// inVain says that a node gets nothing although others hold the image: it does not
+// answer, or has failed and got nothing since, though it tries again, or has asked for a
+// while. It is no load for those who hold the image. One that asks or tries again still
+// counts for the limit of the cluster, for what it asks for may come before we hear of it.
+// While nobody holds the image, followers fail because they wait for the seed, and keep
+// their room.
+func (d *draft) inVain(g *group, s *seat) bool {
+	status := s.entry.Status
+	switch {
+	case g.holders == 0 || !s.current || s.isSeed() || s.stand == holding || s.stand == lost:
+		return false
+	case s.stand != pulling || d.unheard(s):
+		return true
+	case !s.node.Acknowledged || status == nil || s.queued():
+		return false
+	case status.State == v1alpha1.ImagePulling && status.PulledBytes > 0:
+		return false
+	case status.Reason != "":
+		return true
+	}
+	until := latest(d.since(s.entry.ProgressAt), g.since).Add(serveDelay)
+	d.wakeAt(until)
+	return !d.now.Before(until)
 }
 
 // share is how much of an image a node can serve that is still pulling it: mirrors

@@ -64,22 +64,10 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 		want    int // nodes admitted beside the holder
 	}{
 		{"a node that pulls", func(*world) {}, 0, 4},
-		{"a node that is getting on", func(w *world) {
-			for i := 1; i <= 4; i++ {
-				m := w.machines[fmt.Sprintf("n%03d", i)]
-				m.deliver()
-				w.work(m)
-				w.report(m)
-			}
-		}, w0.limits.SeedTimeout - 1, 4},
-		{"not one that has made no progress for too long", func(w *world) {
-			for i := 1; i <= 4; i++ {
-				m := w.machines[fmt.Sprintf("n%03d", i)]
-				m.deliver()
-				w.work(m)
-				w.report(m)
-			}
-		}, w0.limits.SeedTimeout, 8},
+		{"a node that is getting on", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout - 1, 4},
+		{"not one that has made no progress for too long", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout, 8},
+		{"a node that has hardly had the time to get anything", func(w *world) { w.begin(1) }, serveDelay - 1, 4},
+		{"not one that has got nothing although it is there", func(w *world) { w.begin(1) }, serveDelay, 8},
 		{"a node that has hardly had the time to answer", func(*world) {}, answerDelay - 1, 4},
 		{"not one that has not answered when it should", func(*world) {}, answerDelay, 8},
 		{"not one that failed", func(w *world) {
@@ -126,6 +114,19 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 	}
 }
 
+// begin has the first wave work for so many turns: one to begin, the next for a layer.
+func (w *world) begin(turns int) {
+	w.limits.FollowSeed = false // what they have makes no room
+	for i := 1; i <= 4; i++ {
+		m := w.machines[fmt.Sprintf("n%03d", i)]
+		m.deliver()
+		for range turns {
+			w.work(m)
+		}
+		w.report(m)
+	}
+}
+
 // w0 is there for its limits.
 var w0 = newWorld()
 
@@ -147,10 +148,11 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 		within time.Duration
 	}{
 		{"whose agent does not run", func(m *machine) { m.dead = true }, 25 * time.Second},
-		{"whose pulls hang", func(m *machine) { m.hung = true }, 4*time.Minute + 30*time.Second},
+		{"whose pulls hang", func(m *machine) { m.hung = true }, 40 * time.Second},
 		{"whose disk is full", func(m *machine) { m.full = true }, 40 * time.Second},
 		{"whom the mirror does not serve", func(m *machine) { m.cutOff = true }, 12 * time.Second},
-		{"whose tries hang one after the other", func(m *machine) { m.hung, m.patience = true, 20 }, time.Minute},
+		{"whose pulls ask a mirror that does not serve them", func(m *machine) { m.cutOff, m.asks = true, 60 }, 40 * time.Second},
+		{"whose tries hang one after the other", func(m *machine) { m.hung, m.patience = true, 20 }, 40 * time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			w := afterTheSeed(20)

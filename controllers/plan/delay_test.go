@@ -1,0 +1,126 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// waysToFail are how nodes fail, and how much later the others may have everything for it.
+var waysToFail = map[string]time.Duration{
+	"dead":         6 * answerDelay,
+	"hung":         3 * serveDelay,
+	"hung halfway": 3*serveDelay + DefaultLimits().SeedTimeout,
+	"cut off":      3 * serveDelay,
+	"refused":      serveDelay,
+	"full":         serveDelay,
+}
+
+// TestFailingNodesDelayOthersByNoMoreThanATimeout distributes images in a random cluster
+// with and without the nodes that fail, however many they are, up to half, and wherever
+// they stand.
+func TestFailingNodesDelayOthersByNoMoreThanATimeout(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := distribution{
+			limits: DefaultLimits(),
+			nodes:  rapid.IntRange(4, 80).Draw(t, "nodes"),
+			images: rapid.IntRange(1, 5).Draw(t, "images"),
+			slots:  rapid.SampledFrom([]int{0, 3}).Draw(t, "slots"),
+		}
+		d.limits.Fanout = rapid.IntRange(2, 8).Draw(t, "fanout")
+		d.limits.FollowSeed = rapid.Bool().Draw(t, "followSeed")
+		failing := rapid.IntRange(1, d.nodes/2).Draw(t, "failing")
+		first := rapid.IntRange(1, d.nodes-failing).Draw(t, "first")
+		sideBySide := rapid.Bool().Draw(t, "side by side")
+		d.ways = make(map[int]string)
+		bound := time.Duration(0)
+		for i := range failing {
+			at := first + i
+			if !sideBySide {
+				at = rapid.IntRange(1, d.nodes-1).Draw(t, "node")
+			}
+			d.ways[at] = rapid.SampledFrom(slices.Sorted(maps.Keys(waysToFail))).Draw(t, "way")
+			bound = max(bound, waysToFail[d.ways[at]])
+		}
+		if without, with := d.took(t, false), d.took(t, true); with > without+bound {
+			t.Fatalf("%v without the nodes that fail, %v with %d of %d: %v", without, with, len(d.ways), d.nodes, d.ways)
+		}
+	})
+}
+
+func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
+	for way, bound := range waysToFail {
+		t.Run(way, func(t *testing.T) {
+			for _, failing := range []int{8, 32, 128} {
+				d := distribution{limits: DefaultLimits(), nodes: 2*failing + 1, images: 1, ways: make(map[int]string)}
+				for i := range failing {
+					d.ways[1+i] = way
+				}
+				if without, with := d.took(t, false), d.took(t, true); with > without+bound {
+					t.Errorf("%v without the nodes that fail, %v with %d of them in front", without, with, failing)
+				}
+			}
+		})
+	}
+}
+
+// distribution is images that go round from the first node on, which is the seed.
+type distribution struct {
+	limits               Limits
+	nodes, images, slots int
+	ways                 map[int]string // how nodes fail
+}
+
+// took is how long it takes until all nodes have all images, but those that fail. They
+// are there or not.
+func (d distribution) took(t failer, there bool) time.Duration {
+	t.Helper()
+	w := newWorld()
+	w.limits = d.limits
+	var images []string
+	for i := range d.images {
+		images = append(images, fmt.Sprintf("reg/i%d@sha256:%d", i, i))
+	}
+	w.wish("web", images...)
+	var well []*machine
+	for i := range d.nodes {
+		way, fails := d.ways[i]
+		if fails && !there {
+			continue
+		}
+		m := w.join(fmt.Sprintf("n%03d", i))
+		m.slots, m.asks = d.slots, int(time.Minute/time.Second)
+		switch way {
+		case "dead":
+			m.dead = true
+		case "hung":
+			m.hung = true
+		case "hung halfway":
+			m.hung, m.hungAfter = true, layers/2
+		case "cut off": // it goes on asking
+			m.cutOff = true
+		case "refused": // its pulls end at once
+			m.cutOff, m.asks = true, 0
+		case "full":
+			m.full = true
+		default:
+			well = append(well, m)
+		}
+	}
+	w.machines["n000"].node.Hints = images
+	began := w.now
+	for slices.ContainsFunc(well, func(m *machine) bool { return len(m.content) < len(images) }) {
+		w.run(t, 1)
+		if w.now.Sub(began) > time.Hour {
+			t.Fatalf("it never comes to an end\n%s", w)
+		}
+	}
+	return w.now.Sub(began)
+}
