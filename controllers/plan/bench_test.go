@@ -34,6 +34,19 @@ func BenchmarkNext(b *testing.B) {
 	}
 }
 
+// crowding is a cluster of 200 nodes where each prefetch wants images of its own on a
+// quarter of the nodes, and all together are more than a NodeImageSet holds.
+func crowding(prefetches int) State {
+	s := distributing(200, 0, prefetches, 0)
+	for i := range s.Prefetches {
+		s.Prefetches[i].Replicas = new(int32(50))
+		for j := range 10 {
+			s.Prefetches[i].Images = append(s.Prefetches[i].Images, fmt.Sprintf("registry.example.com/team%d/app%d@sha256:%d", i, j, j))
+		}
+	}
+	return s
+}
+
 // distributing is a cluster in which the first nodes hold every image.
 func distributing(nodes, images, prefetches int, held float64) State {
 	s := State{Now: time.Unix(1_700_000_000, 0)}
@@ -56,6 +69,7 @@ func distributing(nodes, images, prefetches int, held float64) State {
 			digest := "sha256:" + name
 			resolved[name] = Resolved{Digest: digest, For: "1"}
 			if float64(i) < held*float64(nodes) {
+				n.Hints = append(n.Hints, name, byDigest(name, digest))
 				n.Entries[name] = Entry{
 					Wanted: &v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: v1alpha1.RegistryPolicyMirror,
 						Retention: v1alpha1.RetentionPinned, ImageDownloadRetryLimit: &retries},

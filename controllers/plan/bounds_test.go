@@ -6,7 +6,9 @@ package plan
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,23 +144,25 @@ func (d *draft) starves(g *group, s *seat) bool {
 	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 
-// TestWorkDoesNotGrowWithTheSquareOfTheNodes counts what a plan allocates, in pieces and
-// in bytes: four times the nodes take about four times as much, and not sixteen times.
-func TestWorkDoesNotGrowWithTheSquareOfTheNodes(t *testing.T) {
+// TestMemoryDoesNotGrowWithTheSquare counts what a plan allocates, in pieces and in
+// bytes: four times the nodes take about four times as much, and not sixteen times, and
+// so do four times the prefetches.
+func TestMemoryDoesNotGrowWithTheSquare(t *testing.T) {
+	const few, many = 500, 2000
 	for _, c := range []struct {
-		stage      string
-		held       float64
-		prefetches int
-		replicas   bool
-	}{{"begin", 0, 1, false}, {"middle", 0.5, 1, false}, {"end", 1, 1, false}, {"many prefetches", 0.5, 20, false}, {"replicas", 0.5, 20, true}} {
+		stage        string
+		small, large State
+	}{
+		{"begin", distributing(few, 5, 1, 0), distributing(many, 5, 1, 0)},
+		{"middle", distributing(few, 5, 1, 0.5), distributing(many, 5, 1, 0.5)},
+		{"end", distributing(few, 5, 1, 1), distributing(many, 5, 1, 1)},
+		{"many prefetches", distributing(few, 5, 20, 0.5), distributing(many, 5, 20, 0.5)},
+		{"replicas", onHalf(distributing(few, 5, 20, 0.5)), onHalf(distributing(many, 5, 20, 0.5))},
+		{"more images than there is room for", crowding(60), crowding(240)},
+	} {
 		t.Run(c.stage, func(t *testing.T) {
-			work := func(nodes int) (pieces, bytes float64) {
-				state, limits := distributing(nodes, 5, c.prefetches, c.held), DefaultLimits()
-				for i := range state.Prefetches {
-					if c.replicas {
-						state.Prefetches[i].Replicas = new(int32(nodes / 2))
-					}
-				}
+			memory := func(state State) (pieces, bytes float64) {
+				limits := DefaultLimits()
 				Next(state, limits)
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
@@ -166,10 +170,77 @@ func TestWorkDoesNotGrowWithTheSquareOfTheNodes(t *testing.T) {
 				runtime.ReadMemStats(&after)
 				return float64(after.Mallocs - before.Mallocs), float64(after.TotalAlloc - before.TotalAlloc)
 			}
-			pieces, bytes := work(500)
-			if p, b := work(2000); p > 6*pieces || b > 6*bytes {
-				t.Errorf("%.0f allocations of %.0f bytes for 500 nodes, %.0f of %.0f for 2000", pieces, bytes, p, b)
+			pieces, bytes := memory(c.small)
+			p, b := memory(c.large)
+			if p > 5*pieces || b > 5*bytes {
+				t.Errorf("%.0f allocations of %.0f bytes became %.0f of %.0f", pieces, bytes, p, b)
 			}
 		})
 	}
+}
+
+// TestTimeDoesNotGrowWithTheSquareOfTheNodes sees also what allocates nothing. It goes by
+// the processor's time, whatever else runs on the machine, and compares clusters neither
+// of which fits into its caches.
+func TestTimeDoesNotGrowWithTheSquareOfTheNodes(t *testing.T) {
+	const few, many = 3000, 12000
+	for _, c := range []struct {
+		stage string
+		state func(nodes int) State
+	}{
+		{"begin", func(nodes int) State { return distributing(nodes, 5, 1, 0) }},
+		{"middle", func(nodes int) State { return distributing(nodes, 5, 1, 0.5) }},
+		{"replicas", func(nodes int) State { return onHalf(distributing(nodes, 5, 5, 0.5)) }},
+		{"nodes that get nothing", func(nodes int) State { return starving(distributing(nodes, 5, 1, 0.5)) }},
+	} {
+		t.Run(c.stage, func(t *testing.T) {
+			took := func(nodes int) time.Duration {
+				state, limits, best := c.state(nodes), DefaultLimits(), time.Hour
+				defer debug.SetGCPercent(debug.SetGCPercent(-1))
+				for range 3 {
+					runtime.GC()
+					began := processorTime(t)
+					Next(state, limits)
+					best = min(best, processorTime(t)-began)
+				}
+				return best
+			}
+			small, large := took(few), took(many)
+			if large > 8*small {
+				t.Errorf("%v for %d nodes became %v for %d", small, few, large, many)
+			}
+		})
+	}
+}
+
+// processorTime is what this process has used.
+func processorTime(t *testing.T) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// starving is a cluster where every tenth of the last nodes has long pulled in vain.
+func starving(s State) State {
+	for i := 0; i < len(s.Nodes)/2; i += 10 {
+		held, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
+		for image, entry := range held {
+			status := *entry.Status
+			status.State, status.Attempts, entry.ProgressAt = v1alpha1.ImagePulling, 1, s.Now.Add(-time.Minute)
+			starved[image] = Entry{Wanted: entry.Wanted, Status: &status, ChangedAt: entry.ProgressAt, ProgressAt: entry.ProgressAt}
+			entry.ChangedAt = entry.ProgressAt
+			held[image] = entry
+		}
+	}
+	return s
+}
+
+// onHalf has every prefetch want half of the nodes.
+func onHalf(s State) State {
+	for i := range s.Prefetches {
+		s.Prefetches[i].Replicas = new(int32(len(s.Nodes) / 2))
+	}
+	return s
 }

@@ -77,6 +77,6 @@
 //
 // # Cost
 //
-// Work grows with nodes × images + prefetches × nodes; prefetches that select alike
-// share that work.
+// Work grows with nodes × images + prefetches × nodes, where an image counts once for
+// those of its prefetches that select alike.
 package plan

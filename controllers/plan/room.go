@@ -27,51 +27,74 @@ const (
 	secretBytes = 32
 )
 
-// crowd is what the prefetches of a node come to. Nodes with the same ones share it.
+// crowd is what the prefetches of a node come to. Nodes with the same ones share it, so
+// that there is never more to count than for each node by itself.
 type crowd struct {
 	images map[string]bool
 	bytes  int
-	next   map[*prefetch]*crowd
+	nodes  int
+	// size is what it comes to with the last prefetch that was asked about.
+	asked *prefetch
+	size  int
 }
 
-// with is the crowd with one prefetch more; nil where that has no room.
-func (c *crowd) with(p *prefetch) *crowd {
-	if next, known := c.next[p]; known {
-		return next
+// with is what a crowd comes to with one prefetch more.
+func (c *crowd) with(p *prefetch) int {
+	if c.asked == p {
+		return c.size
 	}
-	next := &crowd{images: maps.Clone(c.images), bytes: c.bytes, next: make(map[*prefetch]*crowd)}
+	c.asked, c.size = p, c.bytes
 	for _, image := range p.Images {
-		next.add(p, image)
+		if !c.images[image] {
+			c.size += entryBytes + nameCopies*len(image)
+		}
+		c.size += markBytes
+		for _, secret := range p.PullSecrets {
+			c.size += secretBytes + len(secret.Namespace) + len(secret.Name)
+		}
 	}
-	if next.bytes > maxSetBytes {
-		next = nil
-	}
-	c.next[p] = next
-	return next
+	return c.size
 }
 
-func (c *crowd) add(p *prefetch, image string) {
-	if !c.images[image] {
+func (c *crowd) add(p *prefetch) {
+	c.bytes = c.with(p)
+	c.asked = nil
+	for _, image := range p.Images {
 		c.images[image] = true
-		c.bytes += entryBytes + nameCopies*len(image)
-	}
-	c.bytes += markBytes
-	for _, secret := range p.PullSecrets {
-		c.bytes += secretBytes + len(secret.Namespace) + len(secret.Name)
 	}
 }
 
-func newCrowd() *crowd {
-	return &crowd{images: make(map[string]bool), next: make(map[*prefetch]*crowd)}
+// join adds a prefetch to what is wanted on some nodes. A crowd is copied only when some
+// of its nodes leave it: as often as there are nodes, at the most.
+func (p *prefetch) join(nodes []*node) {
+	joining := make(map[*crowd]int)
+	for _, n := range nodes {
+		joining[n.crowd]++
+	}
+	became := make(map[*crowd]*crowd, len(joining))
+	for c, count := range joining {
+		next := c
+		if count < c.nodes {
+			next = &crowd{images: maps.Clone(c.images), bytes: c.bytes, nodes: count}
+			c.nodes -= count
+		}
+		next.add(p)
+		became[c] = next
+	}
+	for _, n := range nodes {
+		n.crowd = became[n.crowd]
+	}
+}
+
+func newCrowd(nodes int) *crowd {
+	return &crowd{images: make(map[string]bool), nodes: nodes}
 }
 
 // crowded says that some node may have no room for all prefetches.
 func (d *draft) crowded() bool {
-	all := newCrowd()
+	all := newCrowd(0)
 	for _, p := range d.prefetches {
-		for _, image := range p.Images {
-			all.add(p, image)
-		}
+		all.add(p)
 	}
 	return all.bytes > maxSetBytes
 }
@@ -79,7 +102,7 @@ func (d *draft) crowded() bool {
 // makeRoom leaves the prefetches without a node on which there is no room for them
 // beside older ones, so that one too many disturbs nobody else.
 func (d *draft) makeRoom() {
-	empty := newCrowd()
+	empty := newCrowd(len(d.nodes))
 	for _, n := range d.nodes {
 		n.crowd = empty
 	}
@@ -88,10 +111,8 @@ func (d *draft) makeRoom() {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.Key, b.Key))
 	})
 	for _, p := range byAge {
-		p.choose(func(n *node) bool { return n.crowd.with(p) != nil })
-		for _, n := range slices.Concat(p.scope.desired, p.scope.kept) {
-			n.crowd = n.crowd.with(p)
-		}
+		p.choose(func(n *node) bool { return n.crowd.with(p) <= maxSetBytes })
+		p.join(slices.Concat(p.scope.desired, p.scope.kept))
 	}
 }
 
