@@ -52,6 +52,7 @@ test: deps build ## Run every test: unit, controllers on a real API server, agen
 .PHONY: bench
 bench: deps ## Print the figures that Sluice is measured by, one line each (BENCH="name …" for some of them).
 	go run ./test/bench $(BENCH)
+	$(if $(BENCH),,go test -run '^$$' -bench Growth -benchtime 1x ./controllers/plan)
 
 .PHONY: simulate
 simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the table.

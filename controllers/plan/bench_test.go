@@ -5,6 +5,9 @@ package plan
 
 import (
 	"fmt"
+	"runtime"
+	"runtime/debug"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +81,76 @@ func distributing(nodes, images, prefetches int, held float64) State {
 			}
 		}
 		s.Nodes = append(s.Nodes, n)
+	}
+	return s
+}
+
+// BenchmarkGrowth compares the processor's time of a pass over 12,000 nodes with that over
+// 3,000, neither of which fits into its caches: a ratio of 4 is linear, of 16 a square. It
+// sees also what allocates nothing, as the test of the same does not.
+func BenchmarkGrowth(b *testing.B) {
+	const few, many, most = 3000, 12000, 8
+	for _, c := range []struct {
+		stage string
+		state func(nodes int) State
+	}{
+		{"begin", func(nodes int) State { return distributing(nodes, 5, 1, 0) }},
+		{"middle", func(nodes int) State { return distributing(nodes, 5, 1, 0.5) }},
+		{"replicas", func(nodes int) State { return onHalf(distributing(nodes, 5, 5, 0.5)) }},
+		{"nodes that get nothing", func(nodes int) State { return starving(distributing(nodes, 5, 1, 0.5)) }},
+	} {
+		b.Run(c.stage, func(b *testing.B) {
+			took := func(nodes int) time.Duration {
+				state, limits, best := c.state(nodes), DefaultLimits(), time.Hour
+				defer debug.SetGCPercent(debug.SetGCPercent(-1))
+				for range 3 {
+					runtime.GC()
+					began := processorTime(b)
+					Next(state, limits)
+					best = min(best, processorTime(b)-began)
+				}
+				return best
+			}
+			for b.Loop() {
+				ratio := took(many).Seconds() / took(few).Seconds()
+				b.ReportMetric(ratio, "ratio")
+				if ratio > most {
+					b.Errorf("four times the nodes take %.1f times as long", ratio)
+				}
+			}
+		})
+	}
+}
+
+// processorTime is what this process has used.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// starving is a cluster where every tenth of the last nodes has long pulled in vain.
+func starving(s State) State {
+	for i := 0; i < len(s.Nodes)/2; i += 10 {
+		held, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
+		for image, entry := range held {
+			status := *entry.Status
+			status.State, status.Attempts, entry.ProgressAt = v1alpha1.ImagePulling, 1, s.Now.Add(-time.Minute)
+			starved[image] = Entry{Wanted: entry.Wanted, Status: &status, ChangedAt: entry.ProgressAt, ProgressAt: entry.ProgressAt}
+			entry.ChangedAt = entry.ProgressAt
+			held[image] = entry
+		}
+	}
+	return s
+}
+
+// onHalf has every prefetch want half of the nodes.
+func onHalf(s State) State {
+	for i := range s.Prefetches {
+		s.Prefetches[i].Replicas = new(int32(len(s.Nodes) / 2))
 	}
 	return s
 }

@@ -6,9 +6,7 @@ package plan
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -177,70 +175,4 @@ func TestMemoryDoesNotGrowWithTheSquare(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestTimeDoesNotGrowWithTheSquareOfTheNodes sees also what allocates nothing. It goes by
-// the processor's time, whatever else runs on the machine, and compares clusters neither
-// of which fits into its caches.
-func TestTimeDoesNotGrowWithTheSquareOfTheNodes(t *testing.T) {
-	const few, many = 3000, 12000
-	for _, c := range []struct {
-		stage string
-		state func(nodes int) State
-	}{
-		{"begin", func(nodes int) State { return distributing(nodes, 5, 1, 0) }},
-		{"middle", func(nodes int) State { return distributing(nodes, 5, 1, 0.5) }},
-		{"replicas", func(nodes int) State { return onHalf(distributing(nodes, 5, 5, 0.5)) }},
-		{"nodes that get nothing", func(nodes int) State { return starving(distributing(nodes, 5, 1, 0.5)) }},
-	} {
-		t.Run(c.stage, func(t *testing.T) {
-			took := func(nodes int) time.Duration {
-				state, limits, best := c.state(nodes), DefaultLimits(), time.Hour
-				defer debug.SetGCPercent(debug.SetGCPercent(-1))
-				for range 3 {
-					runtime.GC()
-					began := processorTime(t)
-					Next(state, limits)
-					best = min(best, processorTime(t)-began)
-				}
-				return best
-			}
-			small, large := took(few), took(many)
-			if large > 8*small {
-				t.Errorf("%v for %d nodes became %v for %d", small, few, large, many)
-			}
-		})
-	}
-}
-
-// processorTime is what this process has used.
-func processorTime(t *testing.T) time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-}
-
-// starving is a cluster where every tenth of the last nodes has long pulled in vain.
-func starving(s State) State {
-	for i := 0; i < len(s.Nodes)/2; i += 10 {
-		held, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
-		for image, entry := range held {
-			status := *entry.Status
-			status.State, status.Attempts, entry.ProgressAt = v1alpha1.ImagePulling, 1, s.Now.Add(-time.Minute)
-			starved[image] = Entry{Wanted: entry.Wanted, Status: &status, ChangedAt: entry.ProgressAt, ProgressAt: entry.ProgressAt}
-			entry.ChangedAt = entry.ProgressAt
-			held[image] = entry
-		}
-	}
-	return s
-}
-
-// onHalf has every prefetch want half of the nodes.
-func onHalf(s State) State {
-	for i := range s.Prefetches {
-		s.Prefetches[i].Replicas = new(int32(len(s.Nodes) / 2))
-	}
-	return s
 }
