@@ -151,7 +151,9 @@ func removeLink(ctx context.Context, name string) error {
 		return nil
 	}
 	out, err := exec.CommandContext(ctx, "ip", "link", "delete", name).CombinedOutput()
-	if err != nil && !bytes.Contains(out, []byte("Cannot find device")) {
+	// ip does not find it any more, or the kernel, which was quicker, does not.
+	gone := bytes.Contains(out, []byte("Cannot find device")) || bytes.Contains(out, []byte("No such device"))
+	if err != nil && !gone {
 		return fmt.Errorf("delete interface %s: %w: %s", name, err, out)
 	}
 	return nil
