@@ -361,6 +361,19 @@ func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
 	}
 }
 
+func TestNodesThatGetNothingComeLastForOtherImages(t *testing.T) {
+	w := afterTheSeed(30)
+	w.still(t)
+	w.machines["n002"].cutOff = true
+	w.begin(2)
+	w.wish("other", "reg/o@sha256:o")
+	w.hold("n000", "reg/o@sha256:o", "sha256:o")
+	w.still(t)
+	if got := w.peers("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
+		t.Errorf("admitted %q", got)
+	}
+}
+
 func TestNewDigestGoesRoundLikeTheFirst(t *testing.T) {
 	w := newWorld()
 	w.joinMany(40)
