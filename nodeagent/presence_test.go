@@ -8,20 +8,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-dev/sluice/api/imageref"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
+
+// everyName does something with all names of an image.
+func (w *world) everyName(tag string, d digest.Digest, do func(name string)) {
+	w.Helper()
+	ref, err := imageref.Parse(name(tag))
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, n := range ref.Names(d) {
+		do(n)
+	}
+}
+
+// back expects an image to be there again, and to be said to be.
+func (w *world) back(tag string) {
+	w.Helper()
+	w.state(name(tag), v1alpha1.ImagePresent, "")
+	if _, ok := w.runtime.Record(name(tag)); !ok {
+		w.Error("the image did not come back")
+	}
+}
 
 func TestADeletedImageComesBack(t *testing.T) {
 	bubble(t, func(w *world) {
 		d := w.push("v1", w.runtime.Mirror)
 		w.apply(peerOf("v1", d))
 		w.pass(moment)
-		ref, _ := imageref.Parse(name("v1"))
-		for _, n := range ref.Names(d) {
-			w.runtime.Delete(n)
-		}
+		w.everyName("v1", d, w.runtime.Delete)
 		before := len(w.runtime.Pulls())
 		w.pass(14 * time.Second)
 		w.state(name("v1"), v1alpha1.ImagePending, "")
@@ -29,10 +49,7 @@ func TestADeletedImageComesBack(t *testing.T) {
 			t.Error("it was pulled again before the controller could know of disk pressure")
 		}
 		w.pass(2 * time.Second)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		if _, ok := w.runtime.Record(name("v1")); !ok {
-			t.Error("the image did not come back")
-		}
+		w.back("v1")
 	})
 }
 
@@ -41,15 +58,9 @@ func TestWhatGoesUnseenIsMissedAtTheNextVerification(t *testing.T) {
 		d := w.push("v1", w.runtime.Mirror)
 		w.apply(peerOf("v1", d))
 		w.pass(moment)
-		ref, _ := imageref.Parse(name("v1"))
-		for _, n := range ref.Names(d) {
-			w.runtime.Lose(n)
-		}
+		w.everyName("v1", d, w.runtime.Lose)
 		w.pass(verify)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		if _, ok := w.runtime.Record(name("v1")); !ok {
-			t.Error("the image did not come back")
-		}
+		w.back("v1")
 	})
 }
 
@@ -174,10 +185,7 @@ func TestWhatHappenedWhileTheRuntimeWasAwayIsSeen(t *testing.T) {
 		w.runtime.Delete(name("v1"))
 		w.runtime.Start()
 		w.pass(moment)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		if _, ok := w.runtime.Record(name("v1")); !ok {
-			t.Error("the image did not come back")
-		}
+		w.back("v1")
 	})
 }
 

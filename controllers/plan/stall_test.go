@@ -1,0 +1,129 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
+	const pace = 45 // seconds a layer
+	setUp := func(t *testing.T) (w *world, seed *machine, images []string) {
+		w = newWorld()
+		w.joinMany(4)
+		for i := range 9 {
+			images = append(images, fmt.Sprintf("reg/i%d@sha256:%d", i, i))
+		}
+		w.wish("web", images...)
+		for _, m := range w.machines {
+			m.slots, m.pace = 3, pace
+		}
+		w.run(t, 2*layers*pace) // more than seedTimeout
+		return w, w.machines["n000"], images
+	}
+	// moved is how many of the images another node has been told to get from upstream.
+	moved := func(w *world, images []string) (count int) {
+		for _, image := range images {
+			if seeds := w.seeds(image); seeds != "" && seeds != "n000" {
+				count++
+			}
+		}
+		return count
+	}
+	t.Run("stay there while it gets on with the others", func(t *testing.T) {
+		w, _, images := setUp(t)
+		w.run(t, 2*len(images)*layers*pace)
+		w.checkServed(t)
+		for _, image := range images {
+			for name, m := range w.machines {
+				if got := m.status[image].Source; (got == v1alpha1.SourceUpstream) != (name == "n000") {
+					t.Errorf("%s got %s from %s", name, image, got)
+				}
+			}
+		}
+	})
+	t.Run("stay where a mirror that serves nothing takes the slots", func(t *testing.T) {
+		w := newWorld()
+		w.joinMany(2)
+		images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
+		for _, image := range images {
+			w.hold("n000", image, digestIn(image))
+		}
+		m := w.machines["n001"]
+		m.slots, m.cutOff, m.asks = 1, true, 60
+		w.wish("web", images...).RetryLimit = 1
+		w.run(t, 20*60)
+		w.checkServed(t)
+	})
+	for _, c := range []struct {
+		reason string
+		fail   func(m *machine)
+		within time.Duration
+	}{
+		{"move when it gets nothing any more, after the seed's time", func(m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
+		{"move when its tries hang one after the other, no later", func(m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},
+		{"move when its agent dies, after the seed's time and the agent's", func(m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			w, seed, images := setUp(t)
+			waiting := 0
+			for _, image := range images {
+				if seed.status[image].Attempts == 0 {
+					waiting++
+				}
+			}
+			if waiting == 0 || moved(w, images) > 0 {
+				t.Fatalf("%d wait, %d were moved\n%s", waiting, moved(w, images), w)
+			}
+			c.fail(seed)
+			w.run(t, int(c.within/time.Second))
+			if got := moved(w, images); got < waiting {
+				t.Errorf("after %v only %d were moved\n%s", c.within, got, w)
+			}
+		})
+	}
+}
+
+func TestSeedThatUnpacks(t *testing.T) {
+	const unpacking = 5 * time.Minute
+	setUp := func(t *testing.T, nodes int) (w *world, seed *machine) {
+		w = newWorld()
+		w.joinMany(nodes)
+		w.wish("web", "reg/a:1")
+		for _, m := range w.machines {
+			m.unpacking = int(unpacking / time.Second)
+		}
+		w.run(t, 2*layers)
+		seed = w.machines["n000"]
+		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || w.seeds("reg/a:1") != "n000" {
+			t.Fatalf("it does not unpack\n%s", w)
+		}
+		return w, seed
+	}
+	t.Run("is not relieved for it, neither alone nor beside others", func(t *testing.T) {
+		for _, nodes := range []int{1, 4} {
+			w, seed := setUp(t, nodes)
+			w.run(t, int(unpacking/time.Second))
+			if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePresent || seed.pulls != 1 || w.writes["n000 reg/a:1"] > 3 {
+				t.Errorf("of %d nodes: %+v after %d writes\n%s", nodes, s, w.writes["n000 reg/a:1"], w)
+			}
+		}
+	})
+	t.Run("is relieved when that does not end", func(t *testing.T) {
+		w, seed := setUp(t, 2)
+		seed.hung = true
+		w.run(t, int(unpackFactor*w.limits.SeedTimeout/time.Second)-2*layers)
+		if got := w.seeds("reg/a:1"); got != "n000" {
+			t.Errorf("too soon %q was\n%s", got, w)
+		}
+		w.run(t, 2*layers)
+		if got := w.seeds("reg/a:1"); got != "n001" {
+			t.Errorf("%q is the seed\n%s", got, w)
+		}
+	})
+}
