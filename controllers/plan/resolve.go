@@ -100,8 +100,8 @@ func (im *image) answers() (newest string, answered map[string]bool) {
 	return newest, answered
 }
 
-// onRecord is the digest that the prefetches have in their status which have been told. Should
-// they disagree, as after a crash between two writes, the digest that most nodes are
+// onRecord is the digest in the status of the prefetches that have been told. Should they
+// disagree, as after a crash between two writes, the digest that most nodes are
 // asked for stands, and else that of the first prefetch.
 func (im *image) onRecord() string {
 	var digests []string
