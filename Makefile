@@ -17,7 +17,7 @@ DEMO_NODES ?= 3
 DEMO_EXIT ?=
 
 # The packages of our own code, as against the test harness: these run under -race.
-RACE_PACKAGES := ./api/... ./cmd/... ./controllers/... ./nodeagent/... ./webhook/...
+RACE_PACKAGES := ./api/... ./cmd/... ./controllers/... ./internal/... ./nodeagent/... ./webhook/...
 
 ##@ Use
 
@@ -52,7 +52,7 @@ test: deps build ## Run every test: unit, controllers on a real API server, agen
 .PHONY: bench
 bench: deps ## Print the figures that Sluice is measured by, one line each (BENCH="name …" for some of them).
 	go run ./test/bench $(BENCH)
-	$(if $(BENCH),,go test -run '^$$' -bench Growth -benchtime 1x ./controllers/plan)
+	$(if $(BENCH),,go test -run '^$$' -bench Growth -benchtime 1x ./controllers/distribution/plan)
 
 .PHONY: simulate
 simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the table.

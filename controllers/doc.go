@@ -1,22 +1,16 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controllers moves images through the cluster.
+// Package controllers holds what runs in sluice-controller, beside the webhooks. Each
+// controller is a package of its own, and none imports another:
 //
-// One reconciler, [DistributionReconciler], plans every image over all nodes of all
-// ImagePrefetches in one pass, because "each image comes from upstream once" is a
-// property of the whole cluster. Its work queue has a single key, so events that
-// arrive during a pass fall together into the next one:
-//
-//	ImagePrefetch, Node, NodeImageSet events
-//	                 │
-//	                 ▼
-//	observe ──▶ plan.Next ──▶ start ──▶ report
-//	(cache)      (pure)     (specs of   (statuses of ImagePrefetches,
-//	                      NodeImageSets)  then events on transitions)
-//
-// A pass keeps nothing that the next one could not do without: what it wrote last,
-// until the cache shows it; when it last saw an agent move; and when it last wrote a
-// status. After a restart or a change of leader the first is read back from the API
-// server, and the other two begin anew.
+//   - distribution plans which node pulls which image, and from where: ImagePrefetches
+//     become one NodeImageSet per node, and the nodes' answers become their status. Its
+//     decisions are in distribution/plan, which is pure.
+//   - gate releases the rollouts that the webhook holds. Its decisions are in
+//     internal/hold, which the webhook shares.
+//   - credentials serves pull secrets to the agents, each image's to the nodes that pull
+//     it. What a pull secret says is read in credentials/keyring.
+//   - certificate keeps the serving certificate of a SelfManaged installation.
+//   - installation checks an installation, updates the CRDs and undoes holds on uninstall.
 package controllers

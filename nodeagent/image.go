@@ -11,8 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/sluice-dev/sluice/api/imageref"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // image is one entry of the spec and what is known about it. Only the Agent's loop

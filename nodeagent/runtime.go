@@ -8,8 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/sluice-dev/sluice/api/imageref"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // Runtime is the node's container runtime, as far as the agent needs it. Its

@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // gateHandler holds Deployments.
@@ -37,7 +37,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	if err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if settings, _ := gate.SettingsOf(write.New); settings.Gated {
+	if settings, _ := hold.SettingsOf(write.New); settings.Gated {
 		var prefetch v1alpha1.ImagePrefetch
 		key := client.ObjectKey{Namespace: req.Namespace, Name: settings.Prefetch}
 		switch err := h.cache.Get(ctx, key, &prefetch); {
@@ -47,7 +47,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 			return admission.Errored(http.StatusInternalServerError, fmt.Errorf("get ImagePrefetch %q from the cache: %w", key, err))
 		}
 	}
-	decision := gate.Decide(write)
+	decision := hold.Decide(write)
 	if !ptr.Deref(req.DryRun, false) {
 		h.figures.decisions.WithLabelValues(string(decision.Outcome)).Inc()
 	}
@@ -57,8 +57,8 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	return patched(decision.Patch).WithWarnings(decision.Warnings...)
 }
 
-func (h *gateHandler) decode(req admission.Request) (gate.Write, error) {
-	write := gate.Write{New: &appsv1.Deployment{}, Now: h.clock.Now()}
+func (h *gateHandler) decode(req admission.Request) (hold.Write, error) {
+	write := hold.Write{New: &appsv1.Deployment{}, Now: h.clock.Now()}
 	if err := h.decoder.Decode(req, write.New); err != nil {
 		return write, fmt.Errorf("decode Deployment: %w", err)
 	}
@@ -72,7 +72,7 @@ func (h *gateHandler) decode(req admission.Request) (gate.Write, error) {
 }
 
 // patched lets the object through with changes.
-func patched(patch []gate.Operation) admission.Response {
+func patched(patch []hold.Operation) admission.Response {
 	response := admission.Allowed("")
 	if len(patch) == 0 {
 		return response

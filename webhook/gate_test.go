@@ -22,8 +22,8 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // gated is a Deployment that waits for the ImagePrefetch "app".
@@ -103,7 +103,7 @@ var _ = Describe("Gate webhook", func() {
 	It("holds what is created from an exported manifest, whatever that says was released", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		d := gated(namespace, "app")
-		hash := gate.ImagesOf(&d.Spec.Template.Spec).Hash()
+		hash := hold.ImagesOf(&d.Spec.Template.Spec).Hash()
 		d.Annotations[v1alpha1.ReleasedAnnotation] = hash
 		Expect(api.Create(ctx, d)).To(Succeed())
 		Expect(d.Labels).To(HaveKeyWithValue(v1alpha1.HoldLabel, hash))

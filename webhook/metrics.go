@@ -6,7 +6,7 @@ package webhook
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // figures are the gate's own figures; controller-runtime counts and times requests.
@@ -19,7 +19,7 @@ func newMetrics(registry prometheus.Registerer) (*figures, error) {
 		Name: "sluice_gate_decisions_total",
 		Help: "Writes of gated or held Deployments, by what the gate decided; dry runs are not counted, and a write about which the API server asks again, since another webhook changed it, counts twice.",
 	}, []string{"outcome"})}
-	for _, outcome := range gate.Outcomes {
+	for _, outcome := range hold.Outcomes {
 		m.decisions.WithLabelValues(string(outcome))
 	}
 	return m, registry.Register(m.decisions)

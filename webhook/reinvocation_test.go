@@ -19,8 +19,8 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var _ = Describe("Beside a webhook that rewrites images after it, the gate webhook", Serial, func() {
@@ -36,7 +36,7 @@ var _ = Describe("Beside a webhook that rewrites images after it, the gate webho
 			g.Expect(probe.Spec.Template.Spec.Containers[0].Image).To(Equal(rewritten))
 		}).Should(Succeed())
 		Expect(api.Create(ctx, d)).To(Succeed())
-		hash := gate.ImagesOf(&corev1.PodSpec{Containers: []corev1.Container{{Image: rewritten}}}).Hash()
+		hash := hold.ImagesOf(&corev1.PodSpec{Containers: []corev1.Container{{Image: rewritten}}}).Hash()
 		Expect(d.Labels).To(HaveKeyWithValue(v1alpha1.HoldLabel, hash))
 
 		By("not taking its own first answer for the owner's pause")

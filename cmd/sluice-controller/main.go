@@ -29,8 +29,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/controllers"
 	"github.com/sluice-dev/sluice/controllers/credentials"
+	"github.com/sluice-dev/sluice/controllers/distribution"
 	"github.com/sluice-dev/sluice/controllers/gate"
 	"github.com/sluice-dev/sluice/webhook"
 )
@@ -84,7 +84,7 @@ func run(ctx context.Context, options Options) error {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return fmt.Errorf("register the API kinds: %w", err)
 	}
-	cacheOptions := controllers.CacheOptions()
+	cacheOptions := distribution.CacheOptions()
 	if err := gate.AddToCache(&cacheOptions); err != nil {
 		return fmt.Errorf("set up the cache: %w", err)
 	}
@@ -114,11 +114,11 @@ func run(ctx context.Context, options Options) error {
 			return fmt.Errorf("keep the serving certificate: %w", err)
 		}
 	}
-	figures, err := controllers.NewMetrics(metrics.Registry)
+	figures, err := distribution.NewMetrics(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	reconciler := &controllers.DistributionReconciler{
+	reconciler := &distribution.Reconciler{
 		Client:        manager.GetClient(),
 		APIReader:     manager.GetAPIReader(),
 		Recorder:      manager.GetEventRecorder("sluice-controller"),

@@ -10,11 +10,11 @@ import (
 
 	"github.com/spf13/pflag"
 
-	apicredentials "github.com/sluice-dev/sluice/api/credentials"
-	"github.com/sluice-dev/sluice/api/policy"
 	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/credentials"
-	"github.com/sluice-dev/sluice/controllers/plan"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/policy"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
@@ -93,7 +93,7 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"address of the HTTPS endpoint that gives node agents the credentials in imagePullSecrets, such as :9444; empty serves none")
 	flags.StringVar(&o.Credentials.AgentServiceAccount, "agent-service-account", "sluice-system/sluice-agent",
 		"NAMESPACE/NAME of the node agents' service account, which alone gets credentials")
-	flags.StringVar(&o.Credentials.Audience, "credentials-audience", apicredentials.Audience,
+	flags.StringVar(&o.Credentials.Audience, "credentials-audience", credentialapi.Audience,
 		"audience that an agent's token must be issued for")
 	flags.StringVar(&o.Webhook.BindAddress, "webhook-bind-address", "",
 		"address of the HTTPS endpoint of the admission webhooks, such as :9443; empty serves none, and nothing is held")

@@ -26,8 +26,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	apicredentials "github.com/sluice-dev/sluice/api/credentials"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 )
 
 const image = "ghcr.io/shop/app:v1"
@@ -108,29 +108,29 @@ var _ = Describe("Credential endpoint", func() {
 
 	Context("when the node shall not pull the image from the registry", func() {
 		It("gives node A nothing of node B, and node B nothing of node A", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-b"), image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/other/app:v1")).To(BeRefused(404, apicredentials.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-b"), image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/other/app:v1")).To(BeRefused(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing for another tag of the same repository", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/shop/app:v2")).To(BeRefused(404, apicredentials.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/shop/app:v2")).To(BeRefused(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing to a node without a NodeImageSet", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-without-set"), image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-without-set"), image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing to a node that pulls it from the mirror", func(ctx SpecContext) {
 			onA[0].RegistryPolicy = v1alpha1.RegistryPolicyMirror
 			want(ctx, "node-a", onA...)
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(BeRefused(403, apicredentials.ReasonNotNeeded))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(BeRefused(403, credentialapi.ReasonNotNeeded))
 		})
 
 		It("gives nothing any more once the image is withdrawn", func(ctx SpecContext) {
 			held := tokenOf(ctx, "node-a")
 			Expect(ask(ctx, held, image)).To(HaveStatus(200))
 			want(ctx, "node-a")
-			Expect(ask(ctx, held, image)).To(BeRefused(404, apicredentials.ReasonNotWanted))
+			Expect(ask(ctx, held, image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
 		})
 	})
 
@@ -157,7 +157,7 @@ var _ = Describe("Credential endpoint", func() {
 			presented := make(ctx)
 			before := len(logs.String())
 			said := ask(ctx, presented, image)
-			Expect(said).To(BeRefused(401, apicredentials.ReasonUnauthorized))
+			Expect(said).To(BeRefused(401, credentialapi.ReasonUnauthorized))
 
 			logged := logs.String()[before:]
 			Expect(logged).To(ContainSubstring("Refused to hand out credentials"))
@@ -186,17 +186,17 @@ var _ = Describe("Credential endpoint", func() {
 			return token(ctx, agent, "node-a", "vault")
 		}, "not valid"),
 		Entry("of another service account on the node", func(ctx context.Context) string {
-			return token(ctx, "stranger", "node-a", apicredentials.Audience)
+			return token(ctx, "stranger", "node-a", credentialapi.Audience)
 		}, "belongs to system:serviceaccount:"+system+":stranger"),
 		Entry("of the agent's account, but bound to no node", func(ctx context.Context) string {
-			return request(ctx, agent, authenticationv1.TokenRequestSpec{Audiences: []string{apicredentials.Audience}})
+			return request(ctx, agent, authenticationv1.TokenRequestSpec{Audiences: []string{credentialapi.Audience}})
 		}, "not bound to a node"),
 		Entry("of an agent's Pod that is gone", func(ctx context.Context) string {
 			pod := podOf(agent, "node-a")
 			pod.Name = "gone"
 			create(ctx, pod)
 			held := request(ctx, agent, authenticationv1.TokenRequestSpec{
-				Audiences:      []string{apicredentials.Audience},
+				Audiences:      []string{credentialapi.Audience},
 				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name},
 			})
 			Expect(api.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
@@ -256,13 +256,13 @@ var _ = Describe("Credential endpoint", func() {
 
 	DescribeTable("refuses what is not a request",
 		func(ctx SpecContext, body string, status int) {
-			Expect(post(ctx, tokenOf(ctx, "node-a"), body)).To(BeRefused(status, apicredentials.ReasonBadRequest))
+			Expect(post(ctx, tokenOf(ctx, "node-a"), body)).To(BeRefused(status, credentialapi.ReasonBadRequest))
 		},
 		Entry("no JSON", "image=nginx", 400),
 		Entry("nothing", "", 400),
 		Entry("no image", "{}", 400),
 		Entry("an image that does not parse", `{"image": "https://ghcr.io/shop/app"}`, 400),
-		Entry("a body without end", `{"image": "`+strings.Repeat("a", 2*apicredentials.MaxRequestBytes), 413),
+		Entry("a body without end", `{"image": "`+strings.Repeat("a", 2*credentialapi.MaxRequestBytes), 413),
 	)
 
 	It("speaks nothing but TLS 1.3", func(ctx SpecContext) {
@@ -270,7 +270,7 @@ var _ = Describe("Credential endpoint", func() {
 		_, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool(), MaxVersion: tls.VersionTLS12})
 		Expect(err).To(MatchError(ContainSubstring("protocol version")))
 
-		response, err := http.Post("http://"+address+apicredentials.Path, "application/json", strings.NewReader("{}"))
+		response, err := http.Post("http://"+address+credentialapi.Path, "application/json", strings.NewReader("{}"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(response.Body.Close()).To(Succeed())
 		Expect(response.StatusCode).To(Equal(http.StatusBadRequest))
@@ -309,7 +309,7 @@ var _ = Describe("Credential endpoint", func() {
 func HaveStatus(status int) OmegaMatcher { return HaveField("Status", status) }
 
 // BeRefused matches an answer that gives nothing, with the reason.
-func BeRefused(status int, reason apicredentials.Reason) OmegaMatcher {
+func BeRefused(status int, reason credentialapi.Reason) OmegaMatcher {
 	return And(HaveStatus(status), HaveField("Reason", reason), HaveField("Credentials", BeEmpty()))
 }
 

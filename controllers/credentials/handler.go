@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/credentials"
-	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // Handler answers the requests of node agents.
@@ -50,7 +50,7 @@ func NewHandler(o Options, writer client.Writer, reader client.Reader, recorder 
 	if err := metrics.Register(h.requests); err != nil {
 		return nil, fmt.Errorf("register metrics of the credential endpoint: %w", err)
 	}
-	h.mux.HandleFunc("POST "+credentials.Path, h.serve)
+	h.mux.HandleFunc("POST "+credentialapi.Path, h.serve)
 	return h, nil
 }
 
@@ -64,12 +64,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	found, err := h.answer(ctx, w, r)
 	if err == nil {
 		h.requests.WithLabelValues("OK").Inc()
-		write(w, http.StatusOK, credentials.Response{Credentials: append([]credentials.Credential{}, found...)}) // [], not null
+		write(w, http.StatusOK, credentialapi.Response{Credentials: append([]credentialapi.Credential{}, found...)}) // [], not null
 		return
 	}
 	var no *refusal
 	if !errors.As(err, &no) {
-		no = refuse(http.StatusServiceUnavailable, credentials.ReasonUnavailable, "the API server did not answer; try again").because(err.Error())
+		no = refuse(http.StatusServiceUnavailable, credentialapi.ReasonUnavailable, "the API server did not answer; try again").because(err.Error())
 	}
 	h.requests.WithLabelValues(string(no.body.Reason)).Inc()
 	h.Log.Info("Refused to hand out credentials", "status", no.status, "reason", no.body.Reason, "why", no.why,
@@ -85,10 +85,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 
 // answer finds the credentials that r may have. An error that is no refusal is one of
 // the API server's.
-func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Request) ([]credentials.Credential, error) {
+func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Request) ([]credentialapi.Credential, error) {
 	leave, ok := h.limits.enter(r.RemoteAddr)
 	if !ok {
-		return nil, refuse(http.StatusTooManyRequests, credentials.ReasonTooManyRequests, "too many requests; try again later")
+		return nil, refuse(http.StatusTooManyRequests, credentialapi.ReasonTooManyRequests, "too many requests; try again later")
 	}
 	defer leave()
 
@@ -114,17 +114,17 @@ func bearer(r *http.Request) string {
 }
 
 func decode(w http.ResponseWriter, r *http.Request) (imageref.Reference, error) {
-	var request credentials.Request
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, credentials.MaxRequestBytes)).Decode(&request); err != nil {
+	var request credentialapi.Request
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, credentialapi.MaxRequestBytes)).Decode(&request); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return imageref.Reference{}, refuse(http.StatusRequestEntityTooLarge, credentials.ReasonBadRequest, "the request is too large")
+			return imageref.Reference{}, refuse(http.StatusRequestEntityTooLarge, credentialapi.ReasonBadRequest, "the request is too large")
 		}
-		return imageref.Reference{}, refuse(http.StatusBadRequest, credentials.ReasonBadRequest, `the request is not JSON of the form {"image": "NAME"}`)
+		return imageref.Reference{}, refuse(http.StatusBadRequest, credentialapi.ReasonBadRequest, `the request is not JSON of the form {"image": "NAME"}`)
 	}
 	image, err := imageref.Parse(request.Image)
 	if err != nil {
-		return imageref.Reference{}, refuse(http.StatusBadRequest, credentials.ReasonBadRequest, "image is not an image reference")
+		return imageref.Reference{}, refuse(http.StatusBadRequest, credentialapi.ReasonBadRequest, "image is not an image reference")
 	}
 	return image, nil
 }
@@ -140,15 +140,15 @@ func write(w http.ResponseWriter, status int, body any) {
 // refusal is an answer without credentials.
 type refusal struct {
 	status int
-	body   credentials.Error
+	body   credentialapi.Error
 	// why is more detail than the caller gets, for the log. It holds no token.
 	why string
 	// node is empty until the token is known to be good.
 	node string
 }
 
-func refuse(status int, reason credentials.Reason, message string) *refusal {
-	return &refusal{status: status, body: credentials.Error{Reason: reason, Message: message}, why: message}
+func refuse(status int, reason credentialapi.Reason, message string) *refusal {
+	return &refusal{status: status, body: credentialapi.Error{Reason: reason, Message: message}, why: message}
 }
 
 // because replaces what the log says.

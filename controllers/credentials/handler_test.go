@@ -27,8 +27,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
-	"github.com/sluice-dev/sluice/api/credentials"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 )
 
 const someToken = "header.claims.signature"
@@ -36,7 +36,7 @@ const someToken = "header.claims.signature"
 // good is what the API server says of the token of an agent.
 var good = authenticationv1.TokenReviewStatus{
 	Authenticated: true,
-	Audiences:     []string{credentials.Audience},
+	Audiences:     []string{credentialapi.Audience},
 	User: authenticationv1.UserInfo{
 		Username: "system:serviceaccount:sluice-system:sluice-agent",
 		Extra:    map[string]authenticationv1.ExtraValue{nodeNameKey: {"node-a"}},
@@ -160,7 +160,7 @@ func TestTheHandlerAnswersAFloodWithoutAskingTheAPIServer(t *testing.T) {
 }
 
 func send(handler http.Handler, remote string) *httptest.ResponseRecorder {
-	request := httptest.NewRequest(http.MethodPost, credentials.Path, strings.NewReader(`{"image": "ghcr.io/shop/app:v1"}`))
+	request := httptest.NewRequest(http.MethodPost, credentialapi.Path, strings.NewReader(`{"image": "ghcr.io/shop/app:v1"}`))
 	request.RemoteAddr = remote
 	request.Header.Set("Authorization", "Bearer "+someToken)
 	response := httptest.NewRecorder()
@@ -217,7 +217,7 @@ func newHandler(t *testing.T, logged *bytes.Buffer, review func(*authenticationv
 	}).Build()
 	recorder := events.NewFakeRecorder(10)
 	registry := prometheus.NewRegistry()
-	options := Options{Audience: credentials.Audience, AgentServiceAccount: "sluice-system/sluice-agent"}
+	options := Options{Audience: credentialapi.Audience, AgentServiceAccount: "sluice-system/sluice-agent"}
 	handler, err := NewHandler(options, api, api, recorder, registry, zap.New(zap.WriteTo(logged)))
 	if err != nil {
 		t.Fatal(err)

@@ -17,10 +17,10 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/credentials"
-	"github.com/sluice-dev/sluice/api/imageref"
-	"github.com/sluice-dev/sluice/api/keyring"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/credentials/keyring"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // The agents' Secrets are read one by one; nothing lists or watches them.
@@ -40,7 +40,7 @@ type secrets struct {
 
 // find returns the credentials for an image that the node's NodeImageSet wants pulled
 // from the registry now, from the pull secrets that it names there.
-func (s secrets) find(ctx context.Context, node string, image imageref.Reference) ([]credentials.Credential, error) {
+func (s secrets) find(ctx context.Context, node string, image imageref.Reference) ([]credentialapi.Credential, error) {
 	wanted, err := s.wanted(ctx, node, image)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 // the mirror gets nothing: a peer sends credentials to nobody. A seed sends them to every
 // host that the node's hosts.toml names and that asks for some, as the kubelet does.
 func (s secrets) wanted(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
-	notWanted := refuse(http.StatusNotFound, credentials.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
+	notWanted := refuse(http.StatusNotFound, credentialapi.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
 	set := v1alpha1.NodeImageSet{}
 	err := s.reader.Get(ctx, client.ObjectKey{Name: node}, &set)
 	if apierrors.IsNotFound(err) {
@@ -108,7 +108,7 @@ func (s secrets) wanted(ctx context.Context, node string, image imageref.Referen
 	}
 	wanted := &set.Spec.ImageSet[i]
 	if wanted.RegistryPolicy != v1alpha1.RegistryPolicyDefault {
-		return nil, refuse(http.StatusForbidden, credentials.ReasonNotNeeded, "this node shall pull the image from the mirror, without credentials").
+		return nil, refuse(http.StatusForbidden, credentialapi.ReasonNotNeeded, "this node shall pull the image from the mirror, without credentials").
 			because("the NodeImageSet has the node pull " + wanted.Name + " from the mirror")
 	}
 	return wanted, nil

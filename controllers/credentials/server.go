@@ -30,7 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 
-	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 )
 
 // Options say where the endpoint listens and whom it answers.
@@ -59,7 +59,7 @@ func (o Options) Validate() error {
 		problems = append(problems, errors.New("--cert-dir must be set: the credential endpoint serves HTTPS only"))
 	}
 	if o.Audience == "" {
-		problems = append(problems, fmt.Errorf("--credentials-audience must be set; the usual one is %s", credentials.Audience))
+		problems = append(problems, fmt.Errorf("--credentials-audience must be set; the usual one is %s", credentialapi.Audience))
 	}
 	namespace, name, ok := strings.Cut(o.AgentServiceAccount, "/")
 	if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {

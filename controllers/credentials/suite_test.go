@@ -38,9 +38,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	apicredentials "github.com/sluice-dev/sluice/api/credentials"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
@@ -124,7 +124,7 @@ func serve(scheme *runtime.Scheme, config *rest.Config) {
 	options := credentials.Options{
 		BindAddress:         "127.0.0.1:0",
 		CertDir:             certDir,
-		Audience:            apicredentials.Audience,
+		Audience:            credentialapi.Audience,
 		AgentServiceAccount: system + "/" + agent,
 	}
 	Expect(options.Validate()).To(Succeed())
@@ -176,27 +176,27 @@ func request(ctx context.Context, account string, spec authenticationv1.TokenReq
 
 func tokenOf(ctx context.Context, node string) string {
 	GinkgoHelper()
-	return token(ctx, agent, node, apicredentials.Audience)
+	return token(ctx, agent, node, credentialapi.Audience)
 }
 
 // answer is what the endpoint said.
 type answer struct {
 	Status      int
 	Credentials []string // username:password
-	Reason      apicredentials.Reason
+	Reason      credentialapi.Reason
 	Body        string
 }
 
 func ask(ctx context.Context, token, image string) answer {
 	GinkgoHelper()
-	body, err := json.Marshal(apicredentials.Request{Image: image})
+	body, err := json.Marshal(credentialapi.Request{Image: image})
 	Expect(err).NotTo(HaveOccurred())
 	return post(ctx, token, string(body))
 }
 
 func post(ctx context.Context, token, body string) answer {
 	GinkgoHelper()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint+apicredentials.Path, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint+credentialapi.Path, strings.NewReader(body))
 	Expect(err).NotTo(HaveOccurred())
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
@@ -212,13 +212,13 @@ func post(ctx context.Context, token, body string) answer {
 
 	said := answer{Status: response.StatusCode, Body: string(content)}
 	if response.StatusCode != http.StatusOK {
-		var refusal apicredentials.Error
+		var refusal credentialapi.Error
 		Expect(json.Unmarshal(content, &refusal)).To(Succeed())
 		Expect(refusal.Message).NotTo(BeEmpty())
 		said.Reason = refusal.Reason
 		return said
 	}
-	var found apicredentials.Response
+	var found credentialapi.Response
 	Expect(json.Unmarshal(content, &found)).To(Succeed())
 	for _, c := range found.Credentials {
 		said.Credentials = append(said.Credentials, c.Username+":"+c.Password)

@@ -13,7 +13,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 )
 
 // nodeNameKey is the claim that says on which node the Pod runs that a token was
@@ -30,7 +30,7 @@ type tokens struct {
 // node returns the node of the agent that the token belongs to. A refusal does not
 // tell the caller which of the conditions the token fails, but the log does.
 func (t tokens) node(ctx context.Context, token string) (string, error) {
-	no := refuse(http.StatusUnauthorized, credentials.ReasonUnauthorized,
+	no := refuse(http.StatusUnauthorized, credentialapi.ReasonUnauthorized,
 		"the token is not a valid one of a Sluice agent, issued for this endpoint and bound to a node")
 	if token == "" {
 		return "", no.because("the request has no bearer token")

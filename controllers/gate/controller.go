@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	apigate "github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // lookAgain is when to look again after a patch whose tests failed: when the cache shows
@@ -61,7 +61,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil // the cache will show it, and wake us
 	}
 	now := r.Clock.Now()
-	step := apigate.Next(deployment, prefetch, now) // pure
+	step := hold.Next(deployment, prefetch, now) // pure
 	r.noteHold(req.NamespacedName, step)
 	patched := deployment.DeepCopy()
 	if len(step.Patch) > 0 {
@@ -87,13 +87,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // there is none.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*appsv1.Deployment, *v1alpha1.ImagePrefetch, error) {
 	deployment, err := held(ctx, r.Client, key)
-	if err == nil && deployment != nil && apigate.NeedsManagedFields(deployment) {
+	if err == nil && deployment != nil && hold.NeedsManagedFields(deployment) {
 		deployment, err = held(ctx, r.Live, key) // the cache has none
 	}
 	if err != nil || deployment == nil {
 		return nil, nil, err
 	}
-	settings, _ := apigate.SettingsOf(deployment)
+	settings, _ := hold.SettingsOf(deployment)
 	var prefetch v1alpha1.ImagePrefetch
 	switch err := r.Client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: settings.Prefetch}, &prefetch); {
 	case apierrors.IsNotFound(err):
@@ -118,7 +118,7 @@ func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*a
 
 // patch applies all of the operations of a step or none, and makes the Deployment what
 // is then stored. moved says that it is no longer what the step was decided on.
-func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step apigate.Step) (moved bool, err error) {
+func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (moved bool, err error) {
 	document, err := json.Marshal(step.Patch)
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
@@ -141,7 +141,7 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 // movedOn tells whether the stored Deployment is another than a step was decided on. The
 // API server answers Invalid to a test that failed as to what validation or an admission
 // policy refuses: only the object tells them apart.
-func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment, step apigate.Step) (bool, error) {
+func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
 	var live appsv1.Deployment
 	switch err := r.Live.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {
 	case apierrors.IsNotFound(err):

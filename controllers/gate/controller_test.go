@@ -21,9 +21,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	apigate "github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/gate"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 const image = "registry.example.com/app:v1"
@@ -65,7 +65,7 @@ var _ = Describe("Gate controller", func() {
 			Expect(err).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring("nobody resumes"))), "returned, and so retried ever more seldom")
 			Expect(result).To(BeZero())
 		}
-		Expect(told).To(Receive(And(HavePrefix("Warning "+apigate.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
+		Expect(told).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
 			ContainSubstring("exempt Sluice's controller"), ContainSubstring("sluice.dev/gate=skip"))))
 		Expect(told).NotTo(Receive(), "the same is told once")
 
@@ -74,19 +74,19 @@ var _ = Describe("Gate controller", func() {
 		Eventually(func() error { _, err := reconciled(ctx); return err }).Should(Succeed())
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
 		Expect(held.Spec.Paused).To(BeFalse())
-		Expect(told).To(Receive(HavePrefix("Normal " + apigate.ReasonReleased)))
+		Expect(told).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
 	})
 
 	It("counts a release once, however long the cache shows the hold", func(ctx SpecContext) {
 		cached = held.DeepCopy()
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(told).To(Receive(HavePrefix("Normal " + apigate.ReasonReleased)))
+		Expect(told).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
 		By("looking at what the cache still shows")
 		Expect(reconciled(ctx)).To(BeZero(), "there is nothing to patch")
 		cached = &appsv1.Deployment{} // gone from the cache, which keeps what is held
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndReady))).To(Equal(1.0))
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndElsewhere))).To(BeZero())
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(1.0))
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndElsewhere))).To(BeZero())
 		Expect(figure(figures, "sluice_gate_holds_active")).To(BeZero())
 		Expect(told).NotTo(Receive())
 
@@ -98,7 +98,7 @@ var _ = Describe("Gate controller", func() {
 		Expect(api.Update(ctx, held)).To(Succeed())
 		cached = held.DeepCopy()
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(apigate.EndReady))).To(Equal(2.0))
+		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(2.0))
 	})
 
 	It("looks again, and says nothing, when the Deployment moved on", func(ctx SpecContext) {
@@ -136,7 +136,7 @@ func createHeld(ctx context.Context) *appsv1.Deployment {
 	pod := corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: image}}}
 	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app",
-			Labels: map[string]string{v1alpha1.HoldLabel: apigate.ImagesOf(&pod).Hash()},
+			Labels: map[string]string{v1alpha1.HoldLabel: hold.ImagesOf(&pod).Hash()},
 			Annotations: map[string]string{v1alpha1.PrefetchAnnotation: "app",
 				v1alpha1.HeldAtAnnotation: time.Now().UTC().Format(time.RFC3339)}},
 		Spec: appsv1.DeploymentSpec{

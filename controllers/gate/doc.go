@@ -3,5 +3,5 @@
 
 // Package gate releases held Deployments: when their ImagePrefetch is Ready, when
 // their hold times out, or when they no longer ask for it. What it decides is in
-// api/gate, shared with the webhook that holds them.
+// internal/hold, shared with the webhook that holds them.
 package gate

@@ -10,19 +10,19 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
-	apigate "github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // holds remembers what was last seen and said of each held Deployment. After a
 // restart it begins anew: an event may then be repeated.
 type holds struct {
 	mu    sync.Mutex
-	known map[types.NamespacedName]hold
+	known map[types.NamespacedName]heldDeployment
 	// ended are the versions in which holds were ended by us, until the cache shows it.
 	ended map[types.NamespacedName]string
 }
 
-type hold struct {
+type heldDeployment struct {
 	heldAt time.Time
 	// told is the last event, and toldAt when it was recorded.
 	told   notice
@@ -37,11 +37,11 @@ func (h *holds) see(key types.NamespacedName, heldAt time.Time) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.known == nil {
-		h.known = map[types.NamespacedName]hold{}
+		h.known = map[types.NamespacedName]heldDeployment{}
 	}
 	entry := h.known[key]
 	if !entry.heldAt.Equal(heldAt) { // another hold than the last: it is told of anew
-		entry = hold{heldAt: heldAt}
+		entry = heldDeployment{heldAt: heldAt}
 	}
 	h.known[key] = entry
 	return len(h.known)
@@ -77,7 +77,7 @@ func (h *holds) hasEnded(key types.NamespacedName, version string) bool {
 }
 
 // forget returns the hold that was known, if one was, and how many are left.
-func (h *holds) forget(key types.NamespacedName) (was hold, known bool, left int) {
+func (h *holds) forget(key types.NamespacedName) (was heldDeployment, known bool, left int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was, known = h.known[key]
@@ -104,7 +104,7 @@ func (h *holds) tell(key types.NamespacedName, n notice, now time.Time, interval
 	return true, time.Time{}
 }
 
-func (r *Reconciler) noteHold(key types.NamespacedName, step apigate.Step) {
+func (r *Reconciler) noteHold(key types.NamespacedName, step hold.Step) {
 	r.Metrics.active.Set(float64(r.holds.see(key, step.HeldAt)))
 }
 
@@ -113,6 +113,6 @@ func (r *Reconciler) gone(key types.NamespacedName) {
 	was, known, left := r.holds.forget(key)
 	r.Metrics.active.Set(float64(left))
 	if known {
-		r.Metrics.ended(apigate.EndElsewhere, r.Clock.Since(was.heldAt))
+		r.Metrics.ended(hold.EndElsewhere, r.Clock.Since(was.heldAt))
 	}
 }

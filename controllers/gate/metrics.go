@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	apigate "github.com/sluice-dev/sluice/api/gate"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // Metrics are the gate controller's own figures.
@@ -30,7 +30,7 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(1, 2, 13), // 1 s to 68 min
 		}, []string{"end"}),
 	}
-	for _, end := range apigate.Ends {
+	for _, end := range hold.Ends {
 		m.duration.WithLabelValues(string(end))
 	}
 	for _, collector := range []prometheus.Collector{m.active, m.duration} {
@@ -41,6 +41,6 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-func (m *Metrics) ended(end apigate.End, held time.Duration) {
+func (m *Metrics) ended(end hold.End, held time.Duration) {
 	m.duration.WithLabelValues(string(end)).Observe(held.Seconds())
 }

@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	apigate "github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 const (
@@ -28,30 +28,30 @@ const (
 )
 
 // ended tells that a hold has ended.
-func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step apigate.Step, now time.Time) {
+func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) {
 	held := now.Sub(step.HeldAt)
 	r.Metrics.ended(step.End, held)
-	if step.End == apigate.EndElsewhere {
+	if step.End == hold.EndElsewhere {
 		log.FromContext(ctx).Info("Left the pause to its owner", "held", held)
 	} else {
 		log.FromContext(ctx).Info("Released Deployment", "end", step.End, "held", held)
 	}
 
-	kind, reason, note := corev1.EventTypeNormal, apigate.ReasonReleased, ""
+	kind, reason, note := corev1.EventTypeNormal, hold.ReasonReleased, ""
 	switch step.End {
-	case apigate.EndReady:
+	case hold.EndReady:
 		note = fmt.Sprintf("Released after %s: ImagePrefetch %q is Ready", round(held), prefetch.Name)
-	case apigate.EndTimedOut:
-		kind, reason = corev1.EventTypeWarning, apigate.ReasonHoldTimedOut
+	case hold.EndTimedOut:
+		kind, reason = corev1.EventTypeWarning, hold.ReasonHoldTimedOut
 		note = fmt.Sprintf("Released after %s without its images, by its hold timeout: %s", round(held), step.Wait.Message)
-	case apigate.EndOptedOut:
+	case hold.EndOptedOut:
 		note = fmt.Sprintf("Released after %s: the Deployment is no longer gated", round(held))
-	case apigate.EndSetBack:
+	case hold.EndSetBack:
 		note = fmt.Sprintf("Released after %s: its images are those that were last released", round(held))
-	case apigate.EndResumed:
+	case hold.EndResumed:
 		kind = corev1.EventTypeWarning
 		note = "Not held any more: it was resumed past Sluice, and rolls out"
-	case apigate.EndElsewhere:
+	case hold.EndElsewhere:
 		note = "Not held any more, and paused by its owner: resume it when it may roll out"
 	}
 	r.record(deployment, prefetch, kind, reason, actionRelease, note)
@@ -59,13 +59,13 @@ func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, p
 
 // tellWaiting tells for what a Deployment waits. The result is when there will be
 // something to tell even if nothing happens; zero if there is nothing.
-func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step apigate.Step, now time.Time) time.Time {
+func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) time.Time {
 	kind, n := corev1.EventTypeNormal, notice{step.Wait.Reason, "Held: " + step.Wait.Message}
 	if step.Wait.Failing() {
 		kind = corev1.EventTypeWarning
 	}
 	if step.TimedOut {
-		kind, n = corev1.EventTypeWarning, notice{apigate.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
+		kind, n = corev1.EventTypeWarning, notice{hold.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
 			v1alpha1.OnTimeoutAnnotation, step.Wait.Message)}
 	}
 	news, again := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval)
@@ -81,8 +81,8 @@ func (r *Reconciler) tellRefused(deployment *appsv1.Deployment, prefetch *v1alph
 	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
 		return
 	}
-	n := notice{apigate.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
-		"or let it go by hand: annotate it with %s=%s and resume it", apigate.Clip(err.Error()), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
+	n := notice{hold.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
+		"or let it go by hand: annotate it with %s=%s and resume it", hold.Clip(err.Error()), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
 	if news, _ := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval); news {
 		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)
 	}

@@ -19,8 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // WebhookConfiguration is the name of Sluice's configurations of admission webhooks.
@@ -130,7 +130,7 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 		deployment := &held.Items[i]
 		// With the version that was looked at: what has moved on is looked at again.
 		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
-		hash, owners := deployment.Labels[v1alpha1.HoldLabel], gate.Next(deployment, nil, time.Now()).End == gate.EndElsewhere
+		hash, owners := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, time.Now()).End == hold.EndElsewhere
 		delete(deployment.Labels, v1alpha1.HoldLabel)
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
 		if !owners {

@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // Labels that CRI puts on image records and reads there

@@ -16,7 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 
-	"github.com/sluice-dev/sluice/api/imageref"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // manager keeps leases as containerd does, without their end.

@@ -22,7 +22,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
@@ -104,11 +104,11 @@ func (c *Client) request(ctx context.Context, image string) (*http.Request, erro
 	if err != nil {
 		return nil, fmt.Errorf("read token: %w", err)
 	}
-	body, err := json.Marshal(credentials.Request{Image: image})
+	body, err := json.Marshal(credentialapi.Request{Image: image})
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.options.URL, "/")+credentials.Path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.options.URL, "/")+credentialapi.Path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
@@ -134,9 +134,9 @@ func (c *Client) transport() (*http.Transport, error) {
 }
 
 func decode(body io.Reader) ([]nodeagent.Credential, error) {
-	var answer credentials.Response
+	var answer credentialapi.Response
 	// The error of the decoder may quote what it read, which is credentials.
-	if json.NewDecoder(io.LimitReader(body, credentials.MaxResponseBytes)).Decode(&answer) != nil {
+	if json.NewDecoder(io.LimitReader(body, credentialapi.MaxResponseBytes)).Decode(&answer) != nil {
 		return nil, unavailable(errors.New("the answer is not JSON, or too large"))
 	}
 	found := make([]nodeagent.Credential, 0, len(answer.Credentials))
@@ -157,7 +157,7 @@ func refused(response *http.Response) error {
 	if response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500 {
 		kind = nodeagent.ErrCredentialsUnavailable
 	}
-	var answer credentials.Error
+	var answer credentialapi.Error
 	if json.NewDecoder(io.LimitReader(response.Body, maxErrorBytes)).Decode(&answer) == nil && answer.Reason != "" {
 		return fmt.Errorf("%w: %s (%d %s)", kind, answer.Message, response.StatusCode, answer.Reason)
 	}

@@ -26,7 +26,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
@@ -38,14 +38,14 @@ const image = "ghcr.io/shop/app:v1"
 
 func TestTheClientAsksForOneImageWithItsToken(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
-		var request credentials.Request
+		var request credentialapi.Request
 		if err := json.NewDecoder(r.Body).Decode(&request); err != nil || request.Image != image {
 			t.Errorf("asked for %q, err %v", request.Image, err)
 		}
-		if r.Method != http.MethodPost || r.URL.Path != credentials.Path || r.Header.Get("Authorization") != "Bearer first" {
+		if r.Method != http.MethodPost || r.URL.Path != credentialapi.Path || r.Header.Get("Authorization") != "Bearer first" {
 			t.Errorf("%s %s with %q", r.Method, r.URL.Path, r.Header.Get("Authorization"))
 		}
-		answer(w, http.StatusOK, credentials.Response{Credentials: []credentials.Credential{
+		answer(w, http.StatusOK, credentialapi.Response{Credentials: []credentialapi.Credential{
 			{Username: "robot", Password: "p4ssw0rd"}, {IdentityToken: "refresh"},
 		}})
 	})
@@ -60,7 +60,7 @@ func TestTheClientReadsItsTokenForEachRequest(t *testing.T) {
 	var seen []string
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		seen = append(seen, r.Header.Get("Authorization"))
-		answer(w, http.StatusOK, credentials.Response{})
+		answer(w, http.StatusOK, credentialapi.Response{})
 	})
 	ask(t, client)
 	write(t, client.options.TokenFile, "second\n")
@@ -71,7 +71,7 @@ func TestTheClientReadsItsTokenForEachRequest(t *testing.T) {
 }
 
 func TestTheClientReadsItsCAForEachRequest(t *testing.T) {
-	client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, credentials.Response{}) })
+	client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, credentialapi.Response{}) })
 	good := read(t, client.options.CAFile)
 
 	write(t, client.options.CAFile, otherCA(t))
@@ -83,9 +83,9 @@ func TestTheClientReadsItsCAForEachRequest(t *testing.T) {
 }
 
 func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
-	refuse := func(status int, reason credentials.Reason) http.HandlerFunc {
+	refuse := func(status int, reason credentialapi.Reason) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
-			answer(w, status, credentials.Error{Reason: reason, Message: "said the endpoint"})
+			answer(w, status, credentialapi.Error{Reason: reason, Message: "said the endpoint"})
 		}
 	}
 	for _, tt := range []struct {
@@ -95,11 +95,11 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 		want     error
 		wantText string
 	}{
-		{"a token that it does not take", refuse(401, credentials.ReasonUnauthorized), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (401 Unauthorized)"},
-		{"an image that is not needed", refuse(403, credentials.ReasonNotNeeded), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (403 NotNeeded)"},
-		{"an image that is not wanted", refuse(404, credentials.ReasonNotWanted), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (404 NotWanted)"},
-		{"too many requests", refuse(429, credentials.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
-		{"an API server in trouble", refuse(503, credentials.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
+		{"a token that it does not take", refuse(401, credentialapi.ReasonUnauthorized), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (401 Unauthorized)"},
+		{"an image that is not needed", refuse(403, credentialapi.ReasonNotNeeded), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (403 NotNeeded)"},
+		{"an image that is not wanted", refuse(404, credentialapi.ReasonNotWanted), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (404 NotWanted)"},
+		{"too many requests", refuse(429, credentialapi.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
+		{"an API server in trouble", refuse(503, credentialapi.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
 		{
 			"something that is not the endpoint", func(w http.ResponseWriter, r *http.Request) {
 				http.Error(w, "You sent "+r.Header.Get("Authorization"), http.StatusForbidden)
@@ -111,28 +111,28 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 		},
 		{
 			"an answer without end", func(w http.ResponseWriter, _ *http.Request) {
-				_, _ = io.WriteString(w, `{"credentials": [{"password": "`+strings.Repeat("p4ssw0rd", credentials.MaxResponseBytes)+`"}]}`)
+				_, _ = io.WriteString(w, `{"credentials": [{"password": "`+strings.Repeat("p4ssw0rd", credentialapi.MaxResponseBytes)+`"}]}`)
 			}, nil, nodeagent.ErrCredentialsUnavailable, "too large",
 		},
 		{
-			"no token yet", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"no token yet", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				if err := os.Remove(c.options.TokenFile); err != nil {
 					t.Fatal(err)
 				}
 			}, nodeagent.ErrCredentialsUnavailable, "read token",
 		},
 		{
-			"a token that is no header", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"a token that is no header", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				write(t, c.options.TokenFile, "fir\nst")
 			}, nodeagent.ErrCredentialsUnavailable, "header",
 		},
 		{
-			"no CA yet", refuse(401, credentials.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"no CA yet", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				write(t, c.options.CAFile, "")
 			}, nodeagent.ErrCredentialsUnavailable, "read CA",
 		},
 		{
-			"nobody there", refuse(401, credentials.ReasonUnauthorized), func(_ *testing.T, c *Client) {
+			"nobody there", refuse(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) {
 				c.options.URL = "https://127.0.0.1:1"
 			}, nodeagent.ErrCredentialsUnavailable, "refused",
 		},

@@ -504,7 +504,7 @@ func TestEveryReasonIsExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for _, dir := range []string{"../../api/v1alpha1", "../../api/gate"} {
+	for _, dir := range []string{"../../api/v1alpha1", "../../internal/hold"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

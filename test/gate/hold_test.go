@@ -7,8 +7,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var _ = Describe("A gated Deployment", func() {
@@ -23,17 +23,17 @@ var _ = Describe("A gated Deployment", func() {
 			`ImagePrefetch "app" is not Ready: 3 of 12 nodes hold the images; 2 pulling`))
 		held := t.expectHeld(ctx, "a")
 		Expect(t.kubectl(ctx, "get", "deployments", "-L", v1alpha1.HoldLabel)).To(ContainSubstring(held.Labels[v1alpha1.HoldLabel]))
-		Eventually(t.notes(ctx, gate.ReasonWaitingForNodes)).Should(ConsistOf(ContainSubstring("Normal: Held: ")))
+		Eventually(t.notes(ctx, hold.ReasonWaitingForNodes)).Should(ConsistOf(ContainSubstring("Normal: Held: ")))
 		t.prefetch(ctx, ready, "a", "b")
 		t.expectRolling(ctx, "a", "b")
-		Eventually(t.notes(ctx, gate.ReasonReleased)).Should(ConsistOf(HavePrefix("Normal: Released after ")))
+		Eventually(t.notes(ctx, hold.ReasonReleased)).Should(ConsistOf(HavePrefix("Normal: Released after ")))
 	})
 
 	It("is held when it is created before its ImagePrefetch", func(ctx SpecContext) {
 		t := newTenant(ctx)
 		Expect(t.apply(ctx, "a")).To(ContainSubstring(`ImagePrefetch "app" does not exist`))
 		t.expectHeld(ctx)
-		Eventually(t.notes(ctx, gate.ReasonPrefetchMissing)).Should(ConsistOf(HavePrefix("Warning: Held: ")))
+		Eventually(t.notes(ctx, hold.ReasonPrefetchMissing)).Should(ConsistOf(HavePrefix("Warning: Held: ")))
 		t.prefetch(ctx, pulling, "a")
 		t.expectHeld(ctx)
 		t.prefetch(ctx, ready, "a")
@@ -44,7 +44,7 @@ var _ = Describe("A gated Deployment", func() {
 		t := runningTenant(ctx)
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring(`ImagePrefetch "app" does not list ` + repository + ":b"))
 		t.expectHeld(ctx, "a")
-		Eventually(t.notes(ctx, gate.ReasonImagesNotListed)).Should(HaveLen(1))
+		Eventually(t.notes(ctx, hold.ReasonImagesNotListed)).Should(HaveLen(1))
 		t.prefetch(ctx, ready, "a", "b")
 		t.expectRolling(ctx, "a", "b")
 	})
@@ -59,13 +59,13 @@ var _ = Describe("A gated Deployment", func() {
 		Expect(t.setImage(ctx, "b")).NotTo(ContainSubstring("Warning"))
 		Expect(t.deployment(ctx).Spec.Paused).To(BeFalse())
 		t.expectRolling(ctx, "a", "b")
-		Expect(t.notes(ctx, gate.ReasonWaitingForNodes)()).To(BeEmpty())
+		Expect(t.notes(ctx, hold.ReasonWaitingForNodes)()).To(BeEmpty())
 	})
 
 	It("stays held when the ImagePrefetch fails on some nodes, and says where and why", func(ctx SpecContext) {
 		t := holdingTenant(ctx)
 		t.prefetch(ctx, failing, "a", "b")
-		Eventually(t.notes(ctx, gate.ReasonPrefetchFailing)).Should(ConsistOf(
+		Eventually(t.notes(ctx, hold.ReasonPrefetchFailing)).Should(ConsistOf(
 			`Warning: Held: ImagePrefetch "app" is not Ready: 11 of 12 nodes hold the images; 1 failed: ImagePullUnauthorized on node-7`))
 		t.expectHeld(ctx, "a")
 	})
@@ -79,26 +79,26 @@ var _ = Describe("A gated Deployment", func() {
 	It("stays held when the ImagePrefetch is deleted, until there is one again", func(ctx SpecContext) {
 		t := holdingTenant(ctx)
 		t.kubectl(ctx, "delete", "imageprefetch", "app")
-		Eventually(t.notes(ctx, gate.ReasonPrefetchMissing)).Should(HaveLen(1))
+		Eventually(t.notes(ctx, hold.ReasonPrefetchMissing)).Should(HaveLen(1))
 		t.expectHeld(ctx, "a")
 		t.prefetch(ctx, ready, "b")
 		t.expectRolling(ctx, "a", "b")
 	})
 
 	It("is released after its hold timeout, with a warning", func(ctx SpecContext) {
-		before := sluice.figure("sluice_gate_hold_duration_seconds", string(gate.EndTimedOut))
+		before := sluice.figure("sluice_gate_hold_duration_seconds", string(hold.EndTimedOut))
 		t := runningTenant(ctx)
 		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/hold-timeout=2s")
 		t.prefetch(ctx, pulling, "a", "b")
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring("for 2s at the most"))
 		t.expectRolling(ctx, "a", "b")
-		Eventually(t.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("3 of 12 nodes"))))
-		Expect(sluice.figure("sluice_gate_hold_duration_seconds", string(gate.EndTimedOut))).To(Equal(before + 1))
+		Eventually(t.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("3 of 12 nodes"))))
+		Expect(sluice.figure("sluice_gate_hold_duration_seconds", string(hold.EndTimedOut))).To(Equal(before + 1))
 	})
 
 	It("is held further after its hold timeout if it says so, with a warning", func(ctx SpecContext) {
 		t := holdingTenant(ctx, "sluice.dev/hold-timeout=1s", "sluice.dev/on-timeout=Hold")
-		Eventually(t.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Still held after its hold timeout")))
+		Eventually(t.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Still held after its hold timeout")))
 		t.expectHeld(ctx, "a")
 		t.prefetch(ctx, ready, "a", "b")
 		t.expectRolling(ctx, "a", "b")
@@ -111,7 +111,7 @@ var _ = Describe("A gated Deployment", func() {
 		second := t.expectHeld(ctx, "a")
 		Expect(second.Labels[v1alpha1.HoldLabel]).NotTo(Equal(first.Labels[v1alpha1.HoldLabel]))
 		t.prefetch(ctx, ready, "a", "b")
-		Eventually(t.notes(ctx, gate.ReasonImagesNotListed)).Should(HaveLen(1))
+		Eventually(t.notes(ctx, hold.ReasonImagesNotListed)).Should(HaveLen(1))
 		t.expectHeld(ctx, "a")
 		t.prefetch(ctx, ready, "a", "b", "c")
 		t.expectRolling(ctx, "a", "c")

@@ -11,8 +11,8 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var _ = Describe("With Sluice down", Serial, func() {
@@ -57,7 +57,7 @@ var _ = Describe("With Sluice down", Serial, func() {
 		prefetched.prefetch(ctx, ready, "a", "b")
 		prefetched.expectRolling(ctx, "a", "b")
 		timed.expectRolling(ctx, "a", "b")
-		Eventually(timed.notes(ctx, gate.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Released after ")))
+		Eventually(timed.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(HavePrefix("Warning: Released after ")))
 	})
 
 	It("what became Ready or timed out meanwhile is released when it is back", func(ctx SpecContext) {
@@ -73,7 +73,7 @@ var _ = Describe("With Sluice down", Serial, func() {
 		end()
 		prefetched.expectRolling(ctx, "a", "b")
 		timed.expectRolling(ctx, "a", "b")
-		Eventually(timed.notes(ctx, gate.ReasonHoldTimedOut)).Should(HaveLen(1))
+		Eventually(timed.notes(ctx, hold.ReasonHoldTimedOut)).Should(HaveLen(1))
 	})
 })
 
@@ -95,13 +95,13 @@ var _ = Describe("Two replicas", Serial, func() {
 		Consistently(standby.elected, "500ms").ShouldNot(BeClosed())
 		t.prefetch(ctx, ready, "a", "b")
 		t.expectRolling(ctx, "a", "b")
-		Eventually(t.notes(ctx, gate.ReasonReleased)).Should(HaveLen(1))
+		Eventually(t.notes(ctx, hold.ReasonReleased)).Should(HaveLen(1))
 		Expect(standby.figure("sluice_gate_hold_duration_seconds")).To(BeZero())
 
 		other := holdingTenant(ctx)
 		leader.stop()
 		other.prefetch(ctx, ready, "a", "b")
 		other.expectRolling(ctx, "a", "b")
-		Expect(standby.figure("sluice_gate_hold_duration_seconds", string(gate.EndReady))).To(Equal(1.0))
+		Expect(standby.figure("sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(1.0))
 	})
 })

@@ -9,8 +9,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var _ = Describe("The owner's own pause", func() {
@@ -72,7 +72,7 @@ var _ = Describe("The owner's own pause", func() {
 			t.feed(ctx, strings.Replace(deploymentYAML(t.namespace, "app", "b", "paused: true"), "sluice.dev/prefetch: app", "sluice.dev/prefetch: app, sluice.dev/gate: skip", 1), command...)
 			Eventually(func() map[string]string { return t.deployment(ctx).Labels }).ShouldNot(HaveKey(v1alpha1.HoldLabel))
 			t.expectOwnersPause(ctx, "a")
-			Eventually(t.notes(ctx, gate.ReasonReleased)).Should(ConsistOf(ContainSubstring("paused by its owner")))
+			Eventually(t.notes(ctx, hold.ReasonReleased)).Should(ConsistOf(ContainSubstring("paused by its owner")))
 			t.kubectl(ctx, "rollout", "resume", "deployment", "app")
 			t.expectRolling(ctx, "a", "b")
 		},

@@ -17,8 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // freshTag is one that no Deployment has had: what rolls out with it was let through
@@ -74,7 +74,7 @@ var edits = map[string]randomEdit{
 	"server-side apply, paused and opted out": applied(subject.serverSideApply, thatPauses, thatOptsOut),
 	"create anew":                             createdAnew(func(*appsv1.Deployment) {}),
 	"create from an export": createdAnew(func(d *appsv1.Deployment) {
-		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, gate.ImagesOf(&d.Spec.Template.Spec).Hash())
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, hold.ImagesOf(&d.Spec.Template.Spec).Hash())
 	}),
 	"prefetch ready":   prefetched(ready),
 	"prefetch ready 2": prefetched(ready),

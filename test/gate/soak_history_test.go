@@ -22,8 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // entry is what we read of a line of the audit log.
@@ -170,7 +170,7 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 		h.wrong(e, "Sluice's controller changes the template")
 	case isHeld(was) && !now.Spec.Paused:
 		h.releases++
-		if settings, _ := gate.SettingsOf(was); !settings.Gated && (appliedPause(was) || appliers(was, "f:paused", "f:"+v1alpha1.GateAnnotation) > 0) {
+		if settings, _ := hold.SettingsOf(was); !settings.Gated && (appliedPause(was) || appliers(was, "f:paused", "f:"+v1alpha1.GateAnnotation) > 0) {
 			h.wrong(e, "the pause that its owner opted out with was undone")
 		}
 	}
@@ -254,7 +254,7 @@ func (e *entry) patchedPause() string {
 		if !strings.HasPrefix(key, "patch.webhook.admission.k8s.io/") {
 			continue
 		}
-		var change struct{ Patch []gate.Operation }
+		var change struct{ Patch []hold.Operation }
 		Expect(json.Unmarshal([]byte(value), &change)).To(Succeed())
 		for _, operation := range change.Patch {
 			if operation.Path == "/spec/paused" {
@@ -271,9 +271,9 @@ func (h *history) checkRollout(e *entry, was, now *appsv1.Deployment) {
 		return
 	}
 	image := now.Spec.Template.Spec.Containers[0].Image
-	hash := gate.ImagesOf(&now.Spec.Template.Spec).Hash()
+	hash := hold.ImagesOf(&now.Spec.Template.Spec).Hash()
 	begins := was == nil || was.Spec.Paused || image != was.Spec.Template.Spec.Containers[0].Image
-	settings, _ := gate.SettingsOf(now)
+	settings, _ := hold.SettingsOf(now)
 	switch {
 	case !begins || !settings.Gated || h.passed[e.subject()][hash] || timedOut(e, was):
 	case h.there[e.subject()][image]:
@@ -296,9 +296,9 @@ func timedOut(e *entry, was *appsv1.Deployment) bool {
 	if !isHeld(was) {
 		return false
 	}
-	settings, _ := gate.SettingsOf(was)
+	settings, _ := hold.SettingsOf(was)
 	since, err := time.Parse(time.RFC3339, was.Annotations[v1alpha1.HeldAtAnnotation])
-	return err == nil && settings.OnTimeout == gate.OnTimeoutRelease && settings.Timeout > 0 && !e.StageTimestamp.Before(since.Add(settings.Timeout))
+	return err == nil && settings.OnTimeout == hold.OnTimeoutRelease && settings.Timeout > 0 && !e.StageTimestamp.Before(since.Add(settings.Timeout))
 }
 
 func isHeld(d *appsv1.Deployment) bool {

@@ -22,8 +22,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/gate"
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var (
@@ -241,7 +241,7 @@ func (s *soak) unreasonable(ctx context.Context, subject subject) string {
 	if !held {
 		return ""
 	}
-	settings, _ := gate.SettingsOf(&d)
+	settings, _ := hold.SettingsOf(&d)
 	since, err := time.Parse(time.RFC3339, d.Annotations[v1alpha1.HeldAtAnnotation])
 	var prefetch v1alpha1.ImagePrefetch
 	found := api.Get(ctx, subject.key(), &prefetch)
@@ -253,13 +253,13 @@ func (s *soak) unreasonable(ctx context.Context, subject subject) string {
 		return "it does not say since when"
 	case !settings.Gated:
 		return "it is not gated"
-	case hash != gate.ImagesOf(&d.Spec.Template.Spec).Hash():
+	case hash != hold.ImagesOf(&d.Spec.Template.Spec).Hash():
 		return "the label is not that of its images"
 	case hash == d.Annotations[v1alpha1.ReleasedAnnotation]:
 		return "its images were let through"
 	case found == nil && isReady(&prefetch) && lists(&prefetch, &d):
 		return "its images are there"
-	case settings.OnTimeout == gate.OnTimeoutRelease && settings.Timeout > 0 && time.Since(since) > settings.Timeout+time.Second:
+	case settings.OnTimeout == hold.OnTimeoutRelease && settings.Timeout > 0 && time.Since(since) > settings.Timeout+time.Second:
 		return "its time is over"
 	}
 	return ""

@@ -14,7 +14,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 
-	"github.com/sluice-dev/sluice/api/credentials"
+	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/test/admission"
 	"github.com/sluice-dev/sluice/test/cluster"
 )
@@ -66,7 +66,7 @@ func (s *Stack) agentCredentialFlags(ctx context.Context, node *cluster.Node, bo
 	if err != nil {
 		return nil, err
 	}
-	token, err := s.token(ctx, "sluice-agent", bound, credentials.Audience)
+	token, err := s.token(ctx, "sluice-agent", bound, credentialapi.Audience)
 	if err != nil {
 		return nil, err
 	}

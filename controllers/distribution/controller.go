@@ -1,0 +1,119 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/policy"
+)
+
+const (
+	// passInterval is the rest after a pass. The first event after quiet is served
+	// at once; those that follow closely share a pass.
+	passInterval = 50 * time.Millisecond
+	// statusInterval is how long a status waits in which nothing but counts moved.
+	statusInterval = 2 * time.Second
+	// concurrentWrites bounds the writes of a pass that are under way at a time.
+	concurrentWrites = 16
+)
+
+// Reconciler brings the images of all ImagePrefetches to their nodes. It
+// is not safe for concurrent use; its work queue has one key.
+type Reconciler struct {
+	// Client reads from the cache and writes to the API server.
+	Client client.Client
+	// APIReader reads from the API server: what a cache may not know yet.
+	APIReader client.Reader
+	// Recorder records events on ImagePrefetches.
+	Recorder events.EventRecorder
+	// Clock is compared with timeouts; it need not agree with other machines.
+	Clock clock.PassiveClock
+	// Limits bound the plan.
+	Limits plan.Limits
+	// PullSecrets says that agents can ask for credentials. Without it nothing is
+	// pulled for an ImagePrefetch that names pull secrets.
+	PullSecrets bool
+	// DefaultPolicy holds for a namespace that no PrefetchPolicy selects.
+	DefaultPolicy policy.Default
+	// Metrics counts what the passes do.
+	Metrics *Metrics
+
+	// primed says that what the API server holds is known: from reading it back, and
+	// from all that was written since.
+	primed     bool
+	lastPass   time.Time
+	memory     plan.Memory
+	sets       written[*v1alpha1.NodeImageSet]
+	prefetches written[*v1alpha1.ImagePrefetch]
+	departed   departures
+	nodes      map[string]*observedNode
+	references referenceMemo
+	verdicts   policyMemo
+	reports    reportTimes
+}
+
+// +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list;watch
+// +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches/status,verbs=update
+// +kubebuilder:rbac:groups=sluice.dev,resources=nodeimagesets,verbs=list;watch;create;update
+// +kubebuilder:rbac:groups=sluice.dev,resources=prefetchpolicies,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// Leader election:
+// +kubebuilder:rbac:groups="",resources=events,namespace=sluice-system,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=sluice-system,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,resourceNames=sluice-controller,namespace=sluice-system,verbs=get;update
+
+// Reconcile makes one pass over the whole distribution. Every pass sees the whole
+// state anew, so any of them may be repeated.
+func (r *Reconciler) Reconcile(ctx context.Context, _ distribution) (reconcile.Result, error) {
+	if rest := r.lastPass.Add(passInterval).Sub(r.Clock.Now()); rest > 0 {
+		return reconcile.Result{RequeueAfter: rest}, nil
+	}
+	defer func() { r.lastPass = r.Clock.Now() }()
+
+	seen, err := r.observe(ctx) // reads only
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("observe the cluster: %w", err)
+	}
+	step := plan.Next(seen.state, r.Limits) // pure
+	r.memory = step.Memory
+	started := r.start(ctx, seen, step) // writes NodeImageSets
+	// Status is written also on failure: the user must see why nothing moves.
+	reported := r.report(ctx, seen, step, started)
+
+	wake := earliest(step.WakeAt, started.again, reported.again, seen.recheck)
+	return r.sleepUntil(wake), errors.Join(started.err(), reported.err)
+}
+
+// sleepUntil asks for a pass at the given time; the zero time asks for none.
+func (r *Reconciler) sleepUntil(wake time.Time) reconcile.Result {
+	if wake.IsZero() {
+		return reconcile.Result{}
+	}
+	// The queue takes a delay of zero for none at all.
+	return reconcile.Result{RequeueAfter: max(wake.Sub(r.Clock.Now()), time.Millisecond)}
+}
+
+// earliest is the first of the times that are not zero; zero if all are.
+func earliest(times ...time.Time) time.Time {
+	var first time.Time
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}

@@ -1,0 +1,179 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+)
+
+// reported is what became of the statuses of a pass.
+type reported struct {
+	err error
+	// again is when a status that waits is due, or one that had moved on is looked at
+	// again; zero if there is none.
+	again time.Time
+}
+
+// report writes the statuses that differ, and then the events of their transitions.
+func (r *Reconciler) report(ctx context.Context, seen *observation, step plan.Step, begun started) reported {
+	var result reported
+	var news []statusWrite
+	now := r.Clock.Now()
+	held := heldIn(seen.nodes)
+	for _, prefetch := range seen.prefetches {
+		before := &prefetch.object.Status
+		after := summarize(account{
+			now: now, prefetch: prefetch, outcome: step.Prefetches[prefetch.key()], nodes: seen.nodes,
+			held: held, unwritten: begun.failed, fallback: r.Limits.MirrorFallback != plan.FallbackNever,
+		})
+		if equality.Semantic.DeepEqual(before, &after) {
+			continue
+		}
+		if due := r.reports.due(prefetch.object.UID); now.Before(due) && !pressing(before, &after) {
+			result.again = earliest(result.again, due)
+			continue
+		}
+		write := statusWrite{before: before, object: prefetch.object.DeepCopy()}
+		write.object.Status = after
+		news = append(news, write)
+	}
+	errs := inParallel(news, func(w statusWrite) error { return r.Client.Status().Update(ctx, w.object) })
+	for i, write := range news {
+		switch err := errs[i]; {
+		case err == nil:
+			r.told(ctx, write)
+		case movedOn(err):
+			result.again = earliest(result.again, r.Clock.Now().Add(passInterval))
+		default:
+			result.err = errors.Join(result.err, fmt.Errorf("write status of ImagePrefetch %s: %w", client.ObjectKeyFromObject(write.object), err))
+		}
+	}
+	return result
+}
+
+// pressing tells whether somebody waits for this news: a condition changed, or the
+// digest of a tag became known, which must survive the node that resolved it. Counts
+// can wait, or a large distribution would write its status for every node.
+func pressing(before, after *v1alpha1.ImagePrefetchStatus) bool {
+	if before.ObservedGeneration != after.ObservedGeneration || len(before.Images) != len(after.Images) {
+		return true
+	}
+	for i := range after.Images {
+		if before.Images[i].Digest != after.Images[i].Digest || before.Images[i].ResolvedFor != after.Images[i].ResolvedFor {
+			return true
+		}
+	}
+	return len(transitions(before, after)) > 0
+}
+
+// transitions are the conditions whose status or reason changed.
+func transitions(before, after *v1alpha1.ImagePrefetchStatus) []metav1.Condition {
+	var changed []metav1.Condition
+	for _, condition := range after.Conditions {
+		was := meta.FindStatusCondition(before.Conditions, condition.Type)
+		if was == nil || was.Status != condition.Status || was.Reason != condition.Reason {
+			changed = append(changed, condition)
+		}
+	}
+	return changed
+}
+
+// statusWrite is a status to be written, and what it was.
+type statusWrite struct {
+	before *v1alpha1.ImagePrefetchStatus
+	object *v1alpha1.ImagePrefetch
+}
+
+// told follows up on a status that was written.
+func (r *Reconciler) told(ctx context.Context, write statusWrite) {
+	now, object := r.Clock.Now(), write.object
+	r.prefetches.put(object, now)
+	r.reports.wrote(object.UID, now)
+	for _, condition := range transitions(write.before, &object.Status) {
+		was := meta.FindStatusCondition(write.before.Conditions, condition.Type)
+		if was == nil && condition.Reason == v1alpha1.ReasonAsExpected {
+			continue // that nothing is wrong with a new object is no news
+		}
+		logf.FromContext(ctx).Info("Changed condition", "imagePrefetch", client.ObjectKeyFromObject(object),
+			"type", condition.Type, "status", condition.Status, "reason", condition.Reason)
+		r.Recorder.Eventf(object, nil, eventType(condition), condition.Reason, "Distribute", "%s", condition.Message)
+	}
+	if meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionReady) &&
+		!meta.IsStatusConditionTrue(write.before.Conditions, v1alpha1.ConditionReady) {
+		since := object.CreationTimestamp
+		if was := meta.FindStatusCondition(write.before.Conditions, v1alpha1.ConditionReady); was != nil {
+			since = was.LastTransitionTime
+		}
+		r.Metrics.becameReady(now.Sub(since.Time))
+	}
+}
+
+// eventType is Warning for what wants attention.
+func eventType(condition metav1.Condition) string {
+	switch condition.Reason {
+	case v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated,
+		v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonAsExpected:
+		return corev1.EventTypeNormal
+	}
+	return corev1.EventTypeWarning
+}
+
+// heldIn tells of a name and a digest whether any node holds it. Few ask, so it looks
+// only when the first does.
+func heldIn(nodes map[string]*observedNode) func(name, digest string) bool {
+	type holding struct{ name, digest string }
+	held := sync.OnceValue(func() map[holding]bool {
+		all := map[holding]bool{}
+		for _, node := range nodes {
+			for name, entry := range node.plan.Entries {
+				if entry.Status != nil && entry.Status.State == v1alpha1.ImagePresent {
+					all[holding{name, entry.Status.Digest}] = true
+				}
+			}
+		}
+		return all
+	})
+	return func(name, digest string) bool { return held()[holding{name, digest}] }
+}
+
+// reportTimes is when each status was last written.
+type reportTimes struct {
+	last map[types.UID]time.Time
+}
+
+func (t *reportTimes) wrote(uid types.UID, now time.Time) {
+	if t.last == nil {
+		t.last = map[types.UID]time.Time{}
+	}
+	t.last[uid] = now
+}
+
+// due is when counts alone may be written again.
+func (t *reportTimes) due(uid types.UID) time.Time {
+	if last, ok := t.last[uid]; ok {
+		return last.Add(statusInterval)
+	}
+	return time.Time{}
+}
+
+// keep forgets all but the ImagePrefetches that are alive.
+func (t *reportTimes) keep(alive map[types.UID]bool) {
+	maps.DeleteFunc(t.last, func(uid types.UID, _ time.Time) bool { return !alive[uid] })
+}

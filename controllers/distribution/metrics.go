@@ -1,0 +1,78 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// Metrics are the controller's own figures.
+type Metrics struct {
+	assigned      *prometheus.CounterVec
+	seedsReplaced prometheus.Counter
+	waveNodes     prometheus.Histogram
+	timeToReady   prometheus.Histogram
+}
+
+// NewMetrics makes the figures and registers them.
+func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		assigned: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_pulls_assigned_total",
+			Help: "Images given to nodes to pull, by where they may come from (Default: upstream, Mirror: peers only).",
+		}, []string{"registry_policy"}),
+		seedsReplaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluice_seeds_replaced_total",
+			Help: "Nodes that were relieved of pulling an image from upstream before they held it.",
+		}),
+		waveNodes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "sluice_wave_nodes",
+			Help:    "Nodes that were told in one pass to pull the same image from the mirror.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+		}),
+		timeToReady: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "sluice_imageprefetch_time_to_ready_seconds",
+			Help:    "Time from an ImagePrefetch becoming not Ready, or being created, to it being Ready.",
+			Buckets: prometheus.ExponentialBuckets(0.5, 2, 14),
+		}),
+	}
+	for _, collector := range []prometheus.Collector{m.assigned, m.seedsReplaced, m.waveNodes, m.timeToReady} {
+		if err := registry.Register(collector); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// started counts what was handed out by writes that went through. wanted tells
+// whether any ImagePrefetch wants an image.
+func (m *Metrics) started(writes []*setWrite, wanted func(image string) bool) {
+	waves := map[string]int{}
+	for _, write := range writes {
+		for _, name := range gained(write.before, write.set.Spec.ImageSet, v1alpha1.RegistryPolicyMirror) {
+			if !write.holds(name) {
+				m.assigned.WithLabelValues(string(v1alpha1.RegistryPolicyMirror)).Inc()
+				waves[name]++
+			}
+		}
+		for range gained(write.before, write.set.Spec.ImageSet, v1alpha1.RegistryPolicyDefault) {
+			m.assigned.WithLabelValues(string(v1alpha1.RegistryPolicyDefault)).Inc()
+		}
+		for _, name := range gained(write.set.Spec.ImageSet, write.before, v1alpha1.RegistryPolicyDefault) {
+			if !write.holds(name) && wanted(name) {
+				m.seedsReplaced.Inc()
+			}
+		}
+	}
+	for _, nodes := range waves {
+		m.waveNodes.Observe(float64(nodes))
+	}
+}
+
+// becameReady notes how long an ImagePrefetch was not Ready.
+func (m *Metrics) becameReady(took time.Duration) { m.timeToReady.Observe(took.Seconds()) }

@@ -1,0 +1,148 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+)
+
+// brokenServer takes writes of NodeImageSets, but fails those of some nodes.
+type brokenServer struct {
+	client.Client
+	mu     sync.Mutex
+	fails  map[string]error
+	writes []string
+}
+
+func (b *brokenServer) Create(_ context.Context, object client.Object, _ ...client.CreateOption) error {
+	return b.write("create", object)
+}
+
+func (b *brokenServer) Update(_ context.Context, object client.Object, _ ...client.UpdateOption) error {
+	return b.write("update", object)
+}
+
+func (b *brokenServer) write(verb string, object client.Object) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.writes = append(b.writes, verb+" "+object.GetName())
+	return b.fails[object.GetName()]
+}
+
+func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
+	image := func(policy v1alpha1.RegistryPolicy) []v1alpha1.NodeImage {
+		return []v1alpha1.NodeImage{{Name: appV1, RegistryPolicy: policy}}
+	}
+	sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
+	conflict := apierrors.NewConflict(sets, "b", errors.New("changed"))
+	tests := []struct {
+		because string
+		fails   error
+		writes  []string
+		again   bool
+		failed  bool
+	}{
+		{"one node is relieved, another takes over, and a third has nothing to do with it", nil, []string{"update b", "create a", "create c"}, false, false},
+		{"as long as the node cannot be relieved, none takes over", errors.New("refused"), []string{"update b", "create c"}, false, true},
+		{"nor while what is relieved must be looked at again", conflict, []string{"update b", "create c"}, true, false},
+	}
+	for _, test := range tests {
+		t.Run(test.because, func(t *testing.T) {
+			server := &brokenServer{fails: map[string]error{"b": test.fails}}
+			metrics, err := NewMetrics(prometheus.NewRegistry())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &Reconciler{Client: server, Clock: clocktesting.NewFakePassiveClock(noon), Metrics: metrics}
+			seen := &observation{nodes: map[string]*observedNode{}}
+			for _, name := range []string{"a", "b", "c", "doomed"} {
+				seen.nodes[name] = &observedNode{plan: plan.Node{Name: name}, uid: types.UID(name), doomed: name == "doomed"}
+			}
+			seen.nodes["b"].set = &v1alpha1.NodeImageSet{
+				ObjectMeta: metav1.ObjectMeta{Name: "b", ResourceVersion: "1"},
+				Spec:       v1alpha1.NodeImageSetSpec{NodeName: "b", ImageSet: image(v1alpha1.RegistryPolicyDefault)},
+			}
+			got := r.start(t.Context(), seen, plan.Step{Sets: map[string][]v1alpha1.NodeImage{
+				"a": image(v1alpha1.RegistryPolicyDefault), "b": image(v1alpha1.RegistryPolicyMirror), "c": image(v1alpha1.RegistryPolicyMirror),
+				"doomed": image(v1alpha1.RegistryPolicyDefault), "gone": image(v1alpha1.RegistryPolicyDefault),
+			}})
+			slices.Sort(server.writes[1:]) // these are written at the same time
+			if !slices.Equal(server.writes, test.writes) {
+				t.Errorf("wrote %q, want %q", server.writes, test.writes)
+			}
+			if got.again.IsZero() == test.again || (got.err() != nil) != test.failed {
+				t.Errorf("look again at %v, error %v", got.again, got.err())
+			}
+			if _, remembered := r.sets.objects[client.ObjectKey{Name: "b"}]; remembered != (test.fails == nil) {
+				t.Errorf("the write is remembered: %v", remembered)
+			}
+		})
+	}
+}
+
+func TestNodesOfAWaveAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	metrics, err := NewMetrics(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := func(name string) v1alpha1.NodeImage {
+		return v1alpha1.NodeImage{Name: name, RegistryPolicy: v1alpha1.RegistryPolicyMirror}
+	}
+	write := func(before []v1alpha1.NodeImage, after ...v1alpha1.NodeImage) *setWrite {
+		return &setWrite{before: before, set: &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: after}}}
+	}
+	metrics.started([]*setWrite{
+		write(nil, peer(appV1), peer(webV1)),
+		write([]v1alpha1.NodeImage{peer(webV1)}, peer(appV1), peer(webV1)), // it had the one before
+		write(nil, v1alpha1.NodeImage{Name: webV1, RegistryPolicy: v1alpha1.RegistryPolicyDefault}),
+	}, func(string) bool { return true })
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "sluice_wave_nodes" {
+			if h := family.GetMetric()[0].GetHistogram(); h.GetSampleCount() != 2 || h.GetSampleSum() != 3 {
+				t.Errorf("%d waves of %v nodes together, want 2 of 3", h.GetSampleCount(), h.GetSampleSum())
+			}
+			return
+		}
+	}
+	t.Error("there is no sluice_wave_nodes")
+}
+
+func TestWhatMakesTheStateUncertain(t *testing.T) {
+	sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
+	for because, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"success":                          {nil, false},
+		"the connection broke":             {errors.New("connection reset by peer"), true},
+		"the server gave up waiting":       {apierrors.NewTimeoutError("etcd", 1), true},
+		"the server had trouble":           {apierrors.NewInternalError(errors.New("etcd")), true},
+		"there is one that nobody knew":    {apierrors.NewAlreadyExists(sets, "a"), true},
+		"the agent wrote its status":       {apierrors.NewConflict(sets, "a", errors.New("changed")), false},
+		"a refusal, which changes nothing": {apierrors.NewForbidden(sets, "a", errors.New("no")), false},
+	} {
+		if got := uncertain(test.err); got != test.want {
+			t.Errorf("%s: got %v", because, got)
+		}
+	}
+}

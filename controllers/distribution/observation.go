@@ -1,0 +1,145 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+)
+
+// observation is the cluster as one pass sees it. What it points to belongs to the
+// cache: read only.
+type observation struct {
+	state plan.State
+	// prefetches are sorted by key; those that are being deleted are left out.
+	prefetches []observedPrefetch
+	nodes      map[string]*observedNode
+	// recheck is when the cache should show what it does not show yet.
+	recheck time.Time
+}
+
+// observe reads the cache, lays over it what was written last, and makes the plan's
+// state of it.
+func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
+	now := r.Clock.Now()
+	for _, uid := range r.departed.take() {
+		r.sets.forget(uid)
+		r.prefetches.forget(uid)
+	}
+	var (
+		nodes      corev1.NodeList
+		sets       v1alpha1.NodeImageSetList
+		prefetches v1alpha1.ImagePrefetchList
+	)
+	for _, list := range []client.ObjectList{&nodes, &sets, &prefetches} {
+		// Copying thousands of objects in each pass would be most of its cost.
+		if err := r.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, fmt.Errorf("list %T from the cache: %w", list, err)
+		}
+	}
+	setsNow, prefetchesNow := r.sets.over(byKey(sets.Items)), r.prefetches.over(byKey(prefetches.Items))
+	if !r.primed || r.sets.overdue(now) || r.prefetches.overdue(now) {
+		if err := r.readBack(ctx, now); err != nil {
+			return nil, err
+		}
+		r.primed = true
+		setsNow, prefetchesNow = r.sets.over(byKey(sets.Items)), r.prefetches.over(byKey(prefetches.Items))
+	}
+	check, err := r.readPolicies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := &observation{
+		state:      plan.State{Now: now, Memory: r.memory},
+		nodes:      r.observeNodes(nodes.Items, setsNow, now),
+		prefetches: r.observePrefetches(prefetchesNow, check),
+		recheck:    earliest(r.sets.recheck(), r.prefetches.recheck()),
+	}
+	for _, node := range seen.nodes {
+		seen.state.Nodes = append(seen.state.Nodes, node.plan)
+	}
+	for _, prefetch := range seen.prefetches {
+		if prefetch.refusal == nil {
+			seen.state.Prefetches = append(seen.state.Prefetches, prefetch.plan())
+		}
+	}
+	return seen, nil
+}
+
+// readBack asks the API server itself for all that this controller writes. A new
+// leader would otherwise plan on a cache that does not show the last one's writes,
+// and choose a second seed.
+func (r *Reconciler) readBack(ctx context.Context, now time.Time) error {
+	var sets v1alpha1.NodeImageSetList
+	if err := r.APIReader.List(ctx, &sets); err != nil {
+		return fmt.Errorf("list NodeImageSets from the API server: %w", err)
+	}
+	var prefetches v1alpha1.ImagePrefetchList
+	if err := r.APIReader.List(ctx, &prefetches); err != nil {
+		return fmt.Errorf("list ImagePrefetches from the API server: %w", err)
+	}
+	r.sets.refill(pointers(sets.Items), now)
+	r.prefetches.refill(pointers(prefetches.Items), now)
+	return nil
+}
+
+func pointers[T any](items []T) []*T {
+	all := make([]*T, len(items))
+	for i := range items {
+		all[i] = &items[i]
+	}
+	return all
+}
+
+// object is *T where that is an API object.
+type object[T any] interface {
+	*T
+	client.Object
+}
+
+func byKey[T any, O object[T]](items []T) map[client.ObjectKey]O {
+	all := make(map[client.ObjectKey]O, len(items))
+	for i := range items {
+		item := O(&items[i])
+		all[client.ObjectKeyFromObject(item)] = item
+	}
+	return all
+}
+
+// observePrefetches views the ImagePrefetches, in the order of their keys.
+func (r *Reconciler) observePrefetches(objects map[client.ObjectKey]*v1alpha1.ImagePrefetch, check policyCheck) []observedPrefetch {
+	var all []observedPrefetch
+	alive := make(map[types.UID]bool, len(objects))
+	for _, object := range objects {
+		if !object.DeletionTimestamp.IsZero() || !check.knows(object) {
+			continue
+		}
+		alive[object.UID] = true
+		prefetch := observePrefetch(object, &r.references, r.PullSecrets)
+		if prefetch.refusal == nil {
+			prefetch.refusal = check.refuse(object)
+		}
+		all = append(all, prefetch)
+	}
+	r.references.keep(alive)
+	r.verdicts.keep(alive)
+	r.reports.keep(alive)
+	slices.SortFunc(all, func(a, b observedPrefetch) int { return strings.Compare(a.key(), b.key()) })
+	return all
+}
+
+// wants tells whether any prefetch that is served wants an image.
+func (o *observation) wants(image string) bool {
+	return slices.ContainsFunc(o.state.Prefetches, func(p plan.Prefetch) bool { return slices.Contains(p.Images, image) })
+}

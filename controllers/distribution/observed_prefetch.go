@@ -1,0 +1,176 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/imageref"
+)
+
+// maxRefreshLength is how long a refresh annotation may be to stand in
+// status.images[].resolvedFor as it is; of a longer one stands a hash.
+const maxRefreshLength = 256
+
+// observedPrefetch is an ImagePrefetch with its images parsed.
+type observedPrefetch struct {
+	object *v1alpha1.ImagePrefetch
+	// images are those of the spec, in its order. Two of them may mean the same
+	// image: it is planned once, and reported under each name.
+	images []image
+	// refusal is why nothing is brought anywhere for it; nil where it is served.
+	refusal *refusal
+}
+
+// image is an image of a spec as the plan and the nodes know it.
+type image struct {
+	name   string // normalized
+	digest string // in the name; empty where that is a tag
+}
+
+// refusal is why a prefetch is not served, as its Ready condition says it.
+type refusal struct {
+	reason, message string
+}
+
+func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSecrets bool) observedPrefetch {
+	images, err := memo.parse(object)
+	if err != nil {
+		return observedPrefetch{object: object, refusal: &refusal{
+			reason:  v1alpha1.ReasonInvalidSpec,
+			message: fmt.Sprintf("spec.images: %v: write it as in a Pod, such as ghcr.io/org/app:v2", err),
+		}}
+	}
+	return observedPrefetch{object: object, images: images, refusal: unsupported(object, pullSecrets)}
+}
+
+// unsupported refuses pull secrets where no agent could ask for what is in them.
+// Bringing the images without the credentials would fail in a way that explains less.
+func unsupported(object *v1alpha1.ImagePrefetch, pullSecrets bool) *refusal {
+	if pullSecrets || len(object.Spec.ImagePullSecrets) == 0 {
+		return nil
+	}
+	return &refusal{
+		reason: v1alpha1.ReasonUnsupported,
+		message: "spec.imagePullSecrets is not served, for the controller runs without --credentials-bind-address, and nothing is pulled: " +
+			"set that, or remove imagePullSecrets if the nodes themselves have credentials for the registry, or if it asks for none",
+	}
+}
+
+func (p observedPrefetch) key() string {
+	return client.ObjectKeyFromObject(p.object).String()
+}
+
+// resolution is what the tags are to be resolved for: it changes when they are to be
+// asked for again.
+func (p observedPrefetch) resolution() string {
+	generation := strconv.FormatInt(p.object.Generation, 10)
+	refresh, ok := p.object.Annotations[v1alpha1.RefreshAnnotation]
+	if !ok {
+		return generation
+	}
+	if len(refresh) > maxRefreshLength {
+		sum := sha256.Sum256([]byte(refresh))
+		refresh = hex.EncodeToString(sum[:])
+	}
+	return generation + "/" + refresh
+}
+
+// plan is what the plan sees of the prefetch.
+func (p observedPrefetch) plan() plan.Prefetch {
+	spec := &p.object.Spec
+	view := plan.Prefetch{
+		Key:          p.key(),
+		Namespace:    p.object.Namespace,
+		UID:          string(p.object.UID),
+		CreatedAt:    p.object.CreationTimestamp.Time,
+		Resolution:   p.resolution(),
+		Resolved:     p.resolved(),
+		NodeSelector: spec.NodeSelector,
+		Tolerations:  spec.Tolerations,
+		Replicas:     spec.Replicas,
+		RetryLimit:   ptr.Deref(spec.ImageDownloadRetryLimit, 3),
+		Retention:    spec.Retention,
+	}
+	listed := make(map[string]bool, len(p.images))
+	for _, image := range p.images {
+		if !listed[image.name] {
+			listed[image.name] = true
+			view.Images = append(view.Images, image.name)
+		}
+	}
+	for _, secret := range spec.ImagePullSecrets {
+		view.PullSecrets = append(view.PullSecrets,
+			v1alpha1.NamespacedSecretReference{Namespace: p.object.Namespace, Name: secret.Name})
+	}
+	return view
+}
+
+// resolved are the digests that the status records, by normalized name.
+func (p observedPrefetch) resolved() map[string]plan.Resolved {
+	recorded := make(map[string]v1alpha1.ImageStatus, len(p.object.Status.Images))
+	for _, image := range p.object.Status.Images {
+		recorded[image.Name] = image
+	}
+	resolved := make(map[string]plan.Resolved, len(p.images))
+	for i, image := range p.images {
+		was, ok := recorded[string(p.object.Spec.Images[i])]
+		if !ok || was.Digest == "" {
+			continue
+		}
+		// Of two names for one image, one may have been listed before the other.
+		if known, ok := resolved[image.name]; ok && known.For == p.resolution() {
+			continue
+		}
+		resolved[image.name] = plan.Resolved{Digest: was.Digest, For: was.ResolvedFor}
+	}
+	return resolved
+}
+
+// referenceMemo keeps the parsed images of each ImagePrefetch for as long as its
+// spec stands, because a pass sees them all.
+type referenceMemo struct {
+	parsed map[types.UID]parsedImages
+}
+
+type parsedImages struct {
+	generation int64
+	images     []image
+	err        error
+}
+
+func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]image, error) {
+	if known, ok := m.parsed[object.UID]; ok && known.generation == object.Generation {
+		return known.images, known.err
+	}
+	entry := parsedImages{generation: object.Generation}
+	for _, written := range object.Spec.Images {
+		reference, err := imageref.Parse(string(written))
+		if err != nil {
+			entry.images, entry.err = nil, err
+			break
+		}
+		entry.images = append(entry.images, image{name: reference.String(), digest: reference.Digest().String()})
+	}
+	if m.parsed == nil {
+		m.parsed = map[types.UID]parsedImages{}
+	}
+	m.parsed[object.UID] = entry
+	return entry.images, entry.err
+}
+
+// keep forgets all but the ImagePrefetches that are alive.
+func (m *referenceMemo) keep(alive map[types.UID]bool) {
+	maps.DeleteFunc(m.parsed, func(uid types.UID, _ parsedImages) bool { return !alive[uid] })
+}

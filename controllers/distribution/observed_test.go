@@ -1,0 +1,292 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+)
+
+func TestResolution(t *testing.T) {
+	annotated := func(value string) map[string]string { return map[string]string{v1alpha1.RefreshAnnotation: value} }
+	tests := []struct {
+		because     string
+		annotations map[string]string
+		want        string
+	}{
+		{"a new generation asks again", nil, "7"},
+		{"so does each value of the annotation", annotated("2026-01-02"), "7/2026-01-02"},
+		{"an empty value is one too", annotated(""), "7/"},
+		{"a value that the status has no room for stands there as a hash", annotated(strings.Repeat("x", 257)),
+			"7/15eb95a462ee20bd91a415ae2d4aed341288186ddaa2b37908f7d592f0c3f85f"},
+	}
+	for _, test := range tests {
+		t.Run(test.because, func(t *testing.T) {
+			p := observedPrefetch{object: &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Generation: 7, Annotations: test.annotations}}}
+			if got := p.resolution(); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestPlanOfPrefetch(t *testing.T) {
+	object := &v1alpha1.ImagePrefetch{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app", UID: "u1", Generation: 2},
+		Spec: v1alpha1.ImagePrefetchSpec{
+			Images:                  []v1alpha1.ImageReference{"nginx", "docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
+			NodeSelector:            map[string]string{"disk": "fast"},
+			Tolerations:             []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+			Replicas:                ptr.To[int32](2),
+			ImageDownloadRetryLimit: ptr.To[int32](0),
+			Retention:               v1alpha1.RetentionBestEffort,
+			ImagePullSecrets:        []v1alpha1.SecretReference{{Name: "pull"}},
+		},
+		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{
+			// The second name was added in generation 2, and is resolved already.
+			{Name: "nginx", Digest: one, ResolvedFor: "1"}, {Name: "docker.io/library/nginx:latest", Digest: two, ResolvedFor: "2"},
+			{Name: "ghcr.io/org/app:v1"}, {Name: "ghcr.io/org/gone:v1", Digest: one, ResolvedFor: "1"},
+		}},
+	}
+	want := plan.Prefetch{
+		Key: "shop/app", Namespace: "shop", UID: "u1", Resolution: "2",
+		Images:       []string{"docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
+		Resolved:     map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: two, For: "2"}},
+		NodeSelector: map[string]string{"disk": "fast"},
+		Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		Replicas:     ptr.To[int32](2),
+		RetryLimit:   0,
+		Retention:    v1alpha1.RetentionBestEffort,
+		PullSecrets:  []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
+	}
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).plan()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPlanOfNode(t *testing.T) {
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "a", UID: "n1", ResourceVersion: "1", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}, Annotations: map[string]string{"large": "one"},
+		},
+		Spec: corev1.NodeSpec{Unschedulable: true, Taints: []corev1.Taint{{Key: "dedicated", Effect: corev1.TaintEffectNoSchedule}}, PodCIDR: "10.0.0.0/24"},
+		Status: corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{
+				{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady"},
+				{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue}, {Type: corev1.NodeMemoryPressure, Status: corev1.ConditionTrue},
+			},
+			NodeInfo: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "arm64", KernelVersion: "6.18"},
+			Images:   []corev1.ContainerImage{{Names: []string{appV1, webV1}, SizeBytes: 5}},
+		},
+	}
+	trimmed, err := trimNode(node.DeepCopy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := plan.Node{
+		Name: "a", Labels: node.Labels, Taints: node.Spec.Taints, Platform: "linux/arm64", Zone: "z1",
+		Ready: true, Unschedulable: true, DiskPressure: true, Hints: []string{appV1, webV1}, Acknowledged: true,
+	}
+	for what, node := range map[string]*corev1.Node{"as it is": node, "as the cache keeps it": trimmed.(*corev1.Node)} {
+		if diff := cmp.Diff(want, observeNode(nil, node, nil, noon).plan); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	if kept := trimmed.(*corev1.Node); len(kept.Annotations) != 0 || kept.Spec.PodCIDR != "" || len(kept.Status.Conditions) != 2 || kept.Status.Conditions[0].Reason != "" {
+		t.Errorf("the cache keeps more than it needs: %+v", kept)
+	}
+}
+
+// TestWhenAnAgentMoved follows one node through passes that are a minute apart.
+func TestWhenAnAgentMoved(t *testing.T) {
+	at := func(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
+	asked := func(generation int64, images ...string) *v1alpha1.NodeImageSet {
+		set := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "a", Generation: generation}}
+		for _, image := range images {
+			set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image, Digest: one})
+		}
+		return set
+	}
+	answered := func(set *v1alpha1.NodeImageSet, observed int64, states ...v1alpha1.ImageState) *v1alpha1.NodeImageSet {
+		set.Status.ObservedGeneration = observed
+		for i, state := range states {
+			set.Status.Images = append(set.Status.Images, v1alpha1.NodeImageStatus{Name: set.Spec.ImageSet[i].Name, State: state})
+		}
+		return set
+	}
+	steps := []struct {
+		because        string
+		set            *v1alpha1.NodeImageSet
+		acknowledged   bool
+		heard, app, in int // minutes; app and web are when their entries moved
+	}{
+		0: {"the first sight of a spec counts from then on", asked(1, appV1), false, 0, 0, 0},
+		1: {"time alone moves nothing", asked(1, appV1), false, 0, 0, 0},
+		2: {"more that is asked of an agent that does not answer does not hide its silence", asked(2, appV1, webV1), false, 0, 0, 2},
+		3: {"an answer is heard", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePulling, v1alpha1.ImagePending), true, 3, 3, 3},
+		4: {"progress of one image is not that of the other", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), true, 4, 4, 3},
+		5: {"a new spec gives an agent that answered its time anew", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), false, 5, 4, 3},
+		6: {"and is not heard until it answers", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), false, 5, 4, 3},
+	}
+	var view *observedNode
+	for i, step := range steps {
+		step.set.ResourceVersion, step.set.UID = string(rune('a'+i)), "s1"
+		view = observeNode(view, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, step.set, at(i))
+		if view.plan.Acknowledged != step.acknowledged {
+			t.Errorf("%s: acknowledged %v", step.because, view.plan.Acknowledged)
+		}
+		if !view.plan.HeardAt.Equal(at(step.heard)) {
+			t.Errorf("%s: heard at %s, want %s", step.because, view.plan.HeardAt, at(step.heard))
+		}
+		for image, want := range map[string]int{appV1: step.app, webV1: step.in} {
+			if entry, ok := view.plan.Entries[image]; ok && !entry.ProgressAt.Equal(at(want)) {
+				t.Errorf("%s: %s moved at %s, want %s", step.because, image, entry.ProgressAt, at(want))
+			}
+		}
+	}
+}
+
+func TestTryingAgainIsNoProgress(t *testing.T) {
+	pull := func(change ...func(*v1alpha1.NodeImageStatus)) v1alpha1.NodeImageStatus {
+		status := v1alpha1.NodeImageStatus{Name: appV1, State: v1alpha1.ImagePulling, Digest: one, SizeBytes: 100, PulledBytes: 10, Attempts: 1}
+		for _, f := range change {
+			f(&status)
+		}
+		return status
+	}
+	waits := func(s *v1alpha1.NodeImageStatus) {
+		s.State, s.Reason = v1alpha1.ImagePending, v1alpha1.ReasonNoProgress
+	}
+	again := func(s *v1alpha1.NodeImageStatus) {
+		s.Attempts, s.PulledBytes, s.Reason = s.Attempts+1, 0, v1alpha1.ReasonNoProgress
+	}
+	for _, test := range []struct {
+		because       string
+		before, after v1alpha1.NodeImageStatus
+		progress      bool
+	}{
+		{"a try that ended", pull(), pull(waits), false},
+		{"the next one, which begins at zero", pull(waits), pull(again), false},
+		{"when it ended", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.FinishedAt = ptr.To(metav1.NewTime(noon)) }), false},
+		{"the limit of tries", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImageFailed }), false},
+		{"bytes", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.PulledBytes++ }), true},
+		{"bytes of a further try", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.PulledBytes = 1 }), true},
+		{"the size", pull(func(s *v1alpha1.NodeImageStatus) { s.SizeBytes = 0 }), pull(), true},
+		{"a digest", pull(func(s *v1alpha1.NodeImageStatus) { s.Digest = "" }), pull(), true},
+		{"an answer of the same digest", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.Request = "m" }), true},
+		{"a slot on the node", pull(func(s *v1alpha1.NodeImageStatus) { s.State, s.Attempts = v1alpha1.ImagePending, 0 }), pull(), true},
+		{"a deletion, from which on it comes again", pull(func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImagePresent }), pull(), true},
+	} {
+		t.Run(test.because, func(t *testing.T) {
+			at := func(version string, status v1alpha1.NodeImageStatus) *v1alpha1.NodeImageSet {
+				set := set("a", "s1", version)
+				set.Spec.ImageSet = []v1alpha1.NodeImage{{Name: appV1}}
+				set.Status.Images = []v1alpha1.NodeImageStatus{status}
+				return set
+			}
+			node, later := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, noon.Add(time.Minute)
+			view := observeNode(observeNode(nil, node, at("1", test.before), noon), node, at("2", test.after), later)
+			entry, want := view.plan.Entries[appV1], noon
+			if test.progress {
+				want = later
+			}
+			if !entry.ProgressAt.Equal(want) || !entry.ChangedAt.Equal(later) {
+				t.Errorf("got on at %v and changed at %v, want %v and %v", entry.ProgressAt, entry.ChangedAt, want, later)
+			}
+		})
+	}
+}
+
+func TestSetOfAnotherNode(t *testing.T) {
+	owned := func(uids ...string) *v1alpha1.NodeImageSet {
+		set := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "1"}}
+		for _, uid := range uids {
+			set.OwnerReferences = append(set.OwnerReferences, metav1.OwnerReference{Kind: "Node", Name: "a", UID: types.UID(uid)})
+		}
+		return set
+	}
+	for because, test := range map[string]struct {
+		set    *v1alpha1.NodeImageSet
+		doomed bool
+	}{
+		"its own":                         {owned("n1"), false},
+		"an earlier node's of that name":  {owned("n0"), true},
+		"nobody's, so it may be taken":    {owned(), false},
+		"its own, and an earlier node's":  {owned("n0", "n1"), false},
+		"there is none, so one is needed": {nil, false},
+	} {
+		view := observeNode(nil, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, test.set, noon)
+		if view.doomed != test.doomed || view.doomed && (view.set != nil || !view.plan.Acknowledged) {
+			t.Errorf("%s: doomed is %v", because, view.doomed)
+		}
+	}
+}
+
+func TestViewsAreMadeAnewOnlyForWhatChanged(t *testing.T) {
+	node := func(version string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1", ResourceVersion: version}}
+	}
+	view := observeNode(nil, node("1"), set("a", "s1", "1"), noon)
+	if observeNode(view, node("1"), set("a", "s1", "1"), noon) != view {
+		t.Error("nothing changed, and the view was made again")
+	}
+	if observeNode(view, node("2"), set("a", "s1", "1"), noon) == view || observeNode(view, node("1"), set("a", "s1", "2"), noon) == view ||
+		observeNode(view, node("1"), nil, noon) == view {
+		t.Error("a change was not seen")
+	}
+}
+
+func TestWhatBringsAPass(t *testing.T) {
+	for because, test := range map[string]struct {
+		change func(*corev1.Node)
+		want   bool
+	}{
+		"a heartbeat":   {func(n *corev1.Node) { n.Status.Conditions[0].LastHeartbeatTime = metav1.Now() }, false},
+		"a longer list": {func(n *corev1.Node) { n.Status.Images = []corev1.ContainerImage{{Names: []string{appV1}}} }, false},
+		"an annotation": {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, false},
+		"a label":       {func(n *corev1.Node) { n.Labels = map[string]string{"a": "b"} }, true},
+		"a taint":       {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "a"}} }, true},
+		"a cordon":      {func(n *corev1.Node) { n.Spec.Unschedulable = true }, true},
+		"not Ready":     {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, true},
+		"disk pressure": {func(n *corev1.Node) { n.Status.Conditions[1].Status = corev1.ConditionTrue }, true},
+		"its platform":  {func(n *corev1.Node) { n.Status.NodeInfo.Architecture = "arm64" }, true},
+		"another node":  {func(n *corev1.Node) { n.UID = "n2" }, true},
+	} {
+		before := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+			{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse},
+		}}}
+		after := before.DeepCopy()
+		test.change(after)
+		if nodeMoved(before, after) != test.want {
+			t.Errorf("%s: want %v", because, test.want)
+		}
+	}
+	for because, test := range map[string]struct {
+		change func(*v1alpha1.ImagePrefetch)
+		want   bool
+	}{
+		"its own status":      {func(p *v1alpha1.ImagePrefetch) { p.Status.ReadyNodes = 1 }, false},
+		"some annotation":     {func(p *v1alpha1.ImagePrefetch) { p.Annotations = map[string]string{"a": "b"} }, false},
+		"a refresh":           {func(p *v1alpha1.ImagePrefetch) { p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "1"} }, true},
+		"the spec":            {func(p *v1alpha1.ImagePrefetch) { p.Generation = 2 }, true},
+		"deletion, finalized": {func(p *v1alpha1.ImagePrefetch) { p.DeletionTimestamp = ptr.To(metav1.Now()) }, true},
+	} {
+		before := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
+		after := before.DeepCopy()
+		test.change(after)
+		if prefetchMoved(before, after) != test.want {
+			t.Errorf("%s: want %v", because, test.want)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/policy"
+)
+
+// policyCheck is what policies say of the ImagePrefetches of one pass. The webhook has
+// asked the same before they were stored, but policies, the labels of namespaces and
+// the default change.
+type policyCheck struct {
+	fallback policy.Default
+	policies []v1alpha1.PrefetchPolicy
+	// version changes with any policy.
+	version string
+	// namespaces are nil where none is needed, because everything is allowed.
+	namespaces map[string]*corev1.Namespace
+	memo       *policyMemo
+}
+
+// policyMemo keeps the verdicts for as long as nothing they rest on changes, because a
+// pass sees all ImagePrefetches.
+type policyMemo map[types.UID]verdict
+
+type verdict struct {
+	generation                 int64
+	namespaceVersion, policies string
+	refusal                    *refusal
+}
+
+// readPolicies reads the cache.
+func (r *Reconciler) readPolicies(ctx context.Context) (policyCheck, error) {
+	check := policyCheck{fallback: r.DefaultPolicy, memo: &r.verdicts}
+	var policies v1alpha1.PrefetchPolicyList
+	if err := r.Client.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
+		return check, fmt.Errorf("list PrefetchPolicies from the cache: %w", err)
+	}
+	check.policies = policies.Items
+	if len(check.policies) == 0 && check.fallback == policy.DefaultAllow {
+		return check, nil
+	}
+	var namespaces corev1.NamespaceList
+	if err := r.Client.List(ctx, &namespaces, client.UnsafeDisableDeepCopy); err != nil {
+		return check, fmt.Errorf("list Namespaces from the cache: %w", err)
+	}
+	check.namespaces = make(map[string]*corev1.Namespace, len(namespaces.Items))
+	for i := range namespaces.Items {
+		check.namespaces[namespaces.Items[i].Name] = &namespaces.Items[i]
+	}
+	versions := make([]string, len(check.policies))
+	for i := range check.policies {
+		versions[i] = string(check.policies[i].UID) + "@" + check.policies[i].ResourceVersion
+	}
+	slices.Sort(versions)
+	check.version = strings.Join(versions, " ")
+	return check, nil
+}
+
+// knows tells whether a prefetch can be judged: the cache may show it before it shows
+// its namespace. The namespace's own event has the pass made again.
+func (c policyCheck) knows(object *v1alpha1.ImagePrefetch) bool {
+	return c.namespaces == nil || c.namespaces[object.Namespace] != nil
+}
+
+// refuse tells why policies do not admit a prefetch; nil if they do.
+func (c policyCheck) refuse(object *v1alpha1.ImagePrefetch) *refusal {
+	if c.namespaces == nil {
+		return nil
+	}
+	namespace := c.namespaces[object.Namespace]
+	known := verdict{generation: object.Generation, namespaceVersion: namespace.ResourceVersion, policies: c.version}
+	if was, ok := (*c.memo)[object.UID]; ok {
+		known.refusal = was.refusal
+		if known == was {
+			return was.refusal
+		}
+		known.refusal = nil
+	}
+	violations := policy.Evaluate(policy.Namespace{Name: namespace.Name, Labels: namespace.Labels}, &object.Spec, c.policies, c.fallback)
+	if len(violations) > 0 {
+		known.refusal = &refusal{reason: v1alpha1.ReasonPolicyDenied, message: violations.ToAggregate().Error()}
+	}
+	if *c.memo == nil {
+		*c.memo = policyMemo{}
+	}
+	(*c.memo)[object.UID] = known
+	return known.refusal
+}
+
+// keep forgets all but the ImagePrefetches that are alive.
+func (m policyMemo) keep(alive map[types.UID]bool) {
+	maps.DeleteFunc(m, func(uid types.UID, _ verdict) bool { return !alive[uid] })
+}

@@ -1,0 +1,221 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// Outcome names the rule that decided.
+type Outcome string
+
+const (
+	// OutcomeUngated (rule 1): the Deployment names no ImagePrefetch, or skips the gate.
+	OutcomeUngated Outcome = "Ungated"
+	// OutcomeKnown (rule 1): its images are those that were last let through.
+	OutcomeKnown Outcome = "Known"
+	// OutcomeReady (rule 2): the ImagePrefetch is Ready and has all its images.
+	OutcomeReady Outcome = "Ready"
+	// OutcomeOwnerPaused (rule 3): its owner paused it.
+	OutcomeOwnerPaused Outcome = "OwnerPaused"
+	// OutcomeRolling (rule 4): it is rolling out already.
+	OutcomeRolling Outcome = "Rolling"
+	// OutcomeHeld (rule 5): it waits.
+	OutcomeHeld Outcome = "Held"
+	// OutcomeRefused: an annotation was set to what cannot be understood.
+	OutcomeRefused Outcome = "Refused"
+)
+
+// Outcomes are all there are.
+var Outcomes = []Outcome{OutcomeUngated, OutcomeKnown, OutcomeReady, OutcomeOwnerPaused, OutcomeRolling, OutcomeHeld, OutcomeRefused}
+
+// clockSkew bounds how far a held-at of this very request may be from now: another
+// replica may have written it, in the first round of webhooks.
+const clockSkew = time.Minute
+
+// Write is a Deployment being written.
+type Write struct {
+	// Old is what is stored; nil on creation.
+	Old *appsv1.Deployment
+	// New is what shall be stored.
+	New *appsv1.Deployment
+	// Prefetch is what New names; nil if there is none of that name.
+	Prefetch *v1alpha1.ImagePrefetch
+	// Now is when a hold begins if one begins.
+	Now time.Time
+}
+
+// Decision is what becomes of a write.
+type Decision struct {
+	Outcome Outcome
+	// Refused has the reasons why it is not to be stored at all.
+	Refused field.ErrorList
+	// Patch is what the gate changes about it.
+	Patch []Operation
+	// Warnings are for the client.
+	Warnings []string
+}
+
+// Decide tells what becomes of a write. Deciding again about its own result changes
+// nothing, so that webhooks may be called repeatedly.
+func Decide(w Write) Decision {
+	if !w.New.DeletionTimestamp.IsZero() {
+		return Decision{Outcome: OutcomeUngated}
+	}
+	settings, wrong := SettingsOf(w.New)
+	if introduced := w.introduced(wrong); len(introduced) > 0 {
+		return Decision{Outcome: OutcomeRefused, Refused: introduced}
+	}
+	was, is := w.marks()
+	outcome, wait := w.outcome(settings, was, is)
+	next := w.next(outcome, was, is)
+	decision := Decision{Outcome: outcome, Patch: patchTo(w.New, next)}
+	if settings.Gated {
+		decision.Warnings = w.warnings(settings, wrong, outcome, wait)
+	}
+	return decision
+}
+
+// marks are those stored, and those to be stored with what the write lost by
+// replacing the whole object, or was not entitled to, put right.
+func (w Write) marks() (was, is marks) {
+	is = marksOf(w.New)
+	if w.Old == nil {
+		is.released = "" // copied from another Deployment or a backup: here nothing was let through yet
+		return was, is
+	}
+	was = marksOf(w.Old)
+	is.released = cmp.Or(is.released, was.released)
+	switch {
+	case was.held() && is.paused && w.ownerPauses():
+		is.hold = ""
+	case was.held() && is.paused:
+		is.hold = cmp.Or(is.hold, was.hold)
+	case was.paused && !was.held() && !w.heldByThisWrite(is):
+		is.hold = "" // the owner's pause does not become ours because someone sets our label
+	}
+	return was, is
+}
+
+// heldByThisWrite tells whether an earlier call for the same write, in the first round
+// of webhooks, has begun the hold.
+func (w Write) heldByThisWrite(is marks) bool {
+	at, err := time.Parse(time.RFC3339, is.heldAt)
+	return err == nil && w.Now.Sub(at).Abs() < clockSkew && is.hold == ImagesOf(&w.New.Spec.Template.Spec).Hash()
+}
+
+// outcome finds the rule that applies; wait is what OutcomeHeld waits for.
+func (w Write) outcome(settings Settings, was, is marks) (outcome Outcome, wait *Wait) {
+	images := ImagesOf(&w.New.Spec.Template.Spec)
+	switch {
+	case !settings.Gated:
+		return OutcomeUngated, nil
+	case images.Hash() == is.released:
+		return OutcomeKnown, nil
+	}
+	wait = waitFor(images, settings.Prefetch, w.Prefetch)
+	switch {
+	case wait == nil:
+		return OutcomeReady, nil
+	case is.paused && !is.held():
+		return OutcomeOwnerPaused, nil
+	case !is.held() && !w.starts(was, is):
+		return OutcomeRolling, nil
+	}
+	return OutcomeHeld, wait
+}
+
+// starts tells whether a rollout may begin with this write.
+func (w Write) starts(was, is marks) bool {
+	return w.Old == nil || was.paused && !is.paused ||
+		ImagesOf(&w.Old.Spec.Template.Spec).Hash() != ImagesOf(&w.New.Spec.Template.Spec).Hash()
+}
+
+// next are the marks that an outcome leaves.
+func (w Write) next(outcome Outcome, was, is marks) marks {
+	hash := ImagesOf(&w.New.Spec.Template.Spec).Hash()
+	if outcome == OutcomeHeld {
+		return marks{paused: true, hold: hash, heldAt: w.heldAt(hash, was, is), released: is.released}
+	}
+	next := marks{paused: is.paused && !is.held(), released: is.released}
+	switch outcome {
+	case OutcomeUngated:
+		next.released = w.New.Annotations[v1alpha1.ReleasedAnnotation]
+	case OutcomeKnown, OutcomeReady, OutcomeRolling:
+		next.released = hash
+	}
+	return next
+}
+
+// heldAt is when the hold of these images began: the stored time if it goes on, that
+// of an earlier call for the same write if there was one, now otherwise. A time that
+// was copied along with a manifest is neither.
+func (w Write) heldAt(hash string, was, is marks) string {
+	if was.held() && was.hold == hash {
+		if _, err := time.Parse(time.RFC3339, was.heldAt); err == nil {
+			return was.heldAt
+		}
+	}
+	if w.heldByThisWrite(is) {
+		return is.heldAt
+	}
+	return w.Now.UTC().Format(time.RFC3339)
+}
+
+// introduced are the errors that this write brings. One that was stored before must
+// not be in the way of other changes.
+func (w Write) introduced(wrong field.ErrorList) field.ErrorList {
+	if w.Old == nil || len(wrong) == 0 {
+		return wrong
+	}
+	_, stored := SettingsOf(w.Old)
+	known := make(map[string]bool, len(stored))
+	for _, err := range stored {
+		known[err.Error()] = true
+	}
+	var introduced field.ErrorList
+	for _, err := range wrong {
+		if !known[err.Error()] {
+			introduced = append(introduced, err)
+		}
+	}
+	return introduced
+}
+
+func (w Write) warnings(settings Settings, wrong field.ErrorList, outcome Outcome, wait *Wait) []string {
+	var warnings []string
+	for _, err := range wrong {
+		warnings = append(warnings, fmt.Sprintf("%v; the default holds", err))
+	}
+	switch {
+	case outcome == OutcomeHeld:
+		warnings = append(warnings, w.heldWarning(settings, wait))
+	case outcome == OutcomeOwnerPaused && w.Old != nil && marksOf(w.Old).held():
+		warnings = append(warnings, "this Deployment was held by Sluice and is now paused by you: resume it when it may roll out")
+	}
+	return append(warnings, w.pullWarnings()...)
+}
+
+func (w Write) heldWarning(settings Settings, wait *Wait) string {
+	verb := "held"
+	if w.Old != nil && w.Old.Spec.Paused && !w.New.Spec.Paused {
+		verb = "not resumed but held"
+	}
+	until := "without end"
+	switch {
+	case settings.Timeout > 0 && settings.OnTimeout == OnTimeoutRelease:
+		until = fmt.Sprintf("for %s at the most", settings.Timeout)
+	case settings.Timeout > 0:
+		until = fmt.Sprintf("also after %s", settings.Timeout)
+	}
+	return fmt.Sprintf("the rollout is %s (%s): %s; to let it go now, annotate the Deployment with %s=%s",
+		verb, until, wait.Message, v1alpha1.GateAnnotation, v1alpha1.GateSkip)
+}

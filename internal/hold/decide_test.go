@@ -1,0 +1,262 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+const (
+	heldB    = "paused hold=B since=0s released=A"
+	stillB   = "paused hold=B since=5m0s released=A"
+	runningA = "running hold=- since=- released=A"
+	runningB = "running hold=- since=- released=B"
+)
+
+// applied is the annotation of client-side apply, of a manifest with this spec.
+func applied(spec string) edit {
+	return annotate(corev1.LastAppliedConfigAnnotation, `{"spec":`+spec+`}`)
+}
+
+func TestDecide(t *testing.T) {
+	running := deployment()
+	holding := deployment(runs(imageB), held(5*time.Minute))
+	ownersPause := deployment(paused(true))
+	neverReleased := dropAnnotation(v1alpha1.ReleasedAnnotation)
+
+	for _, tt := range []struct {
+		reason   string
+		old, new *appsv1.Deployment
+		prefetch *v1alpha1.ImagePrefetch
+		outcome  Outcome
+		want     string
+	}{
+		// Rule 1.
+		{"an ungated Deployment is not ours to touch", nil, deployment(dropAnnotation(v1alpha1.PrefetchAnnotation), runs(imageB)), nil, OutcomeUngated, runningA},
+		{"skip lets every image through", running, with(running, runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
+		{"opting out during a hold ends it", holding, with(holding, annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
+		{"removing the gate during a hold ends it", holding, with(holding, dropAnnotation(v1alpha1.PrefetchAnnotation)), nil, OutcomeUngated, runningA},
+		{"opting out leaves the owner's pause", ownersPause, with(ownersPause, annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, "paused hold=- since=- released=A"},
+		{"images set back during a hold end it", holding, with(holding, runs(imageA)), nil, OutcomeKnown, runningA},
+		{"an undo brings back the released hash with the images", deployment(runs(imageB), annotate(v1alpha1.ReleasedAnnotation, hashOf(imageB))), running, nil, OutcomeKnown, runningA},
+		{"an env-only change is not held", running, with(running, environment("2")), pulling(imageA), OutcomeKnown, runningA},
+		{"a restart is not held", running, with(running, func(d *appsv1.Deployment) {
+			d.Spec.Template.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now"}
+		}), nil, OutcomeKnown, runningA},
+		{"replacing the object with the same images keeps the record", running, with(running, replaced), nil, OutcomeKnown, runningA},
+		{"replacing it with released images during a hold ends the hold", holding, with(holding, replaced, runs(imageA)), nil, OutcomeKnown, runningA},
+		{"the same images under another name are the same", running, with(running, runs("ghcr.io/org/app:a")), nil, OutcomeKnown, runningA},
+
+		// Rule 2.
+		{"ready at creation from an exported manifest, also when called again", nil, deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
+		{"ready at creation", nil, deployment(neverReleased, runs(imageB)), prefetch(imageA, imageB), OutcomeReady, runningB},
+		{"ready at the change", running, with(running, runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
+		{"ready by the next change", holding, with(holding, environment("2")), prefetch(imageB), OutcomeReady, runningB},
+		{"ready while the owner pauses: recorded, and still paused", ownersPause, with(ownersPause, runs(imageB)), prefetch(imageB), OutcomeReady, "paused hold=- since=- released=B"},
+		{"ready when resumed", with(ownersPause, runs(imageB)), deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
+
+		// Rule 3.
+		{"created paused from an exported manifest: when resumed, it is held", nil, deployment(paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=-"},
+		{"created paused by its owner", nil, deployment(neverReleased, runs(imageB), paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=-"},
+		{"paused by its owner with the change", running, with(running, runs(imageB), paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+		{"new images under the owner's pause", ownersPause, with(ownersPause, runs(imageB)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+		{"our label on the owner's pause does not make it ours", with(ownersPause, runs(imageB)), with(ownersPause, runs(imageB), label("x")), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+		{"replaced by a paused manifest during a hold", holding, with(holding, replaced, paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+		{"client-side apply of a manifest that now pauses", with(holding, applied(`{}`)), with(holding, applied(`{"paused":true}`)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+		{"server-side apply of a manifest that now pauses", holding, with(holding, ownedBy("team")), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
+
+		// Rule 4.
+		{"gated in the middle of a rollout", deployment(dropAnnotation(v1alpha1.PrefetchAnnotation), neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB)), nil, OutcomeRolling, runningB},
+		{"an env-only change of what was never recorded", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), environment("2")), nil, OutcomeRolling, runningB},
+		{"another prefetch named, the same images", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), annotate(v1alpha1.PrefetchAnnotation, "other")), nil, OutcomeRolling, runningB},
+		{"the way out closed again", deployment(runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), deployment(runs(imageB)), nil, OutcomeRolling, runningB},
+		{"a label that someone sets on what rolls out is removed", deployment(runs(imageB)), deployment(runs(imageB), label("x")), nil, OutcomeRolling, runningB},
+
+		// Rule 5.
+		{"created before its prefetch", nil, deployment(neverReleased, runs(imageB)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
+		{"new images", running, with(running, runs(imageB)), pulling(imageB), OutcomeHeld, heldB},
+		{"the prefetch lists other tags", running, with(running, runs(imageB)), prefetch(imageA), OutcomeHeld, heldB},
+		{"the prefetch has changed since it was Ready", running, with(running, runs(imageB)), func() *v1alpha1.ImagePrefetch { p := prefetch(imageB); p.Generation++; return p }(), OutcomeHeld, heldB},
+		{"the prefetch is being deleted", running, with(running, runs(imageB)), func() *v1alpha1.ImagePrefetch {
+			p := prefetch(imageB)
+			p.DeletionTimestamp = &metav1.Time{Time: now}
+			return p
+		}(), OutcomeHeld, heldB},
+		{"scaled to zero is held as well: it may be scaled up any time", with(running, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) }), with(running, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) }, runs(imageB)), nil, OutcomeHeld, heldB},
+		{"gated and changed at once", with(running, dropAnnotation(v1alpha1.PrefetchAnnotation)), with(running, runs(imageB)), nil, OutcomeHeld, heldB},
+		{"newer images during a hold begin another", deployment(runs(imageC), held(5*time.Minute)), deployment(runs(imageB), held(0), label(hashOf(imageC))), nil, OutcomeHeld, heldB},
+		{"an env-only change during a hold goes on with it", holding, with(holding, environment("2")), nil, OutcomeHeld, stillB},
+		{"resumed by hand during a hold", holding, with(holding, paused(false)), nil, OutcomeHeld, stillB},
+		{"replaced during a hold", holding, with(holding, replaced), nil, OutcomeHeld, stillB},
+		{"client-side apply with paused: false during a hold", with(holding, applied(`{"paused":false}`)), with(holding, applied(`{"paused":false}`), paused(false)), nil, OutcomeHeld, stillB},
+		{"server-side apply with paused: false during a hold", with(holding, ownedBy("team")), with(holding, ownedBy("team"), paused(false)), nil, OutcomeHeld, stillB},
+		{"server-side apply that owned the field before", with(holding, ownedBy("team")), with(holding, ownedBy("team"), environment("2")), nil, OutcomeHeld, stillB},
+		{"a manifest applied as before that pauses, resumed by hand since", with(holding, applied(`{"paused":true}`)), with(holding, applied(`{"paused":true}`), environment("2")), nil, OutcomeHeld, stillB},
+		{"labels overwritten by a program during a hold", holding, with(holding, dropLabel), nil, OutcomeHeld, stillB},
+		{"held-at removed or moved during a hold", holding, with(holding, annotate(v1alpha1.HeldAtAnnotation, "2040-01-01T00:00:00Z")), nil, OutcomeHeld, stillB},
+		{"the label forged during a hold", holding, with(holding, label("x")), nil, OutcomeHeld, stillB},
+		{"the owner resumes, and images are missing", with(ownersPause, runs(imageB)), deployment(runs(imageB)), nil, OutcomeHeld, heldB},
+		{"created from the manifest of a held one, an hour old", nil, deployment(runs(imageB), held(time.Hour)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
+		{"created from the manifest of a released one: elsewhere or long ago", nil, deployment(), nil, OutcomeHeld, "paused hold=A since=0s released=-"},
+		{"created from one that released other images, which must not pass the next update", nil, deployment(runs(imageB)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
+		{"called again for the creation of what is Ready no more", nil, deployment(), pulling(imageA), OutcomeHeld, "paused hold=A since=0s released=-"},
+		{"called again within the same request, by another clock", nil, deployment(runs(imageB), held(2*time.Second)), nil, OutcomeHeld, "paused hold=B since=2s released=-"},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			before, beforeNew := tt.old.DeepCopy(), tt.new.DeepCopy()
+			decision := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Now: now})
+			if decision.Outcome != tt.outcome {
+				t.Errorf("outcome %s, want %s", decision.Outcome, tt.outcome)
+			}
+			result := patched(t, tt.new, decision.Patch)
+			if got := describe(result); got != tt.want {
+				t.Errorf("leaves %s, want %s", got, tt.want)
+			}
+			if before.String() != tt.old.String() || beforeNew.String() != tt.new.String() {
+				t.Error("the input was changed")
+			}
+			again := Decide(Write{Old: tt.old, New: result, Prefetch: tt.prefetch, Now: now.Add(3 * time.Second)})
+			if len(again.Patch) > 0 {
+				t.Errorf("called again it changes %v", again.Patch)
+			}
+		})
+	}
+}
+
+func TestWarningsSayWhatIsMissing(t *testing.T) {
+	holding := deployment(runs(imageB), held(time.Minute))
+	for _, tt := range []struct {
+		reason   string
+		old, new *appsv1.Deployment
+		prefetch *v1alpha1.ImagePrefetch
+		says     []string
+	}{
+		{"no prefetch", deployment(), deployment(runs(imageB)), nil, []string{`ImagePrefetch "app" does not exist`, "for 10m0s at the most", "sluice.dev/gate=skip"}},
+		{"other tags", deployment(), deployment(runs(imageB)), prefetch(imageA), []string{`ImagePrefetch "app" does not list ` + imageB}},
+		{"many images", deployment(), deployment(runs("a:1", "b:1", "c:1", "d:1", "e:1")), prefetch(imageA), []string{"docker.io/library/c:1 and 2 more"}},
+		{"on its way", deployment(), deployment(runs(imageB)), pulling(imageB), []string{"3 of 12 nodes hold the images; 2 pulling"}},
+		{"failing", deployment(), deployment(runs(imageB)), failing(imageB), []string{"3 of 12 nodes hold the images; 2 pulling; 1 failed: ImagePullUnauthorized on node-7"}},
+		{"resumed", holding, with(holding, paused(false)), nil, []string{"not resumed but held"}},
+		{"no timeout", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "0")), nil, []string{"without end"}},
+		{"on-timeout Hold", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "90s"), annotate(v1alpha1.OnTimeoutAnnotation, "Hold")), nil, []string{"also after 1m30s"}},
+		{"taken over by the owner", holding, with(holding, replaced, paused(true)), nil, []string{"paused by you"}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			warnings := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Now: now}).Warnings
+			if len(warnings) != 1 {
+				t.Fatalf("warnings %q, want one", warnings)
+			}
+			for _, says := range tt.says {
+				if !strings.Contains(warnings[0], says) {
+					t.Errorf("%q lacks %q", warnings[0], says)
+				}
+			}
+		})
+	}
+}
+
+func TestPullPolicyAlwaysIsWarnedOf(t *testing.T) {
+	policy := func(image string, policy corev1.PullPolicy) edit {
+		return func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.InitContainers = []corev1.Container{{Image: image, ImagePullPolicy: policy}}
+		}
+	}
+	for _, tt := range []struct {
+		reason string
+		edit   edit
+		warns  bool
+	}{
+		{"asked for", policy(imageA, corev1.PullAlways), true},
+		{"implied by latest", policy("nginx", ""), true},
+		{"latest, but IfNotPresent", policy("nginx", corev1.PullIfNotPresent), false},
+		{"a tag implies IfNotPresent", policy(imageA, ""), false},
+		{"an image volume", func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: imageA, PullPolicy: corev1.PullAlways}}}}
+		}, true},
+		{"not gated: nobody expects the image to be there", func(d *appsv1.Deployment) {
+			policy(imageA, corev1.PullAlways)(d)
+			delete(d.Annotations, v1alpha1.PrefetchAnnotation)
+		}, false},
+	} {
+		warnings := Decide(Write{New: deployment(tt.edit), Prefetch: prefetch(imageA, "nginx"), Now: now}).Warnings
+		if got := slices.ContainsFunc(warnings, func(s string) bool { return strings.HasPrefix(s, "imagePullPolicy Always") }); got != tt.warns {
+			t.Errorf("%s: warned %t, want %t: %q", tt.reason, got, tt.warns, warnings)
+		}
+	}
+}
+
+func TestAnnotationsThatCannotBeUnderstood(t *testing.T) {
+	for _, tt := range []struct{ key, value, says string }{
+		{v1alpha1.PrefetchAnnotation, "", "name of an ImagePrefetch"},
+		{v1alpha1.PrefetchAnnotation, "other/app", "name of an ImagePrefetch"},
+		{v1alpha1.HoldTimeoutAnnotation, "10", `"10m"`},
+		{v1alpha1.HoldTimeoutAnnotation, "10 minutes", `"10m"`},
+		{v1alpha1.HoldTimeoutAnnotation, "-1m", `"10m"`},
+		{v1alpha1.HoldTimeoutAnnotation, "", `"10m"`},
+		{v1alpha1.OnTimeoutAnnotation, "release", `"Release" or "Hold"`},
+		{v1alpha1.GateAnnotation, "true", `"skip"`},
+	} {
+		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
+			broken := deployment(annotate(tt.key, tt.value))
+			refused := Decide(Write{Old: deployment(), New: broken, Now: now})
+			if refused.Outcome != OutcomeRefused || len(refused.Patch) > 0 {
+				t.Fatalf("%+v, want it refused", refused)
+			}
+			if text := refused.Refused.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
+				t.Errorf("%q does not say %q of %s", text, tt.says, tt.key)
+			}
+			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Now: now})
+			if stored.Outcome == OutcomeRefused {
+				t.Error("what was stored before is in the way of another change")
+			}
+			if !strings.Contains(strings.Join(stored.Warnings, ""), tt.says) {
+				t.Errorf("warnings %q do not say %q", stored.Warnings, tt.says)
+			}
+		})
+	}
+}
+
+func TestHashIsOverWhatThePodNeeds(t *testing.T) {
+	pod := func(edit func(*corev1.PodSpec)) string {
+		spec := &corev1.PodSpec{Containers: containers(imageA)}
+		if edit != nil {
+			edit(spec)
+		}
+		return ImagesOf(spec).Hash()
+	}
+	plain := pod(nil)
+	for _, tt := range []struct {
+		reason string
+		edit   func(*corev1.PodSpec)
+		same   bool
+	}{
+		{"another container", func(s *corev1.PodSpec) { s.Containers = containers(imageA, imageB) }, false},
+		{"an init container", func(s *corev1.PodSpec) { s.InitContainers = containers(imageB) }, false},
+		{"an image volume", func(s *corev1.PodSpec) {
+			s.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: imageB}}}}
+		}, false},
+		{"another volume", func(s *corev1.PodSpec) { s.Volumes = []corev1.Volume{{Name: "v"}} }, true},
+		{"the same image twice", func(s *corev1.PodSpec) { s.InitContainers = containers(imageA) }, true},
+		{"a name that does not parse", func(s *corev1.PodSpec) { s.Containers = containers(imageA, "NO IMAGE") }, false},
+	} {
+		if got := pod(tt.edit) == plain; got != tt.same {
+			t.Errorf("%s: same hash %t, want %t", tt.reason, got, tt.same)
+		}
+	}
+	if hashOf("nginx") != hashOf("docker.io/library/nginx:latest") {
+		t.Error("the same image under two names has two hashes")
+	}
+	if hashOf(imageA, imageB) != hashOf(imageB, imageA) {
+		t.Error("the order of containers matters")
+	}
+}

@@ -1,0 +1,25 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hold decides when the rollout of a Deployment is held and when it is let
+// go. It is pure: the webhook asks [Decide] as a Deployment is written, the gate
+// controller asks [Next] as time and ImagePrefetches move on.
+//
+// A hold is three things together: spec.paused, the label sluice.dev/hold with the
+// hash of the images that are waited for, and the annotation sluice.dev/held-at. A
+// pause without the label is the owner's, and is never undone.
+//
+//	          new images, or resumed,            Ready and covered, set back,
+//	          and images are missing             opted out, or timed out
+//	rolling ─────────────────────────▶ held ───────────────────────────────▶ rolling
+//	   ▲                                 │                                (released = hash)
+//	   │ owner resumes,                  │ owner writes a pause of
+//	   │ nothing missing                 ▼ their own
+//	   └──────────────────────────── owner's pause ◀── owner pauses ── rolling
+//
+// The annotation sluice.dev/released has the hash of the images that were last let
+// through: the same images are never held again. A Deployment that is created with one has
+// it from elsewhere, and it is dropped. kubectl rollout undo brings back the
+// annotations of the version it returns to, this one with them, so that a version
+// which was once released passes at once.
+package hold

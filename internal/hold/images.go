@@ -1,0 +1,72 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageref"
+)
+
+// hashLength is in hexadecimal digits: short enough to be read in a column, long
+// enough that two sets of images of one Deployment do not meet.
+const hashLength = 16
+
+// ImageSet are the images that a Pod template needs, normalized and sorted. Names that
+// do not parse stand as they are: they are different images to the kubelet, too, and
+// no ImagePrefetch can list them.
+type ImageSet []string
+
+// ImagesOf are the images of the containers, init containers and image volumes.
+func ImagesOf(pod *corev1.PodSpec) ImageSet {
+	var images ImageSet
+	add := func(name string) {
+		if ref, err := imageref.Parse(name); err == nil {
+			name = ref.String()
+		}
+		images = append(images, name)
+	}
+	for i := range pod.InitContainers {
+		add(pod.InitContainers[i].Image)
+	}
+	for i := range pod.Containers {
+		add(pod.Containers[i].Image)
+	}
+	for i := range pod.Volumes {
+		if image := pod.Volumes[i].Image; image != nil {
+			add(image.Reference)
+		}
+	}
+	slices.Sort(images)
+	return slices.Compact(images)
+}
+
+// Hash is the value of the hold label and of the released annotation.
+func (s ImageSet) Hash() string {
+	sum := sha256.Sum256([]byte(strings.Join(s, "\n")))
+	return hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// notListed are the images that an ImagePrefetch does not bring.
+func (s ImageSet) notListed(spec *v1alpha1.ImagePrefetchSpec) []string {
+	listed := make(map[string]bool, len(spec.Images))
+	for _, image := range spec.Images {
+		if ref, err := imageref.Parse(string(image)); err == nil {
+			listed[ref.String()] = true
+		}
+	}
+	var missing []string
+	for _, image := range s {
+		if !listed[image] {
+			missing = append(missing, image)
+		}
+	}
+	return missing
+}

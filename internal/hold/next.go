@@ -1,0 +1,141 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// End is how a hold ended.
+type End string
+
+const (
+	// EndReady: the ImagePrefetch is Ready and has all images.
+	EndReady End = "Ready"
+	// EndTimedOut: the hold timeout ran out, and OnTimeoutRelease lets go.
+	EndTimedOut End = "TimedOut"
+	// EndOptedOut: the Deployment no longer asks to be held.
+	EndOptedOut End = "OptedOut"
+	// EndSetBack: its images are those that were last let through.
+	EndSetBack End = "SetBack"
+	// EndResumed: it is not paused although it bears our label. It rolls out already,
+	// past the webhook, and is not frozen; the label goes.
+	EndResumed End = "Resumed"
+	// EndElsewhere: the hold is not the gate controller's to end: the webhook ended it, its
+	// owner took the pause over, or the Deployment was deleted.
+	EndElsewhere End = "Elsewhere"
+)
+
+// Ends are all there are.
+var Ends = []End{EndReady, EndTimedOut, EndOptedOut, EndSetBack, EndResumed, EndElsewhere}
+
+// Step is what the gate controller does next about a Deployment that bears the hold label.
+type Step struct {
+	// End is how the hold ends now; empty while it goes on.
+	End End
+	// Patch is to be applied to the stored object. It begins with tests of what this
+	// step builds on, and fails as a whole if that has changed.
+	Patch []Operation
+	// Wait is what is missing, also where the hold ends in spite of it.
+	Wait *Wait
+	// HeldAt is when the hold began.
+	HeldAt time.Time
+	// TimedOut says that the hold goes on past its timeout.
+	TimedOut bool
+	// WakeAt is when to look again if nothing happens before; zero is never.
+	WakeAt time.Time
+}
+
+// Next tells what becomes of a Deployment that bears the hold label. The prefetch is
+// what the Deployment names; nil if there is none of that name. Who opted out by
+// server-side apply shows only with managed fields: see [NeedsManagedFields].
+func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time) Step {
+	have := marksOf(d)
+	images := ImagesOf(&d.Spec.Template.Spec)
+	settings, _ := SettingsOf(d) // where an annotation is broken, its default holds
+	step := Step{HeldAt: now}
+	at, err := time.Parse(time.RFC3339, have.heldAt)
+	if err == nil && at.Before(now.Add(clockSkew)) {
+		step.HeldAt = at
+	}
+	switch {
+	case have.paused && have.hold == "": // the label without a value: not our doing
+		step.End = EndElsewhere
+	case !settings.Gated && have.paused && optsOutPaused(d):
+		step.End = EndElsewhere
+	case !settings.Gated:
+		step.End = EndOptedOut
+	case !have.paused:
+		step.End = EndResumed
+	case images.Hash() == have.released:
+		step.End = EndSetBack
+	default:
+		if step.Wait = waitFor(images, settings.Prefetch, prefetch); step.Wait == nil {
+			step.End = EndReady
+		}
+	}
+	if deadline := settings.deadline(step.HeldAt); step.End == "" && !deadline.IsZero() {
+		switch {
+		case now.Before(deadline):
+			step.WakeAt = deadline
+		case settings.OnTimeout == OnTimeoutRelease:
+			step.End = EndTimedOut
+		default:
+			step.TimedOut = true
+		}
+	}
+
+	next := marks{paused: true, hold: images.Hash(), heldAt: step.HeldAt.UTC().Format(time.RFC3339), released: have.released}
+	switch step.End {
+	case "":
+	case EndElsewhere:
+		next = marks{paused: true, released: have.released}
+	case EndOptedOut:
+		next = marks{released: have.released}
+	default:
+		next = marks{released: images.Hash()}
+	}
+	if patch := patchTo(d, next); len(patch) > 0 {
+		step.Patch = append(tests(d, step.End), patch...)
+	}
+	return step
+}
+
+// NeedsManagedFields tells whether [Next] goes by the managed fields of d, which caches
+// may have been stripped of.
+func NeedsManagedFields(d *appsv1.Deployment) bool {
+	settings, _ := SettingsOf(d)
+	return !settings.Gated && d.Spec.Paused && !appliedPause(d)
+}
+
+// Fits tells whether a step that has a patch was decided on what d is, as far as the
+// patch tests it.
+func (s Step) Fits(d *appsv1.Deployment) bool {
+	want := tests(d, s.End)
+	return len(want) < len(s.Patch) && equality.Semantic.DeepEqual(want, s.Patch[:len(want)])
+}
+
+// tests are what must still be true of the stored object for the step to be right. The
+// webhook keeps the label in step with the images, so the same label means the same
+// images. A release because they are there rests on that and on the annotations, in
+// which an owner opts out, with or without a pause, past the webhook. It goes through
+// however often the Deployment is scaled meanwhile. Everything else, or a webhook that
+// was bypassed, needs the object as it was read.
+func tests(d *appsv1.Deployment, end End) []Operation {
+	have := marksOf(d)
+	var patch []Operation
+	if have.paused {
+		patch = append(patch, Operation{Op: "test", Path: pausedPath, Value: true})
+	}
+	patch = append(patch, Operation{Op: "test", Path: labelsPath + "/" + escape(v1alpha1.HoldLabel), Value: have.hold})
+	if end == EndReady && have.hold == ImagesOf(&d.Spec.Template.Spec).Hash() {
+		return append(patch, Operation{Op: "test", Path: annotationsPath, Value: d.Annotations})
+	}
+	return append(patch, Operation{Op: "test", Path: "/metadata/resourceVersion", Value: d.ResourceVersion})
+}
