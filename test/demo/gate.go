@@ -46,8 +46,7 @@ func (s *show) gate(ctx context.Context) error {
 	if err := s.kubectl(ctx, "get", "deployments", "-L", v1alpha1.HoldLabel); err != nil {
 		return err
 	}
-	if err := s.kubectl(ctx, "patch", "imageprefetch", sampleName, "--type=json",
-		`--patch=[{"op":"add","path":"/spec/images/-","value":"`+nextImage+`"}]`); err != nil {
+	if err := s.kubectl(ctx, "patch", "imageprefetch", sampleName, "--type=json", "-p", addImage(nextImage)); err != nil {
 		return err
 	}
 	times, err := s.await(ctx, held)
@@ -60,6 +59,11 @@ func (s *show) gate(ctx context.Context) error {
 	}
 	fmt.Println()
 	return s.showEvents(ctx, nextImage)
+}
+
+// addImage is a JSON patch that puts an image behind those of an ImagePrefetch.
+func addImage(image string) string {
+	return `[{"op":"add","path":"/spec/images/-","value":"` + image + `"}]`
 }
 
 // moment is one line of the timeline.
