@@ -15,7 +15,6 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -363,20 +362,6 @@ func TestValues(t *testing.T) {
 			}
 		}},
 		{"networkPolicy: {enabled: false}", absent("NetworkPolicy", "sluice-agent")},
-		{"networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}", func(t *testing.T, m manifest) {
-			for _, rule := range as[networkingv1.NetworkPolicy](t, m, "NetworkPolicy", "sluice-agent").Spec.Ingress {
-				if len(rule.From) != 1 {
-					t.Errorf("the agent lets in %v", rule)
-				}
-			}
-		}},
-		{"{networkPolicy: {enabled: true}, agent: {hostNetwork: true}}", func(t *testing.T, m manifest) {
-			for _, rule := range as[networkingv1.NetworkPolicy](t, m, "NetworkPolicy", "sluice-controller").Spec.Ingress {
-				if len(rule.From) > 0 {
-					t.Errorf("agents in the node's network are shut out: %v", rule)
-				}
-			}
-		}},
 	} {
 		t.Run(tt.values, func(t *testing.T) {
 			t.Parallel()
