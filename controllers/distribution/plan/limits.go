@@ -42,7 +42,7 @@ func DefaultLimits() Limits {
 		UpstreamPullers: 1,
 		Fanout:          4,
 		SeedTimeout:     2 * time.Minute,
-		AgentTimeout:    30 * time.Second,
+		AgentTimeout:    time.Minute,
 		MirrorFallback:  FallbackUpstream,
 		FollowSeed:      true,
 	}

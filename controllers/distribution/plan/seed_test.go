@@ -127,6 +127,7 @@ func TestImagesOfOnePrefetchShareTheirSeed(t *testing.T) {
 }
 
 func TestSeedIsReplaced(t *testing.T) {
+	limits := DefaultLimits()
 	for _, c := range []struct {
 		reason string
 		fail   func(w *world, m *machine)
@@ -134,12 +135,12 @@ func TestSeedIsReplaced(t *testing.T) {
 	}{
 		{"when its node is gone, at once", func(w *world, m *machine) { delete(w.machines, m.node.Name) }, 0},
 		{"when its node is not Ready, once its agent has heard of it", func(_ *world, m *machine) { m.node.Ready = false }, 2 * time.Second},
-		{"when its node is not Ready and cannot hear of it, after the agent's time", func(_ *world, m *machine) { m.node.Ready, m.dead = false, true }, 33 * time.Second},
+		{"when its node is not Ready and cannot hear of it, after the agent's time", func(_ *world, m *machine) { m.node.Ready, m.dead = false, true }, limits.AgentTimeout + 3*time.Second},
 		{"when its runtime does not answer any more, once its agent has heard of it", func(_ *world, m *machine) { m.hung, m.node.RuntimeDown = true, true }, 2 * time.Second},
 		{"when its pull fails for good", func(_ *world, m *machine) { m.offline = true }, 10 * time.Second},
-		{"when it makes no progress, after the seed's time", func(_ *world, m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
-		{"when it tries again and again and nothing comes, no later", func(_ *world, m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},
-		{"when its agent dies in the middle, after the seed's time and the agent's", func(_ *world, m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
+		{"when it makes no progress, after the seed's time", func(_ *world, m *machine) { m.hung = true }, limits.SeedTimeout + 5*time.Second},
+		{"when it tries again and again and nothing comes, no later", func(_ *world, m *machine) { m.hung, m.patience = true, 45 }, limits.SeedTimeout + 5*time.Second},
+		{"when its agent dies in the middle, after the seed's time and the agent's", func(_ *world, m *machine) { m.dead = true }, limits.SeedTimeout + limits.AgentTimeout + 5*time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			w := newWorld()
