@@ -7,9 +7,9 @@ import (
 	"errors"
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/excerpt"
 )
 
 // Kinds of failure that a Runtime tells apart. What it returns wraps one of them
@@ -91,13 +91,5 @@ var (
 func message(err error) string {
 	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\n", "; ")
-	if len(text) <= maxMessage {
-		return text
-	}
-	const ellipsis = "…"
-	cut := maxMessage - len(ellipsis)
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + ellipsis
+	return excerpt.Of(text, maxMessage)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/credentials/keyring"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/excerpt"
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
@@ -171,6 +172,5 @@ func summarize(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReferenc
 	if more := len(lines) - shownProblems; more > 0 {
 		lines = append(lines[:shownProblems], fmt.Sprintf("and %d more", more))
 	}
-	note := strings.Join(lines, "; ")
-	return note[:min(len(note), maxNote)]
+	return excerpt.Of(strings.Join(lines, "; "), maxNote)
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/excerpt"
 )
 
 const (
@@ -61,7 +61,7 @@ func summarize(a account) v1alpha1.ImagePrefetchStatus {
 	for _, condition := range []metav1.Condition{a.ready(t), a.degraded(t)} {
 		condition.ObservedGeneration = object.Generation
 		condition.LastTransitionTime = metav1.NewTime(a.now) // kept unless the status changes
-		condition.Message = clip(condition.Message, maxMessage)
+		condition.Message = excerpt.Of(condition.Message, maxMessage)
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
 	return status
@@ -266,7 +266,7 @@ func (t tally) failures() []v1alpha1.NodeFailure {
 		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Image, b.Image))
 	})
 	for i := range examples {
-		examples[i].Message = clip(examples[i].Message, maxMessage)
+		examples[i].Message = excerpt.Of(examples[i].Message, maxMessage)
 	}
 	if len(examples) == 0 {
 		return nil
@@ -284,18 +284,6 @@ func tolerated(spec *v1alpha1.ImagePrefetchSpec, desired int) int32 {
 		return 0 // the schema admits no such value
 	}
 	return int32(n)
-}
-
-// clip cuts a text to a number of bytes, between characters.
-func clip(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	cut := limit - len("…")
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "…"
 }
 
 // counted writes a number with its noun.

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/excerpt"
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
@@ -82,7 +83,7 @@ func (r *Reconciler) tellRefused(deployment *appsv1.Deployment, prefetch *v1alph
 		return
 	}
 	n := notice{hold.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
-		"or let it go by hand: annotate it with %s=%s and resume it", hold.Clip(err.Error()), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
+		"or let it go by hand: annotate it with %s=%s and resume it", excerpt.Of(err.Error(), hold.MaxQuoted), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
 	if news, _ := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval); news {
 		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)
 	}

@@ -6,12 +6,12 @@ package hold
 import (
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/excerpt"
 )
 
 // Reasons for which a rollout waits; they are reasons of Events on the Deployment.
@@ -41,9 +41,9 @@ const (
 const (
 	// maxListed bounds the images that a message lists.
 	maxListed = 3
-	// maxQuoted bounds what is quoted from a status, in bytes: warnings to clients and
+	// MaxQuoted bounds the text that a message quotes, in bytes: warnings to clients and
 	// notes of Events are short.
-	maxQuoted = 300
+	MaxQuoted = 300
 )
 
 // Wait is what a rollout waits for.
@@ -86,7 +86,7 @@ func waitFor(images ImageSet, name string, prefetch *v1alpha1.ImagePrefetch) *Wa
 // 2 pulling; 1 failed: ImagePullUnauthorized on node-7".
 func progress(status *v1alpha1.ImagePrefetchStatus, ready *metav1.Condition) string {
 	if status.DesiredNodes == 0 {
-		return ready.Reason + ": " + clip(ready.Message, maxQuoted)
+		return ready.Reason + ": " + excerpt.Of(ready.Message, MaxQuoted)
 	}
 	text := fmt.Sprintf("%d of %d nodes hold the images", status.ReadyNodes, status.DesiredNodes)
 	if status.PullingNodes > 0 {
@@ -107,19 +107,4 @@ func list(names []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), len(names)-maxListed)
 	}
 	return strings.Join(names, ", ")
-}
-
-// Clip cuts a text of another's to what fits into an Event.
-func Clip(text string) string { return clip(text, maxQuoted) }
-
-// clip cuts a text to a number of bytes, between characters.
-func clip(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	cut := limit - len("…")
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "…"
 }
