@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 	"github.com/sluice-dev/sluice/internal/policy"
+	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
 const (
@@ -94,26 +95,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ distribution) (reconcile.R
 	// Status is written also on failure: the user must see why nothing moves.
 	reported := r.report(ctx, seen, step, started)
 
-	wake := earliest(step.WakeAt, started.again, reported.again, seen.recheck)
-	return r.sleepUntil(wake), errors.Join(started.err(), reported.err)
-}
-
-// sleepUntil asks for a pass at the given time; the zero time asks for none.
-func (r *Reconciler) sleepUntil(wake time.Time) reconcile.Result {
-	if wake.IsZero() {
-		return reconcile.Result{}
-	}
-	// The queue takes a delay of zero for none at all.
-	return reconcile.Result{RequeueAfter: max(wake.Sub(r.Clock.Now()), time.Millisecond)}
-}
-
-// earliest is the first of the times that are not zero; zero if all are.
-func earliest(times ...time.Time) time.Time {
-	var first time.Time
-	for _, t := range times {
-		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
-			first = t
-		}
-	}
-	return first
+	delay := requeue.After(r.Clock.Now(), step.WakeAt, started.again, reported.again, seen.recheck)
+	return reconcile.Result{RequeueAfter: delay}, errors.Join(started.err(), reported.err)
 }

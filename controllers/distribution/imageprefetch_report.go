@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
 // reported is what became of the statuses of a pass.
@@ -47,7 +48,7 @@ func (r *Reconciler) report(ctx context.Context, seen *observation, step plan.St
 			continue
 		}
 		if due := r.reports.due(prefetch.object.UID); now.Before(due) && !pressing(before, &after) {
-			result.again = earliest(result.again, due)
+			result.again = requeue.Earliest(result.again, due)
 			continue
 		}
 		write := statusWrite{before: before, object: prefetch.object.DeepCopy()}
@@ -60,7 +61,7 @@ func (r *Reconciler) report(ctx context.Context, seen *observation, step plan.St
 		case err == nil:
 			r.told(ctx, write)
 		case movedOn(err):
-			result.again = earliest(result.again, r.Clock.Now().Add(passInterval))
+			result.again = requeue.Earliest(result.again, r.Clock.Now().Add(passInterval))
 		default:
 			result.err = errors.Join(result.err, fmt.Errorf("write status of ImagePrefetch %s: %w", client.ObjectKeyFromObject(write.object), err))
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
 // observation is the cluster as one pass sees it. What it points to belongs to the
@@ -64,7 +65,7 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 		state:      plan.State{Now: now, Memory: r.memory},
 		nodes:      r.observeNodes(nodes.Items, setsNow, now),
 		prefetches: r.observePrefetches(prefetchesNow, check),
-		recheck:    earliest(r.sets.recheck(), r.prefetches.recheck()),
+		recheck:    requeue.Earliest(r.sets.recheck(), r.prefetches.recheck()),
 	}
 	for _, node := range seen.nodes {
 		seen.state.Nodes = append(seen.state.Nodes, node.plan)

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
 // cacheLag is how long the cache may take to show a write before the API server
@@ -74,7 +76,7 @@ func (w *written[T]) overdue(now time.Time) bool {
 func (w *written[T]) recheck() time.Time {
 	var first time.Time
 	for _, mine := range w.objects {
-		first = earliest(first, mine.at.Add(cacheLag))
+		first = requeue.Earliest(first, mine.at.Add(cacheLag))
 	}
 	return first
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/hold"
+	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
 // lookAgain is when to look again after a patch whose tests failed: when the cache shows
@@ -80,7 +81,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	again := r.tellWaiting(deployment, prefetch, step, now)
-	return sleepUntil(now, step.WakeAt, again), nil
+	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, again)}, nil
 }
 
 // observe reads the Deployment, nil if it is not held, and what it waits for, nil if
@@ -150,19 +151,4 @@ func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment,
 		return false, fmt.Errorf("get Deployment: %w", err)
 	}
 	return live.UID != deployment.UID || !step.Fits(&live), nil
-}
-
-// sleepUntil asks to look again at the first of the times that are not zero.
-func sleepUntil(now time.Time, times ...time.Time) reconcile.Result {
-	var result reconcile.Result
-	for _, t := range times {
-		if t.IsZero() {
-			continue
-		}
-		// The queue takes a delay of zero for none at all.
-		if wait := max(t.Sub(now), time.Millisecond); result.RequeueAfter == 0 || wait < result.RequeueAfter {
-			result.RequeueAfter = wait
-		}
-	}
-	return result
 }

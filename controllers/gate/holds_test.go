@@ -85,20 +85,3 @@ func TestAnEndedHoldIsKnownUntilTheCacheShowsIt(t *testing.T) {
 		t.Error("what is gone is remembered")
 	}
 }
-
-func TestSleepUntilTheFirst(t *testing.T) {
-	for _, tt := range []struct {
-		times []time.Time
-		want  time.Duration
-	}{
-		{nil, 0},
-		{[]time.Time{{}, {}}, 0},
-		{[]time.Time{{}, noon.Add(time.Minute)}, time.Minute},
-		{[]time.Time{noon.Add(time.Hour), noon.Add(time.Minute)}, time.Minute},
-		{[]time.Time{noon.Add(-time.Hour)}, time.Millisecond},
-	} {
-		if got := sleepUntil(noon, tt.times...).RequeueAfter; got != tt.want {
-			t.Errorf("%v: %s, want %s", tt.times, got, tt.want)
-		}
-	}
-}
