@@ -38,21 +38,21 @@ const (
 	// maxParallelChecks bounds lookups in the runtime's database; a pull does not
 	// hold them up.
 	maxParallelChecks = 4
-	// batch is how long a change of state waits for others to be written with it.
-	batch = 20 * time.Millisecond
-	// together is how long news of one image waits while others are at the same stage:
+	// batchDelay is how long a change of state waits for others to be written with it.
+	batchDelay = 20 * time.Millisecond
+	// sameStageDelay is how long news of one image waits while others are at the same stage:
 	// the images of one prefetch are asked for, and come, at about the same time.
-	together = 200 * time.Millisecond
-	// settle is how long a change waits that the next one is likely to supersede: a
+	sameStageDelay = 200 * time.Millisecond
+	// transientDelay is how long a change waits that the next one is likely to supersede: a
 	// pull that is over by then costs one write, not two.
-	settle = time.Second
-	// acknowledge is how long it takes at most to say that a spec was taken up which
+	transientDelay = time.Second
+	// acknowledgeDelay is how long it takes at most to say that a spec was taken up which
 	// leaves nothing to do, if there is nothing else to say before.
-	acknowledge = 3 * time.Second
+	acknowledgeDelay = 3 * time.Second
 	// Progress of a pull is written after 2 s, 4 s and so on, so that a long pull
 	// costs few writes, up to every 30 s, so that it does not look dead.
-	minReportPause = 2 * time.Second
-	maxReportPause = 30 * time.Second
+	minProgressInterval = 2 * time.Second
+	maxProgressInterval = 30 * time.Second
 )
 
 // Agent brings a node to a spec. Make it with New, and give it specs with Apply.
@@ -66,17 +66,17 @@ type Agent struct {
 	work      sync.WaitGroup
 
 	// What follows belongs to the goroutine of Run.
-	images     map[string]*image
+	entries    map[string]*entry
 	uid        types.UID
 	generation int64
 	lostAt     time.Time // when the runtime ceased to answer; zero while it does
 	outage     *outage   // nil while the runtime can be worked with
 	pulls      int
 	checks     int
-	unretained bool // the runtime is to be told what to retain
+	retainDue  bool // the runtime is to be told what to retain
 	retaining  bool
 	verifyAt   time.Time
-	report     report
+	reporter   reporter
 }
 
 // New returns an Agent that does nothing until Run.
@@ -85,7 +85,7 @@ func New(opts Options) *Agent {
 		Options: opts,
 		inbox:   make(chan func()),
 		done:    make(chan struct{}),
-		images:  map[string]*image{},
+		entries: map[string]*entry{},
 	}
 }
 
@@ -119,8 +119,8 @@ func (a *Agent) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		now := time.Now()
-		wake := a.advance(ctx, now)
-		timer.Reset(wake.Sub(now))
+		wakeAt := a.advance(ctx, now)
+		timer.Reset(wakeAt.Sub(now))
 	}
 }
 
@@ -132,30 +132,30 @@ func (a *Agent) post(f func()) {
 	}
 }
 
-// later runs f in the loop after a while.
-func (a *Agent) later(after time.Duration, f func()) {
-	time.AfterFunc(after, func() { a.post(f) })
+// postAfter runs f in the loop after a while.
+func (a *Agent) postAfter(delay time.Duration, f func()) {
+	time.AfterFunc(delay, func() { a.post(f) })
 }
 
 // advance starts whatever can start, and says when time alone calls for the next look.
-func (a *Agent) advance(ctx context.Context, now time.Time) (wake time.Time) {
+func (a *Agent) advance(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	if a.verifyAt.IsZero() {
 		a.verifyAt = now.Add(a.VerifyInterval)
 	}
 	if !now.Before(a.verifyAt) {
-		a.verify(now)
+		a.verifyAll(now)
 	}
-	wake = earliest(a.verifyAt, a.schedule(ctx, now))
+	wakeAt = earliest(a.verifyAt, a.schedule(ctx, now))
 	a.retain(ctx)
-	return earliest(wake, a.writeStatus(ctx, now))
+	return earliest(wakeAt, a.writeStatus(ctx, now))
 }
 
-// verify has everything looked up again.
-func (a *Agent) verify(now time.Time) {
+// verifyAll has everything looked up again.
+func (a *Agent) verifyAll(now time.Time) {
 	a.verifyAt = now.Add(a.VerifyInterval)
-	a.unretained = true
-	for _, i := range a.images {
-		i.unchecked = true
+	a.retainDue = true
+	for _, e := range a.entries {
+		e.needsCheck = true
 	}
 }
 

@@ -136,7 +136,7 @@ func TestARegistryThatRepeatsTheCredentialsIsNotQuoted(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.stop()
 		w.keys = keys{Username: "robot", Password: "hunter2"}
-		w.runtime.Fail = func(req nodeagent.Request) error {
+		w.runtime.Fail = func(req nodeagent.PullRequest) error {
 			return fmt.Errorf("%w: denied: no access for %s", nodeagent.ErrUnauthorized, req.Credentials[0].Password)
 		}
 		w.start()
@@ -258,7 +258,7 @@ func TestToTakeUpASpecThatLeavesNothingToDoWaitsForOtherNews(t *testing.T) {
 func TestWithoutRoomTheImageFailsUntilSomethingIsDeleted(t *testing.T) {
 	bubble(t, func(w *world) {
 		full := true
-		w.runtime.Fail = func(nodeagent.Request) error {
+		w.runtime.Fail = func(nodeagent.PullRequest) error {
 			if full {
 				return nodeagent.ErrInsufficientDisk
 			}
@@ -278,7 +278,7 @@ func TestWhatHasNoRoomBesideAnotherPullGetsItsTurnWhenThatEnds(t *testing.T) {
 	bubble(t, func(w *world) {
 		const perBlob, blobs = 40 * time.Second, 5
 		w.runtime.PerBlob = perBlob
-		w.runtime.Fail = func(req nodeagent.Request) error {
+		w.runtime.Fail = func(req nodeagent.PullRequest) error {
 			if _, there := w.runtime.Record(name("v1")); !there && req.Ref.String() != name("v1") {
 				return nodeagent.ErrInsufficientDisk
 			}

@@ -25,86 +25,86 @@ func (a *Agent) apply(set *v1alpha1.NodeImageSet) {
 	if set.UID == a.uid && set.Generation == a.generation && a.uid != "" {
 		return
 	}
-	pause := acknowledge
+	delay := acknowledgeDelay
 	if set.UID != a.uid {
-		a.report.restart(set.UID, set.Status)
-		a.recall(set.Status.Conditions)
-		pause = settle
+		a.reporter.reset(set.UID, set.Status)
+		a.restoreOutage(set.Status.Conditions)
+		delay = transientDelay
 	}
 	a.uid, a.generation = set.UID, set.Generation
-	a.unretained = true
+	a.retainDue = true
 
 	wanted := make(map[string]bool, len(set.Spec.ImageSet))
 	for _, entry := range set.Spec.ImageSet {
 		wanted[entry.Name] = true
-		i, ok := a.images[entry.Name]
+		e, ok := a.entries[entry.Name]
 		if !ok {
-			a.images[entry.Name], pause = newImage(entry, set), settle
+			a.entries[entry.Name], delay = newEntry(entry, set), transientDelay
 			continue
 		}
-		if i.set(entry) {
-			pause = settle
+		if e.update(entry) {
+			delay = transientDelay
 		}
 	}
-	for name, i := range a.images {
+	for name, e := range a.entries {
 		if !wanted[name] {
-			i.gone, pause = true, settle
-			if i.attempt != nil {
-				i.attempt.abandon()
+			e.removed, delay = true, transientDelay
+			if e.attempt != nil {
+				e.attempt.abandon()
 			}
-			a.forget(i)
+			a.forget(e)
 		}
 	}
-	a.report.change(time.Now(), pause)
+	a.reporter.writeWithin(time.Now(), delay)
 }
 
 // forget drops an image that the spec no longer names, once nothing of it runs.
-func (a *Agent) forget(i *image) {
-	if i.gone && !i.checking && i.attempt == nil {
-		delete(a.images, i.entry.Name)
+func (a *Agent) forget(e *entry) {
+	if e.removed && !e.checking && e.attempt == nil {
+		delete(a.entries, e.spec.Name)
 	}
 }
 
-// newImage starts from what a former process reported, so that nothing is asked
+// newEntry starts from what a former process reported, so that nothing is asked
 // twice and the status does not go back to the beginning.
-func newImage(entry v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *image {
-	i := &image{entry: entry, unchecked: true}
-	at := slices.IndexFunc(set.Status.Images, func(s v1alpha1.NodeImageStatus) bool { return s.Name == entry.Name })
+func newEntry(spec v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *entry {
+	e := &entry{spec: spec, needsCheck: true}
+	at := slices.IndexFunc(set.Status.Images, func(s v1alpha1.NodeImageStatus) bool { return s.Name == spec.Name })
 	if at >= 0 {
-		i.status = *set.Status.Images[at].DeepCopy()
-		i.answer = answer{digest: digest.Digest(i.status.Digest), request: i.status.Request, over: digest.Digest(i.status.Digest)}
+		e.status = *set.Status.Images[at].DeepCopy()
+		e.answer = answer{digest: digest.Digest(e.status.Digest), requestIDs: e.status.Request, specDigest: digest.Digest(e.status.Digest)}
 		if set.Status.ObservedGeneration == set.Generation {
-			i.answer.over = digest.Digest(entry.Digest)
+			e.answer.specDigest = digest.Digest(spec.Digest)
 		}
 	}
-	i.status.Name = entry.Name
+	e.status.Name = spec.Name
 
-	ref, err := imageref.Parse(entry.Name)
+	ref, err := imageref.Parse(spec.Name)
 	if err != nil {
-		i.failed, i.final = true, true
-		i.status.Reason, i.status.Message = v1alpha1.ReasonPullFailed, message(err)
-		return i
+		e.failed, e.final = true, true
+		e.status.Reason, e.status.Message = v1alpha1.ReasonPullFailed, message(err)
+		return e
 	}
-	i.ref = ref
-	if want, _ := i.wanted(); i.status.State == v1alpha1.ImagePresent && want == digest.Digest(i.status.Digest) {
-		i.present = true // until the check says otherwise
+	e.ref = ref
+	if want, _ := e.wanted(); e.status.State == v1alpha1.ImagePresent && want == digest.Digest(e.status.Digest) {
+		e.present = true // until the check says otherwise
 	}
-	return i
+	return e
 }
 
 // retain tells the runtime what to pin and what to keep, when that may have changed.
 func (a *Agent) retain(ctx context.Context) {
-	if !a.unretained || a.retaining || !a.synced.Load() || !a.connected.Load() {
+	if !a.retainDue || a.retaining || !a.synced.Load() || !a.connected.Load() {
 		return
 	}
-	a.unretained, a.retaining = false, true
-	retained := make([]Retained, 0, len(a.images))
-	for _, i := range a.images {
-		if i.gone || i.ref == (imageref.Reference{}) {
+	a.retainDue, a.retaining = false, true
+	retained := make([]Retained, 0, len(a.entries))
+	for _, e := range a.entries {
+		if e.removed || e.ref == (imageref.Reference{}) {
 			continue
 		}
-		want, _ := i.wanted()
-		retained = append(retained, Retained{Ref: i.ref, Digest: want, Pinned: pinned(i.entry)})
+		want, _ := e.wanted()
+		retained = append(retained, Retained{Ref: e.ref, Digest: want, Pinned: pinned(e.spec)})
 	}
 	a.work.Go(func() {
 		err := a.Runtime.Retain(ctx, retained)
@@ -112,7 +112,7 @@ func (a *Agent) retain(ctx context.Context) {
 			a.retaining = false
 			if err != nil {
 				a.Log.Error(err, "Failed to set pins")
-				a.later(backoff(1), func() { a.unretained = true })
+				a.postAfter(backoff(1), func() { a.retainDue = true })
 			}
 		})
 	})

@@ -18,14 +18,14 @@ import (
 // attempt is one running pull. Progress and the timeout are shared with its
 // goroutine; the rest belongs to the Agent's loop.
 type attempt struct {
-	request Request
-	// answers is the request of the spec when it began: what came later is not
+	pull PullRequest
+	// requestIDs is the request of the spec when it began: what came later is not
 	// answered by it.
-	answers string
-	started time.Time
-	// report is when its progress is written next, and pause how long after that.
-	report time.Time
-	pause  time.Duration
+	requestIDs string
+	started    time.Time
+	// progressDue is when its progress is written next, and pause how long after that.
+	progressDue      time.Time
+	progressInterval time.Duration
 
 	cancel    context.CancelCauseFunc
 	abandoned bool
@@ -42,17 +42,17 @@ func (a *attempt) abandon() {
 	a.cancel(errAbandoned)
 }
 
-// serves says whether its outcome is still of use.
-func (a *attempt) serves(policy v1alpha1.RegistryPolicy, want digest.Digest, ask bool) bool {
-	if a.abandoned || a.request.Policy != policy {
+// usefulFor says whether its outcome is still of use.
+func (a *attempt) usefulFor(policy v1alpha1.RegistryPolicy, want digest.Digest, resolve bool) bool {
+	if a.abandoned || a.pull.Policy != policy {
 		return false
 	}
-	resolved := a.seen().Digest
+	resolved := a.latestProgress().Digest
 	// While the registry is still being asked, nothing says that the answer differs.
-	return ask || resolved == "" || resolved == want
+	return resolve || resolved == "" || resolved == want
 }
 
-func (a *attempt) seen() Progress {
+func (a *attempt) latestProgress() Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.progress
@@ -65,8 +65,8 @@ func (a *attempt) receivedAt() time.Time {
 	return a.received
 }
 
-// saw records progress, and says whether the digest is news.
-func (a *attempt) saw(p Progress) (resolved bool) {
+// recordProgress records progress, and says whether the digest is news.
+func (a *attempt) recordProgress(p Progress) (resolved bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	resolved = p.Digest != "" && a.progress.Digest != p.Digest
@@ -81,17 +81,17 @@ func (a *attempt) saw(p Progress) (resolved bool) {
 
 // run pulls with a timeout on lack of progress. resolved is called once, when the
 // digest is known.
-func (a *attempt) run(ctx context.Context, runtime Runtime, patience time.Duration, resolved func()) (Result, error) {
+func (a *attempt) run(ctx context.Context, runtime Runtime, timeout time.Duration, resolved func()) (Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(patience, func() {
-		cancel(fmt.Errorf("%w for %v", ErrNoProgress, patience))
+	watchdog := time.AfterFunc(timeout, func() {
+		cancel(fmt.Errorf("%w for %v", ErrNoProgress, timeout))
 	})
 	defer watchdog.Stop()
 
-	result, err := runtime.Pull(ctx, a.request, func(p Progress) {
-		watchdog.Reset(patience)
-		if a.saw(p) {
+	result, err := runtime.Pull(ctx, a.pull, func(p Progress) {
+		watchdog.Reset(timeout)
+		if a.recordProgress(p) {
 			resolved()
 		}
 	})

@@ -29,7 +29,7 @@
 //
 // A request that the status has not answered has the registry asked what the tag
 // means now; the answer counts as what shall be held until the spec names a digest
-// that is newer than it (see image.wanted).
+// that is newer than it (see entry.wanted).
 //
 // Only this package knows the API; only nodeagent/containerd knows containerd.
 package nodeagent

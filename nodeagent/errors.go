@@ -37,7 +37,7 @@ var (
 	ErrCredentialsUnavailable = errors.New("credentials unavailable")
 	// ErrCredentialsRefused: this node is given none for the image. A spec that is
 	// older or newer than the controller's can be the cause, so it is tried again.
-	ErrCredentialsRefused = errors.New("credentials refused")
+	ErrCredentialsDenied = errors.New("credentials denied")
 )
 
 // failure is what the agent makes of an error.
@@ -58,7 +58,7 @@ var kinds = []struct {
 	{ErrRuntimeUnavailable, failure{reason: v1alpha1.ReasonRuntimeUnavailable, uncounted: true}},
 	{ErrUnsupportedRuntime, failure{reason: v1alpha1.ReasonUnsupportedRuntime, uncounted: true}},
 	{ErrCredentialsUnavailable, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
-	{ErrCredentialsRefused, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
+	{ErrCredentialsDenied, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
 	{ErrInsufficientDisk, failure{reason: v1alpha1.ReasonInsufficientDisk}},
 	{ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided, final: true}},
 	{ErrUnauthorized, failure{reason: v1alpha1.ReasonImagePullUnauthorized, final: true}},

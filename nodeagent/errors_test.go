@@ -32,7 +32,7 @@ func TestClassify(t *testing.T) {
 		{"containerd's restart says nothing of the image", fmt.Errorf("%w: %w", ErrRuntimeUnavailable, ErrImageNotFound),
 			failure{reason: v1alpha1.ReasonRuntimeUnavailable, uncounted: true}},
 		{"the controller comes back", ErrCredentialsUnavailable, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
-		{"and learns of the spec it wrote", ErrCredentialsRefused, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
+		{"and learns of the spec it wrote", ErrCredentialsDenied, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
 		{"anything else may pass", errors.New("surprise"), failure{reason: v1alpha1.ReasonPullFailed}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestBackoffDoublesUpToAMinuteWithJitter(t *testing.T) {
 
 func TestACredentialShowsItselfNowhere(t *testing.T) {
 	secret := Credential{Username: "robot", Password: "hunter2", IdentityToken: "refresh"}
-	request := Request{Credentials: []Credential{secret}}
+	request := PullRequest{Credentials: []Credential{secret}}
 	raw, err := json.Marshal(request)
 	if err != nil {
 		t.Fatal(err)

@@ -48,9 +48,9 @@ func (m *Metrics) observe(att *attempt, result Result, err error, took time.Dura
 	}
 	from, outcome := string(result.Source), resultSuccess
 	if err != nil {
-		from, outcome = string(origin(att.request.Policy)), classify(err).reason
+		from, outcome = string(sourceOf(att.pull.Policy)), classify(err).reason
 	}
-	m.bytes.WithLabelValues(from).Add(float64(max(result.PulledBytes, att.seen().PulledBytes)))
+	m.bytes.WithLabelValues(from).Add(float64(max(result.PulledBytes, att.latestProgress().PulledBytes)))
 	if att.abandoned {
 		return
 	}

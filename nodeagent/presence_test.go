@@ -72,7 +72,7 @@ func TestWhatCannotBePulledCountsAsPresentWhenAnotherBringsIt(t *testing.T) {
 		w.pass(moment)
 		w.state(ref.String(), v1alpha1.ImageFailed, v1alpha1.ReasonImageNotFound)
 
-		kubelet := nodeagent.Request{Ref: ref, Digest: d, Policy: v1alpha1.RegistryPolicyMirror}
+		kubelet := nodeagent.PullRequest{Ref: ref, Digest: d, Policy: v1alpha1.RegistryPolicyMirror}
 		if _, err := w.runtime.Pull(w.Context(), kubelet, func(nodeagent.Progress) {}); err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestWhileATagIsAskedForAgainWhatItMeantStays(t *testing.T) {
 				w.pass(moment)
 				before := len(w.api.all())
 
-				w.runtime.Fail = func(nodeagent.Request) error { return tt.answer }
+				w.runtime.Fail = func(nodeagent.PullRequest) error { return tt.answer }
 				entry := seedOf("v1", "m2")
 				entry.Digest = d.String()
 				w.apply(entry)
@@ -302,7 +302,7 @@ func TestATagThatMeansTheSameIsNeverMissing(t *testing.T) {
 		entry := seedOf("v1", "m2")
 		entry.Digest = d.String()
 		answer := make(chan error)
-		w.runtime.Fail = func(nodeagent.Request) error { return <-answer }
+		w.runtime.Fail = func(nodeagent.PullRequest) error { return <-answer }
 		w.apply(entry)
 		w.pass(moment)
 		answer <- nil

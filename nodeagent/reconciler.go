@@ -55,7 +55,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Where there is no object there is no event either, and yet something to do: the
 	// pins of a former spec come off.
-	first := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	initial := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: r.NodeName}})
 		return nil
 	})
@@ -63,7 +63,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("nodeimageset").
 		For(&v1alpha1.NodeImageSet{}).
 		WithEventFilter(specChanged).
-		WatchesRawSource(first).
+		WatchesRawSource(initial).
 		Complete(r)
 }
 

@@ -25,8 +25,8 @@ func Redact(err error, credentials []Credential) error {
 	}
 	var secrets []string
 	for _, c := range credentials {
-		secrets = append(secrets, spellings(c.Username, c.Password)...)
-		secrets = append(secrets, spellings("", c.IdentityToken)...)
+		secrets = append(secrets, encodings(c.Username, c.Password)...)
+		secrets = append(secrets, encodings("", c.IdentityToken)...)
 	}
 	// The longest goes first: one may be the beginning of another.
 	slices.SortFunc(secrets, func(x, y string) int { return cmp.Compare(len(y), len(x)) })
@@ -38,9 +38,9 @@ func Redact(err error, credentials []Credential) error {
 	return &redactedError{text: bearer.ReplaceAllString(text, "${1}"+redacted), err: err}
 }
 
-// spellings are the forms in which a secret travels: by itself, in a form's body or a
+// encodings are the forms in which a secret travels: by itself, in a form's body or a
 // query, and in base64, where padding may follow, with and without the user name.
-func spellings(username, secret string) []string {
+func encodings(username, secret string) []string {
 	if secret == "" {
 		return nil
 	}

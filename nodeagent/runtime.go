@@ -26,7 +26,7 @@ type Runtime interface {
 	// fetched before an error stays for the next try, until Retain lets go of it.
 	// Each call of report is a sign of progress; the silence between two is what the
 	// caller's timeout measures. report must not block.
-	Pull(ctx context.Context, req Request, report func(Progress)) (Result, error)
+	Pull(ctx context.Context, req PullRequest, report func(Progress)) (Result, error)
 
 	// Retain pins exactly the names of the pinned images, and keeps unfinished
 	// content of the listed images; that of others may go, at once or after a while.
@@ -46,8 +46,8 @@ type Presence struct {
 	SizeBytes int64
 }
 
-// Request is one image to bring onto the node.
-type Request struct {
+// PullRequest is one image to bring onto the node.
+type PullRequest struct {
 	// Ref names the image.
 	Ref imageref.Reference
 	// Digest is what shall be held under the name. Empty: ask the registry what the

@@ -17,191 +17,191 @@ import (
 
 // schedule starts checks and pulls as far as there are slots, and returns when the
 // next try is due.
-func (a *Agent) schedule(ctx context.Context, now time.Time) (wake time.Time) {
+func (a *Agent) schedule(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	if !a.connected.Load() {
 		return time.Time{} // reconnecting looks at everything again
 	}
-	var queue []*image
-	for _, i := range a.images {
-		switch i.next(now) {
-		case check:
+	var queue []*entry
+	for _, e := range a.entries {
+		switch e.nextStep(now) {
+		case stepCheck:
 			if a.checks < maxParallelChecks {
-				a.startCheck(ctx, i)
+				a.startCheck(ctx, e)
 			}
-		case wait:
-			wake = earliest(wake, i.due)
-		case pull:
-			if i.since.IsZero() {
-				i.since = now
+		case stepWait:
+			wakeAt = earliest(wakeAt, e.retryAt)
+		case stepPull:
+			if e.queuedAt.IsZero() {
+				e.queuedAt = now
 			}
-			queue = append(queue, i)
-		case rest:
+			queue = append(queue, e)
+		case stepNone:
 		}
 	}
-	slices.SortFunc(queue, func(x, y *image) int {
-		if c := x.since.Compare(y.since); c != 0 {
+	slices.SortFunc(queue, func(x, y *entry) int {
+		if c := x.queuedAt.Compare(y.queuedAt); c != 0 {
 			return c
 		}
-		return strings.Compare(x.entry.Name, y.entry.Name)
+		return strings.Compare(x.spec.Name, y.spec.Name)
 	})
-	for _, i := range queue[:min(len(queue), a.MaxParallelPulls-a.pulls)] {
-		a.startPull(ctx, i, now)
+	for _, e := range queue[:min(len(queue), a.MaxParallelPulls-a.pulls)] {
+		a.startPull(ctx, e, now)
 	}
-	return wake
+	return wakeAt
 }
 
-func (a *Agent) startCheck(ctx context.Context, i *image) {
-	want, _ := i.wanted()
-	i.checking, i.unchecked = true, false
+func (a *Agent) startCheck(ctx context.Context, e *entry) {
+	want, _ := e.wanted()
+	e.checking, e.needsCheck = true, false
 	a.checks++
 	a.work.Go(func() {
-		presence, err := a.Runtime.Check(ctx, i.ref, want)
-		a.post(func() { a.checked(i, want, presence, err) })
+		presence, err := a.Runtime.Check(ctx, e.ref, want)
+		a.post(func() { a.onChecked(e, want, presence, err) })
 	})
 }
 
-func (a *Agent) checked(i *image, want digest.Digest, presence Presence, err error) {
-	i.checking = false
+func (a *Agent) onChecked(e *entry, want digest.Digest, presence Presence, err error) {
+	e.checking = false
 	a.checks--
 	now := time.Now()
-	current, _ := i.wanted()
+	current, _ := e.wanted()
 	switch {
-	case i.gone:
-		a.forget(i)
+	case e.removed:
+		a.forget(e)
 	case want != current:
-		i.unchecked = true
+		e.needsCheck = true
 	case err != nil:
-		a.Log.Error(err, "Failed to check image", "image", i.entry.Name)
-		a.later(backoff(1), func() { i.unchecked = true })
+		a.Log.Error(err, "Failed to check image", "image", e.spec.Name)
+		a.postAfter(backoff(1), func() { e.needsCheck = true })
 	case presence.Present:
-		if !i.present && i.status.Source == "" {
-			i.status.Source = v1alpha1.SourceLocal
+		if !e.present && e.status.Source == "" {
+			e.status.Source = v1alpha1.SourceLocal
 		}
-		if !i.present { // else it was our own pull that had it looked up
-			a.report.change(now, batch)
+		if !e.present { // else it was our own pull that had it looked up
+			a.reporter.writeWithin(now, batchDelay)
 		}
-		i.status.SizeBytes = presence.SizeBytes
-		i.succeed(want)
-	case i.present:
-		a.Log.Info("Image was no longer complete", "image", i.entry.Name, "digest", want)
-		i.present = false
-		i.status.Attempts = 0
-		a.report.change(now, settle)
+		e.status.SizeBytes = presence.SizeBytes
+		e.succeed(want)
+	case e.present:
+		a.Log.Info("Image was no longer complete", "image", e.spec.Name, "digest", want)
+		e.present = false
+		e.status.Attempts = 0
+		a.reporter.writeWithin(now, transientDelay)
 	default:
-		a.report.change(now, settle)
+		a.reporter.writeWithin(now, transientDelay)
 	}
 }
 
-func (a *Agent) startPull(ctx context.Context, i *image, now time.Time) {
-	want, ask := i.wanted()
-	if ask {
+func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
+	want, resolve := e.wanted()
+	if resolve {
 		want = ""
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	att := &attempt{
-		request: Request{Ref: i.ref, Digest: want, Policy: i.entry.RegistryPolicy, Pinned: pinned(i.entry)},
-		answers: i.entry.Request,
-		started: now,
-		report:  now.Add(settle),
-		pause:   minReportPause,
-		cancel:  cancel,
+		pull:             PullRequest{Ref: e.ref, Digest: want, Policy: e.spec.RegistryPolicy, Pinned: pinned(e.spec)},
+		requestIDs:       e.spec.Request,
+		started:          now,
+		progressDue:      now.Add(transientDelay),
+		progressInterval: minProgressInterval,
+		cancel:           cancel,
 	}
-	i.attempt, i.since = att, time.Time{}
-	i.status.Attempts++
+	e.attempt, e.queuedAt = att, time.Time{}
+	e.status.Attempts++
 	a.pulls++
-	a.Log.Info("Started pull", "image", i.entry.Name, "digest", want, "policy", att.request.Policy, "attempt", i.status.Attempts)
+	a.Log.Info("Started pull", "image", e.spec.Name, "digest", want, "policy", att.pull.Policy, "attempt", e.status.Attempts)
 
 	// What needs no credentials must not wait for the controller, which may be away.
-	private := len(i.entry.ImagePullSecrets) > 0
+	private := len(e.spec.ImagePullSecrets) > 0
 	a.work.Go(func() {
 		defer cancel(nil)
 		result, err := Result{}, error(nil)
-		if a.Credentials != nil && att.request.Policy == v1alpha1.RegistryPolicyDefault && private {
-			att.request.Credentials, err = a.Credentials.For(ctx, i.entry.Name)
+		if a.Credentials != nil && att.pull.Policy == v1alpha1.RegistryPolicyDefault && private {
+			att.pull.Credentials, err = a.Credentials.For(ctx, e.spec.Name)
 		}
 		if err == nil {
 			result, err = att.run(ctx, a.Runtime, a.NoProgressTimeout, func() {
-				a.post(func() { a.resolved(i, att) })
+				a.post(func() { a.onResolved(e, att) })
 			})
-			err = Redact(err, att.request.Credentials)
+			err = Redact(err, att.pull.Credentials)
 		}
-		a.post(func() { a.pulled(i, att, result, err) })
+		a.post(func() { a.onPulled(e, att, result, err) })
 	})
 }
 
-// resolved takes up the answer of the registry before the content is complete:
+// onResolved takes up the answer of the registry before the content is complete:
 // peers follow it.
-func (a *Agent) resolved(i *image, att *attempt) {
-	if i.attempt != att || att.abandoned || att.request.Digest != "" {
+func (a *Agent) onResolved(e *entry, att *attempt) {
+	if e.attempt != att || att.abandoned || att.pull.Digest != "" {
 		return
 	}
-	a.answered(i, att, att.seen().Digest)
-	pause := batch
-	for _, other := range a.images {
-		if o := other.attempt; o != nil && o.request.Digest == "" && o.seen().Digest == "" {
-			pause = together
+	a.recordAnswer(e, att, att.latestProgress().Digest)
+	delay := batchDelay
+	for _, other := range a.entries {
+		if o := other.attempt; o != nil && o.pull.Digest == "" && o.latestProgress().Digest == "" {
+			delay = sameStageDelay
 		}
 	}
-	a.report.change(time.Now(), pause)
+	a.reporter.writeWithin(time.Now(), delay)
 }
 
-func (a *Agent) answered(i *image, att *attempt, d digest.Digest) {
-	if i.answer.digest == d && i.answer.request == att.answers {
+func (a *Agent) recordAnswer(e *entry, att *attempt, d digest.Digest) {
+	if e.answer.digest == d && e.answer.requestIDs == att.requestIDs {
 		return
 	}
-	before, _ := i.wanted()
-	i.answer = answer{digest: d, request: att.answers, over: digest.Digest(i.entry.Digest)}
-	if want, _ := i.wanted(); want != before {
-		i.present = false
+	before, _ := e.wanted()
+	e.answer = answer{digest: d, requestIDs: att.requestIDs, specDigest: digest.Digest(e.spec.Digest)}
+	if want, _ := e.wanted(); want != before {
+		e.present = false
 	}
-	a.Log.Info("Resolved tag", "image", i.entry.Name, "digest", d, "request", att.answers)
+	a.Log.Info("Resolved tag", "image", e.spec.Name, "digest", d, "requestIDs", att.requestIDs)
 }
 
-func (a *Agent) pulled(i *image, att *attempt, result Result, err error) {
+func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	now := time.Now()
-	i.attempt = nil
+	e.attempt = nil
 	a.pulls--
 	a.Metrics.observe(att, result, err, now.Sub(att.started))
 	if !errors.Is(err, ErrInsufficientDisk) {
-		a.roomMade() // what it had reserved, at least
+		a.retryInsufficientDisk() // what it had reserved, at least
 	}
 	switch {
-	case i.gone:
-		a.forget(i)
+	case e.removed:
+		a.forget(e)
 		return
 	case att.abandoned:
-		i.unchecked = true
+		e.needsCheck = true
 		return
 	}
-	i.status.StartedAt, i.status.FinishedAt = timestamp(att.started), timestamp(now)
-	i.status.PulledBytes = max(att.seen().PulledBytes, result.PulledBytes)
+	e.status.StartedAt, e.status.FinishedAt = timestamp(att.started), timestamp(now)
+	e.status.PulledBytes = max(att.latestProgress().PulledBytes, result.PulledBytes)
 	if err != nil {
-		before := i.failed
-		if i.status.PulledBytes > 0 && att.request.Policy == v1alpha1.RegistryPolicyMirror {
+		before := e.failed
+		if e.status.PulledBytes > 0 && att.pull.Policy == v1alpha1.RegistryPolicyMirror {
 			// It follows a seed that is slower than our patience: each try that brings
 			// something is a new beginning. What it brought stays.
-			i.failures = 0
+			e.failures = 0
 		}
-		i.fail(err, now)
-		a.Log.Info("Pull failed", "image", i.entry.Name, "reason", i.status.Reason, "message", i.status.Message,
-			"attempt", i.status.Attempts, "failed", i.failed)
-		pause := settle // the next try is likely to supersede it
-		if i.failed && !before {
-			pause = batch
+		e.fail(err, now)
+		a.Log.Info("Pull failed", "image", e.spec.Name, "reason", e.status.Reason, "message", e.status.Message,
+			"attempt", e.status.Attempts, "failed", e.failed)
+		delay := transientDelay // the next try is likely to supersede it
+		if e.failed && !before {
+			delay = batchDelay
 		}
-		a.report.change(now, pause)
+		a.reporter.writeWithin(now, delay)
 		return
 	}
-	if att.request.Digest == "" {
-		a.answered(i, att, result.Digest)
+	if att.pull.Digest == "" {
+		a.recordAnswer(e, att, result.Digest)
 	}
-	i.status.Source, i.status.SizeBytes = result.Source, result.SizeBytes
-	i.succeed(result.Digest)
-	a.Log.Info("Finished pull", "image", i.entry.Name, "digest", result.Digest, "source", result.Source,
+	e.status.Source, e.status.SizeBytes = result.Source, result.SizeBytes
+	e.succeed(result.Digest)
+	a.Log.Info("Finished pull", "image", e.spec.Name, "digest", result.Digest, "source", result.Source,
 		"bytes", result.PulledBytes, "duration", now.Sub(att.started))
 	if a.pulls > 0 {
-		a.report.change(now, together)
+		a.reporter.writeWithin(now, sameStageDelay)
 		return
 	}
-	a.report.change(now, batch)
+	a.reporter.writeWithin(now, batchDelay)
 }

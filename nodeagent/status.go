@@ -18,14 +18,14 @@ import (
 // written last; they keep their transition times.
 func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.NodeImageSetStatus {
 	status := v1alpha1.NodeImageSetStatus{ObservedGeneration: a.generation}
-	for _, i := range a.images {
-		if !i.gone {
-			status.Images = append(status.Images, i.report())
+	for _, e := range a.entries {
+		if !e.removed {
+			status.Images = append(status.Images, e.currentStatus())
 		}
 	}
 	slices.SortFunc(status.Images, byName)
 
-	ready := ready(status.Images, a.outage)
+	ready := readyCondition(status.Images, a.outage)
 	ready.ObservedGeneration = a.generation
 	ready.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
 	status.Conditions = slices.Clone(conditions)
@@ -33,45 +33,45 @@ func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.No
 	return status
 }
 
-// report is the image's part of the status.
-func (i *image) report() v1alpha1.NodeImageStatus {
-	s := i.status
-	s.State = i.state()
-	want, ask := i.wanted()
+// currentStatus is the image's part of the status.
+func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
+	s := e.status
+	s.State = e.state()
+	want, resolve := e.wanted()
 	if want != "" {
 		s.Digest = want.String()
 	}
 	switch {
-	case i.ref.Digest() != "":
-		s.Request = i.entry.Request // its name is the answer
-	case i.answer.digest == "", ask && s.Digest != i.answer.digest.String():
+	case e.ref.Digest() != "":
+		s.Request = e.spec.Request // its name is the answer
+	case e.answer.digest == "", resolve && s.Digest != e.answer.digest.String():
 		s.Request = ""
-	case contains(i.answer.request, i.entry.Request):
-		s.Request = i.entry.Request
+	case answersAll(e.answer.requestIDs, e.spec.Request):
+		s.Request = e.spec.Request
 	default:
-		s.Request = i.answer.request
+		s.Request = e.answer.requestIDs
 	}
-	if i.attempt != nil && !i.present { // else it asks
-		progress := i.attempt.seen()
+	if e.attempt != nil && !e.present { // else it asks
+		progress := e.attempt.latestProgress()
 		s.PulledBytes = progress.PulledBytes
 		s.SizeBytes = max(s.SizeBytes, progress.SizeBytes)
-		s.Source = origin(i.entry.RegistryPolicy)
-		s.StartedAt, s.FinishedAt = timestamp(i.attempt.started), timestamp(i.attempt.receivedAt())
+		s.Source = sourceOf(e.spec.RegistryPolicy)
+		s.StartedAt, s.FinishedAt = timestamp(e.attempt.started), timestamp(e.attempt.receivedAt())
 	}
 	return s
 }
 
-// origin is where content comes from under a policy, if any has to be fetched.
-func origin(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
+// sourceOf is where content comes from under a policy, if any has to be fetched.
+func sourceOf(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
 	if policy == v1alpha1.RegistryPolicyDefault {
 		return v1alpha1.SourceUpstream
 	}
 	return v1alpha1.SourceMirror
 }
 
-// ready sums the images up. Its message names counts only, so that it stays the same
+// readyCondition sums the images up. Its message names counts only, so that it stays the same
 // while nothing else changes.
-func ready(images []v1alpha1.NodeImageStatus, out *outage) metav1.Condition {
+func readyCondition(images []v1alpha1.NodeImageStatus, out *outage) metav1.Condition {
 	present, failed := 0, 0
 	for _, s := range images {
 		switch s.State {

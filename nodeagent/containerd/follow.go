@@ -20,7 +20,7 @@ import (
 
 // follow brings the content from the mirrors, each blob as soon as they have it, and
 // unpacks behind it.
-func (r *Runtime) follow(ctx context.Context, req nodeagent.Request, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	m.resolved(req.Digest)
 	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), nil)
 	if err != nil {
@@ -82,7 +82,7 @@ func (r *Runtime) measure(ctx context.Context, target ocispec.Descriptor, f *fet
 }
 
 // followAll walks from the target down as containerd's own pulls do.
-func (r *Runtime) followAll(ctx context.Context, req nodeagent.Request, target ocispec.Descriptor, f *fetcher) error {
+func (r *Runtime) followAll(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, f *fetcher) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	store := r.client.ContentStore()

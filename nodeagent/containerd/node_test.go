@@ -59,7 +59,7 @@ func pullOnNode(argument string) int {
 			}
 			ctx, cancel := context.WithTimeoutCause(context.Background(), req.Timeout, nodeagent.ErrNoProgress)
 			defer cancel()
-			result, err := runtime.Pull(ctx, nodeagent.Request{Ref: ref, Digest: req.Digest, Policy: req.Policy}, func(nodeagent.Progress) {})
+			result, err := runtime.Pull(ctx, nodeagent.PullRequest{Ref: ref, Digest: req.Digest, Policy: req.Policy}, func(nodeagent.Progress) {})
 			if err == nil {
 				fmt.Println(result.Source)
 			}

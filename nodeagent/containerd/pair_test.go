@@ -62,8 +62,8 @@ func (p *pair) push(name string, layers int, size int64) {
 }
 
 // request is for the tag at the digest; a seed asks what that is.
-func (p *pair) request(policy v1alpha1.RegistryPolicy) nodeagent.Request {
-	req := nodeagent.Request{Ref: p.ref, Policy: policy, Pinned: true}
+func (p *pair) request(policy v1alpha1.RegistryPolicy) nodeagent.PullRequest {
+	req := nodeagent.PullRequest{Ref: p.ref, Policy: policy, Pinned: true}
 	if policy == v1alpha1.RegistryPolicyMirror {
 		req.Digest = p.digest
 	}
@@ -102,7 +102,7 @@ func lose(ctx context.Context, d string) {
 	Expect(direct.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)).To(Succeed())
 }
 
-func pull(ctx context.Context, runtime *containerd.Runtime, req nodeagent.Request) (nodeagent.Result, error) {
+func pull(ctx context.Context, runtime *containerd.Runtime, req nodeagent.PullRequest) (nodeagent.Result, error) {
 	return runtime.Pull(ctx, req, func(nodeagent.Progress) {})
 }
 

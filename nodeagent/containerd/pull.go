@@ -20,7 +20,7 @@ import (
 )
 
 // Pull implements nodeagent.Runtime.
-func (r *Runtime) Pull(ctx context.Context, req nodeagent.Request, report func(nodeagent.Progress)) (nodeagent.Result, error) {
+func (r *Runtime) Pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
 	// containerd's packages log what they also return, and in a format of their own.
 	result, err := r.pull(log.WithLogger(ctx, discard), req, report)
 	if err != nil {
@@ -35,7 +35,7 @@ var discard = func() *log.Entry {
 	return logrus.NewEntry(logger)
 }()
 
-func (r *Runtime) pull(ctx context.Context, req nodeagent.Request, report func(nodeagent.Progress)) (nodeagent.Result, error) {
+func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
 	leased, err := r.lease(ctx, req.Ref)
 	if err != nil {
 		return nodeagent.Result{}, err
@@ -72,7 +72,7 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.Request, report func(n
 
 // finish unpacks where that has not been done, names the image, and looks at the
 // outcome rather than believe it.
-func (r *Runtime) finish(ctx context.Context, req nodeagent.Request, target ocispec.Descriptor) (holding, error) {
+func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor) (holding, error) {
 	held, err := r.inspect(ctx, target)
 	if err != nil {
 		return holding{}, err

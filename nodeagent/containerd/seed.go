@@ -19,7 +19,7 @@ import (
 // they have something, else from the registry. Credentials are tried one after the
 // other, whatever the registry has against those before, as the kubelet does: an account
 // may be over its limit, too.
-func (r *Runtime) seed(ctx context.Context, req nodeagent.Request, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) seed(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	credentials := req.Credentials
 	if len(credentials) == 0 {
 		credentials = []nodeagent.Credential{{}}
@@ -49,7 +49,7 @@ func (r *Runtime) seed(ctx context.Context, req nodeagent.Request, m *meter) (oc
 	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %s", errors.Join(failed...), errors.Join(refused...).Error())
 }
 
-func (r *Runtime) seedWith(ctx context.Context, req nodeagent.Request, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) seedWith(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
 	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), basicAuth(credential))
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -94,7 +94,7 @@ func (r *Runtime) complete(ctx context.Context, want digest.Digest, m *meter) (o
 // that kept little but its text, and containerd reports a mirror's 404 rather than the
 // registry's silence, which would make an outage look final. So the registry is asked
 // again, from here: asked is its answer if it has just been.
-func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.Request, asked, err error) error {
+func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.PullRequest, asked, err error) error {
 	if ctx.Err() != nil || errors.Is(err, nodeagent.ErrInsufficientDisk) {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 
 // transfer pulls through the daemon's transfer service: by the tag, which costs the
 // registry one HEAD, or by the digest where it is known.
-func (r *Runtime) transfer(ctx context.Context, req nodeagent.Request, want digest.Digest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
 	from := req.Ref
 	if want != "" {
 		from = from.WithDigest(want)
@@ -68,7 +68,7 @@ func (r *Runtime) newer(ctx context.Context, target ocispec.Descriptor, since ti
 	return size, err
 }
 
-func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.Request, from string, credential nodeagent.Credential, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
+func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, from string, credential nodeagent.Credential, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
 	unfinished, err := r.client.ContentStore().ListStatuses(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("list unfinished ingests: %w", err)

@@ -153,7 +153,7 @@ func unavailable(err error) error {
 // refused is the error for an answer other than 200. Its message is taken over from
 // an endpoint of ours only: anything else may be anything.
 func refused(response *http.Response) error {
-	kind := nodeagent.ErrCredentialsRefused
+	kind := nodeagent.ErrCredentialsDenied
 	if response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500 {
 		kind = nodeagent.ErrCredentialsUnavailable
 	}

@@ -95,15 +95,15 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 		want     error
 		wantText string
 	}{
-		{"a token that it does not take", refuse(401, credentialapi.ReasonUnauthorized), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (401 Unauthorized)"},
-		{"an image that is not needed", refuse(403, credentialapi.ReasonNotNeeded), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (403 NotNeeded)"},
-		{"an image that is not wanted", refuse(404, credentialapi.ReasonNotWanted), nil, nodeagent.ErrCredentialsRefused, "said the endpoint (404 NotWanted)"},
+		{"a token that it does not take", refuse(401, credentialapi.ReasonUnauthorized), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (401 Unauthorized)"},
+		{"an image that is not needed", refuse(403, credentialapi.ReasonNotNeeded), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (403 NotNeeded)"},
+		{"an image that is not wanted", refuse(404, credentialapi.ReasonNotWanted), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (404 NotWanted)"},
 		{"too many requests", refuse(429, credentialapi.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
 		{"an API server in trouble", refuse(503, credentialapi.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
 		{
 			"something that is not the endpoint", func(w http.ResponseWriter, r *http.Request) {
 				http.Error(w, "You sent "+r.Header.Get("Authorization"), http.StatusForbidden)
-			}, nil, nodeagent.ErrCredentialsRefused, "status 403",
+			}, nil, nodeagent.ErrCredentialsDenied, "status 403",
 		},
 		{
 			"an answer that is not one", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"credentials": "p4ssw0rd"}`) },
@@ -166,7 +166,7 @@ func TestTheClientTakesItsTokenNowhereElse(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 	})
-	if _, err := client.For(t.Context(), image); !errors.Is(err, nodeagent.ErrCredentialsRefused) {
+	if _, err := client.For(t.Context(), image); !errors.Is(err, nodeagent.ErrCredentialsDenied) {
 		t.Errorf("err = %v", err)
 	}
 }

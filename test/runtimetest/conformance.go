@@ -92,13 +92,13 @@ func Conformance(world func(ctx context.Context) *World) {
 		Expect(err).NotTo(HaveOccurred())
 		return image, digest.Digest(d.String())
 	}
-	seed := func(d digest.Digest) nodeagent.Request {
-		return nodeagent.Request{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyDefault, Pinned: true}
+	seed := func(d digest.Digest) nodeagent.PullRequest {
+		return nodeagent.PullRequest{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyDefault, Pinned: true}
 	}
-	peer := func(d digest.Digest) nodeagent.Request {
-		return nodeagent.Request{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyMirror, Pinned: true}
+	peer := func(d digest.Digest) nodeagent.PullRequest {
+		return nodeagent.PullRequest{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyMirror, Pinned: true}
 	}
-	pull := func(ctx context.Context, req nodeagent.Request) (nodeagent.Result, error) {
+	pull := func(ctx context.Context, req nodeagent.PullRequest) (nodeagent.Result, error) {
 		return w.Runtime.Pull(ctx, req, func(nodeagent.Progress) {})
 	}
 	present := func(ctx context.Context, d digest.Digest) bool {

@@ -42,7 +42,7 @@ type Fake struct {
 	// Unpacking is how long the work takes that follows the last blob.
 	Unpacking time.Duration
 	// Fail, if set, is asked for an error before each pull.
-	Fail func(nodeagent.Request) error
+	Fail func(nodeagent.PullRequest) error
 
 	mu       sync.Mutex
 	contents map[digest.Digest]content
@@ -53,7 +53,7 @@ type Fake struct {
 	lost     chan struct{}
 
 	pulling, mostPulling int
-	pulls                []nodeagent.Request
+	pulls                []nodeagent.PullRequest
 }
 
 type record struct {
@@ -92,7 +92,7 @@ func (f *Fake) Check(_ context.Context, ref imageref.Reference, want digest.Dige
 }
 
 // Pull implements nodeagent.Runtime.
-func (f *Fake) Pull(ctx context.Context, req nodeagent.Request, report func(nodeagent.Progress)) (nodeagent.Result, error) {
+func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
 	f.mu.Lock()
 	f.pulls = append(f.pulls, req)
 	f.pulling++
@@ -149,7 +149,7 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.Request, report func(node
 }
 
 // bring fetches what is missing until nothing is.
-func (f *Fake) bring(ctx context.Context, req nodeagent.Request, p *nodeagent.Progress, report func(nodeagent.Progress)) error {
+func (f *Fake) bring(ctx context.Context, req nodeagent.PullRequest, p *nodeagent.Progress, report func(nodeagent.Progress)) error {
 	for {
 		f.mu.Lock()
 		blobs, missing := f.tree(p.Digest)
@@ -182,7 +182,7 @@ func (f *Fake) bring(ctx context.Context, req nodeagent.Request, p *nodeagent.Pr
 	}
 }
 
-func (f *Fake) fetch(ctx context.Context, req nodeagent.Request, d digest.Digest) (int64, error) {
+func (f *Fake) fetch(ctx context.Context, req nodeagent.PullRequest, d digest.Digest) (int64, error) {
 	var c content
 	var err error
 	if req.Policy == v1alpha1.RegistryPolicyDefault {
@@ -381,10 +381,10 @@ func (f *Fake) tell(c nodeagent.Change) {
 }
 
 // Pulls are the requests of all pulls so far.
-func (f *Fake) Pulls() []nodeagent.Request {
+func (f *Fake) Pulls() []nodeagent.PullRequest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]nodeagent.Request(nil), f.pulls...)
+	return append([]nodeagent.PullRequest(nil), f.pulls...)
 }
 
 // MostPulling is how many pulls ran at a time.

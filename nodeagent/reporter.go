@@ -20,9 +20,9 @@ type StatusWriter interface {
 	WriteStatus(ctx context.Context, uid types.UID, status v1alpha1.NodeImageSetStatus) error
 }
 
-// report decides when the status is written: one write at a time, changes gathered,
+// reporter decides when the status is written: one write at a time, changes gathered,
 // nothing written that is written already.
-type report struct {
+type reporter struct {
 	uid     types.UID
 	written v1alpha1.NodeImageSetStatus
 	// due is when to write; zero when nothing changed.
@@ -31,20 +31,20 @@ type report struct {
 	failures int
 }
 
-// restart begins with an object whose status this process has not written.
-func (r *report) restart(uid types.UID, status v1alpha1.NodeImageSetStatus) {
+// reset begins with an object whose status this process has not written.
+func (r *reporter) reset(uid types.UID, status v1alpha1.NodeImageSetStatus) {
 	r.uid, r.due, r.failures = uid, time.Time{}, 0
 	r.written = *status.DeepCopy()
 }
 
-// change has the status written after a while, or sooner if something else wants it sooner.
-func (r *report) change(now time.Time, after time.Duration) {
-	r.due = earliest(now.Add(after), r.due)
+// writeWithin has the status written after a while, or sooner if something else wants it sooner.
+func (r *reporter) writeWithin(now time.Time, delay time.Duration) {
+	r.due = earliest(now.Add(delay), r.due)
 }
 
 // writeStatus writes the status if it is time, and says when it will be.
-func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wake time.Time) {
-	r := &a.report
+func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Time) {
+	r := &a.reporter
 	if r.uid == "" {
 		r.due = time.Time{} // no object to write to
 		return time.Time{}
@@ -57,7 +57,7 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wake time.Time)
 		return due
 	}
 	r.due = time.Time{}
-	a.progressSeen(now)
+	a.postponeProgress(now)
 	status := a.status(now, r.written.Conditions)
 	if equality.Semantic.DeepEqual(status, r.written) {
 		return a.progressDue()
@@ -66,13 +66,13 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wake time.Time)
 	uid := r.uid
 	a.work.Go(func() {
 		err := a.Status.WriteStatus(ctx, uid, status)
-		a.post(func() { a.wrote(uid, status, err) })
+		a.post(func() { a.onStatusWritten(uid, status, err) })
 	})
 	return time.Time{}
 }
 
-func (a *Agent) wrote(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
-	r := &a.report
+func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
+	r := &a.reporter
 	r.writing = false
 	switch {
 	case uid != r.uid:
@@ -90,21 +90,21 @@ func (a *Agent) wrote(uid types.UID, status v1alpha1.NodeImageSetStatus, err err
 // further try of what has failed is told when it ends: the controller sees by the count
 // that the reason still holds.
 func (a *Agent) progressDue() (due time.Time) {
-	for _, i := range a.images {
-		if i.attempt != nil && !i.failed {
-			due = earliest(due, i.attempt.report)
+	for _, e := range a.entries {
+		if e.attempt != nil && !e.failed {
+			due = earliest(due, e.attempt.progressDue)
 		}
 	}
 	return due
 }
 
-// progressSeen sets when the progress that is being written now is written again: of
+// postponeProgress sets when the progress that is being written now is written again: of
 // all pulls, since a write tells of all.
-func (a *Agent) progressSeen(now time.Time) {
-	for _, i := range a.images {
-		if att := i.attempt; att != nil {
-			att.report = now.Add(att.pause)
-			att.pause = min(2*att.pause, maxReportPause)
+func (a *Agent) postponeProgress(now time.Time) {
+	for _, e := range a.entries {
+		if att := e.attempt; att != nil {
+			att.progressDue = now.Add(att.progressInterval)
+			att.progressInterval = min(2*att.progressInterval, maxProgressInterval)
 		}
 	}
 }
