@@ -37,7 +37,10 @@ const (
 
 // fetcher brings single blobs from the mirrors into the content store.
 type fetcher struct {
-	store   content.Store
+	store content.Store
+	// origin labels what is committed with its source. Spegel tells peers of a blob only if
+	// the label is there within 650 ms of the commit, and looks for it no second time.
+	origin  content.Opt
 	mirrors *mirror.Client
 	streams *streams
 	meter   *meter
@@ -70,7 +73,7 @@ func (f *fetcher) root(ctx context.Context, dgst digest.Digest) (ocispec.Descrip
 			return fmt.Errorf("manifest %s is of the unknown type %q", dgst, desc.MediaType)
 		}
 		f.meter.add(desc.Size)
-		return content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc)
+		return content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc, f.origin)
 	})
 	return desc, err
 }
@@ -104,7 +107,7 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 	defer func() { _ = writer.Close() }()
 	reader := &blobReader{ctx: ctx, fetcher: f, kind: kind, desc: desc}
 	defer reader.close()
-	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest)
+	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest, f.origin)
 	if errdefs.IsFailedPrecondition(err) {
 		// What was ingested is not what the digest says; begin anew.
 		f.meter.add(-reader.received)

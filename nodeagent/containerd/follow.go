@@ -7,13 +7,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/unpack"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
@@ -29,6 +33,7 @@ func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *mete
 	defer hosts.Close()
 	f := &fetcher{
 		store:   r.client.ContentStore(),
+		origin:  content.WithLabels(sourceLabel(req.Ref)),
 		streams: r.streams,
 		meter:   m,
 		mirrors: &mirror.Client{
@@ -54,6 +59,13 @@ func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *mete
 		return ocispec.Descriptor{}, f.explain(ctx, err)
 	}
 	return target, nil
+}
+
+// sourceLabel says where content comes from, in the form of containerd's own pulls, which
+// leave out the port.
+func sourceLabel(ref imageref.Reference) map[string]string {
+	registry := url.URL{Host: ref.Domain()}
+	return map[string]string{labels.LabelDistributionSource + "." + registry.Hostname(): ref.Path()}
 }
 
 // measure brings the manifests, which tell the size, and refuses what does not fit.

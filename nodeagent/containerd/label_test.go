@@ -1,0 +1,90 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd_test
+
+import (
+	"context"
+	"time"
+
+	eventtypes "github.com/containerd/containerd/api/events"
+	"github.com/containerd/typeurl/v2"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/upstream"
+)
+
+var _ = Describe("What a peer commits", func() {
+	It("bears its source's label from the beginning, for Spegel tells nobody of what is labelled later", func(ctx context.Context) {
+		p := newPair("labelled")
+		image, err := images.Image(images.Options{Layers: images.Layers("labelled", 4, images.KiB)})
+		Expect(err).NotTo(HaveOccurred())
+		index, err := images.Index(image)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(p.mirror.Push(p.repository+":v1", index)).To(Succeed())
+		var blobs []digest.Digest
+		Expect(images.Walk(index, func(b images.Blob) error {
+			blobs = append(blobs, digest.Digest(b.Digest.String()))
+			return nil
+		})).To(Succeed())
+		manifest := blobs[len(blobs)-2]
+		p.digest = blobs[len(blobs)-1]
+		// The index waits for its manifest for longer than Spegel waits for a label.
+		p.mirror.Inject(upstream.Of(manifest.String()), 1, upstream.Answer(404))
+		created := watchCreated(ctx)
+
+		began := time.Now()
+		Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Digest", p.digest))
+
+		Expect(time.Since(began)).To(BeNumerically(">", 5*time.Second), "the manifest was missed once")
+		for range blobs {
+			var c creation
+			Eventually(ctx, created).Should(Receive(&c))
+			Expect(blobs).To(ContainElement(c.digest))
+			Expect(c.labels).To(HaveKeyWithValue("containerd.io/distribution.source."+machines.GatewayIP, p.repository), c.digest.String())
+		}
+	}, SpecTimeout(specTimeout))
+})
+
+// creation is a blob that was committed, with the labels that it had then.
+type creation struct {
+	digest digest.Digest
+	labels map[string]string
+}
+
+// watchCreated looks at each blob when the node's containerd tells that it is there, as
+// Spegel does, until the spec ends.
+func watchCreated(ctx context.Context) <-chan creation {
+	GinkgoHelper()
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	envelopes, errs := direct.Subscribe(watching, `topic=="/content/create"`)
+	_, err := direct.Version(ctx) // once this is answered the daemon has the subscription
+	Expect(err).NotTo(HaveOccurred())
+	created := make(chan creation, 100)
+	ended := make(chan struct{})
+	go func() {
+		defer GinkgoRecover()
+		defer close(ended)
+		for {
+			select {
+			case envelope := <-envelopes:
+				event, err := typeurl.UnmarshalAny(envelope.Event)
+				Expect(err).NotTo(HaveOccurred())
+				d := digest.Digest(event.(*eventtypes.ContentCreate).Digest)
+				info, err := direct.ContentStore().Info(watching, d)
+				Expect(err).NotTo(HaveOccurred())
+				created <- creation{d, info.Labels}
+			case <-errs:
+				return
+			}
+		}
+	}()
+	DeferCleanup(func() {
+		stop()
+		<-ended
+	})
+	return created
+}
