@@ -18,7 +18,8 @@ import (
 type node interface {
 	// url is the mirror's base.
 	url() string
-	// commit puts content into the node's store, with no image around it.
+	// commit puts content into the node's store, with no image around it but the label of
+	// its source, from the beginning.
 	commit(t *testing.T, content string) digest.Digest
 	// tag makes an image record.
 	tag(t *testing.T, name string, target digest.Digest)
@@ -34,9 +35,12 @@ type environment struct {
 }
 
 const (
-	repository = "/v2/team/app"
-	namespace  = "?ns=registry.example"
-	image      = "registry.example/team/app:"
+	registryName   = "registry.example"
+	repositoryName = "team/app"
+
+	repository = "/v2/" + repositoryName
+	namespace  = "?ns=" + registryName
+	image      = registryName + "/" + repositoryName + ":"
 	manifest   = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[],"annotations":{"of":%q}}`
 )
 

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	containerdimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -159,10 +160,12 @@ func (n clusterNode) url() string { return n.MirrorURL() }
 func (n clusterNode) commit(t *testing.T, blob string) digest.Digest {
 	t.Helper()
 	d := digest.FromString(blob)
-	// Without the label it would be garbage at once.
-	root := content.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)})
+	marks := content.WithLabels(map[string]string{
+		"containerd.io/gc.root":                             time.Now().Format(time.RFC3339), // or it would be garbage at once
+		labels.LabelDistributionSource + "." + registryName: repositoryName,
+	})
 	err := content.WriteBlob(t.Context(), n.daemon.ContentStore(), d.String(),
-		bytes.NewReader([]byte(blob)), ocispec.Descriptor{Digest: d, Size: int64(len(blob))}, root)
+		bytes.NewReader([]byte(blob)), ocispec.Descriptor{Digest: d, Size: int64(len(blob))}, marks)
 	if err != nil {
 		t.Fatal(err)
 	}
