@@ -187,8 +187,8 @@ func (e *entry) fail(err error, now time.Time) {
 		return
 	}
 	e.failures++
-	e.final = f.final
-	e.failed = f.final || e.failures > retryLimit(e.spec) || f.reason == v1alpha1.ReasonInsufficientDisk
+	e.final = v1alpha1.IsRefusal(f.reason)
+	e.failed = e.final || e.failures > retryLimit(e.spec) || f.reason == v1alpha1.ReasonInsufficientDisk
 }
 
 // state is what the status says. What is present stays so while its tag is asked for

@@ -43,8 +43,6 @@ var (
 // failure is what the agent makes of an error.
 type failure struct {
 	reason string
-	// final: trying again cannot help until the spec's entry changes.
-	final bool
 	// uncounted: it says nothing of the image, so it uses up no try.
 	uncounted bool
 }
@@ -60,9 +58,9 @@ var kinds = []struct {
 	{ErrCredentialsUnavailable, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
 	{ErrCredentialsDenied, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
 	{ErrInsufficientDisk, failure{reason: v1alpha1.ReasonInsufficientDisk}},
-	{ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided, final: true}},
-	{ErrUnauthorized, failure{reason: v1alpha1.ReasonImagePullUnauthorized, final: true}},
-	{ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound, final: true}},
+	{ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided}},
+	{ErrUnauthorized, failure{reason: v1alpha1.ReasonImagePullUnauthorized}},
+	{ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound}},
 	{ErrNotOnMirror, failure{reason: v1alpha1.ReasonNotOnMirror}},
 	{ErrNoProgress, failure{reason: v1alpha1.ReasonNoProgress}},
 	{ErrRegistryUnavailable, failure{reason: v1alpha1.ReasonRegistryUnavailable}},

@@ -21,9 +21,9 @@ func TestClassify(t *testing.T) {
 		err    error
 		want   failure
 	}{
-		{"an unknown image is not worth another try", ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound, final: true}},
-		{"a refusal neither", fmt.Errorf("pull: %w", ErrUnauthorized), failure{reason: v1alpha1.ReasonImagePullUnauthorized, final: true}},
-		{"nor another platform's image", ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided, final: true}},
+		{"an unknown image is not worth another try", ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound}},
+		{"a refusal neither", fmt.Errorf("pull: %w", ErrUnauthorized), failure{reason: v1alpha1.ReasonImagePullUnauthorized}},
+		{"nor another platform's image", ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided}},
 		{"a registry comes back", ErrRegistryUnavailable, failure{reason: v1alpha1.ReasonRegistryUnavailable}},
 		{"silence ends", ErrNoProgress, failure{reason: v1alpha1.ReasonNoProgress}},
 		{"a mirror gets it later", ErrNotOnMirror, failure{reason: v1alpha1.ReasonNotOnMirror}},

@@ -110,6 +110,27 @@ const (
 	ReasonAgentNotRunning = "AgentNotRunning"
 )
 
+// IsRefusal reports whether the reason of an image's state is a final answer of its registry: trying
+// again on the same node cannot help until the spec's entry or the credentials change.
+func IsRefusal(reason string) bool {
+	switch reason {
+	case ReasonImageNotFound, ReasonImagePullUnauthorized, ReasonPlatformNotProvided:
+		return true
+	}
+	return false
+}
+
+// IsMirrorFailure reports whether the reason of an image's state, on a node that may use the mirror
+// only, says that the mirror did not serve it. One that cannot be reached or hangs has served the
+// node no better than one that misses content.
+func IsMirrorFailure(reason string) bool {
+	switch reason {
+	case ReasonNotOnMirror, ReasonNoProgress, ReasonRegistryUnavailable:
+		return true
+	}
+	return false
+}
+
 // Reasons of the Events on an ImagePrefetch that no condition has.
 const (
 	// ReasonPullSecretMissing (Warning): one of spec.imagePullSecrets does not exist,

@@ -162,7 +162,8 @@ func (a account) countNode(t *tally, name string, digests []plan.Resolved) {
 			Reason: cmp.Or(answer.Reason, v1alpha1.ReasonPullFailed), Message: answer.Message,
 		}
 		switch {
-		case entry.Failed() && !(a.fallback && servedOtherwise(entry)):
+		// What the mirror does not have, the upstream may: with a fallback that is no end.
+		case entry.Failed() && !(a.fallback && entry.FailedOnMirror()):
 			final = append(final, failure)
 		case entry.Failed():
 			passing = append(passing, failure)
@@ -190,19 +191,6 @@ func (a account) countNode(t *tally, name string, digests []plan.Resolved) {
 	}
 	t.final = append(t.final, byImage(final)...)
 	t.passing = append(t.passing, byImage(passing)...)
-}
-
-// servedOtherwise tells whether the plan has another way for an image that failed on
-// a node: what the mirror does not have, the upstream may.
-func servedOtherwise(entry plan.Entry) bool {
-	if entry.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
-		return false
-	}
-	switch entry.Status.Reason {
-	case v1alpha1.ReasonNotOnMirror, v1alpha1.ReasonNoProgress, v1alpha1.ReasonRegistryUnavailable:
-		return true
-	}
-	return false
 }
 
 // refused tells whether the node lacks an image that the registry refused to those who

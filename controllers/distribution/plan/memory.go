@@ -74,7 +74,7 @@ func (d *draft) remember(im *image, s *seat) {
 	switch s.stand {
 	case failed:
 		a.at = d.since(s.entry.ChangedAt)
-		a.final = final(s.entry.Status.Reason)
+		a.final = v1alpha1.IsRefusal(s.entry.Status.Reason)
 	case stalled:
 		a.at = d.stallsAt(s)
 	case idle, pulling, lost, holding:
@@ -95,14 +95,6 @@ func (d *draft) remember(im *image, s *seat) {
 	}
 	tried[s.node.Name] = a
 	im.memory.tried = tried
-}
-
-func final(reason string) bool {
-	switch reason {
-	case v1alpha1.ReasonImageNotFound, v1alpha1.ReasonImagePullUnauthorized, v1alpha1.ReasonPlatformNotProvided:
-		return true
-	}
-	return false
 }
 
 // refusals sums up the final answers.

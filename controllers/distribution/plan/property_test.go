@@ -256,7 +256,7 @@ func (m *machine) recover() {
 	m.node.DiskPressure, m.node.RuntimeDown = false, false
 	for image, status := range m.status {
 		switch {
-		case final(status.Reason):
+		case v1alpha1.IsRefusal(status.Reason):
 		case status.State == v1alpha1.ImageFailed:
 			status.State = v1alpha1.ImagePending
 		case status.State == v1alpha1.ImagePresent && status.Reason != "": // it asks in vain

@@ -186,8 +186,15 @@ func (e Entry) Failed() bool {
 		return status.State == v1alpha1.ImageFailed
 	default:
 		limit := e.Wanted.ImageDownloadRetryLimit
-		return final(status.Reason) || limit != nil && status.Attempts > *limit
+		return v1alpha1.IsRefusal(status.Reason) || limit != nil && status.Attempts > *limit
 	}
+}
+
+// FailedOnMirror reports whether a node that may not use the upstream gave up because the
+// mirror did not serve it.
+func (e Entry) FailedOnMirror() bool {
+	return e.Failed() && e.Wanted != nil && e.Wanted.RegistryPolicy != v1alpha1.RegistryPolicyDefault &&
+		v1alpha1.IsMirrorFailure(e.Status.Reason)
 }
 
 // unheard says that nothing came from an agent that should have answered by now. Its

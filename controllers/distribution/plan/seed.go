@@ -146,17 +146,9 @@ func (d *draft) notOnMirror(g *group, s *seat) bool {
 	return s.unserved() && g.holders > 0 && !d.since(s.entry.ChangedAt).Before(g.since)
 }
 
-// unserved says that a node tried the mirror in vain until its retries ran out. A
-// mirror that cannot be reached or that hangs has served it no better than one that misses.
+// unserved says that a node tried the mirror in vain until its retries ran out.
 func (s *seat) unserved() bool {
-	if !s.current || s.stand != failed || s.isSeed() {
-		return false
-	}
-	switch s.entry.Status.Reason {
-	case v1alpha1.ReasonNotOnMirror, v1alpha1.ReasonNoProgress, v1alpha1.ReasonRegistryUnavailable:
-		return true
-	}
-	return false
+	return s.current && s.stand == failed && s.entry.FailedOnMirror()
 }
 
 // replace relieves those who fail as soon as somebody else, or they themselves after

@@ -274,7 +274,7 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return status
 	}
 	asksInVain := status.State == v1alpha1.ImagePresent && status.Reason != ""
-	if status.State == v1alpha1.ImageFailed || asksInVain && (final(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
+	if status.State == v1alpha1.ImageFailed || asksInVain && (v1alpha1.IsRefusal(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
 		return status
 	}
 	digest := entry.Digest
