@@ -14,6 +14,7 @@ COPY api api
 COPY cmd cmd
 COPY config config
 COPY controllers controllers
+COPY internal internal
 COPY nodeagent nodeagent
 COPY webhook webhook
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
