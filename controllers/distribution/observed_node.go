@@ -70,7 +70,7 @@ func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImag
 	}
 	for _, image := range node.Status.Images {
 		// The kubelet has the names from CRI, which normalizes them.
-		view.plan.Hints = append(view.plan.Hints, image.Names...)
+		view.plan.KubeletImages = append(view.plan.KubeletImages, image.Names...)
 	}
 	if before != nil && before.uid != node.UID {
 		before = nil

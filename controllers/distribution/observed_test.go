@@ -96,7 +96,7 @@ func TestPlanOfNode(t *testing.T) {
 	}
 	want := plan.Node{
 		Name: "a", Labels: node.Labels, Taints: node.Spec.Taints, Platform: "linux/arm64", Zone: "z1",
-		Ready: true, Unschedulable: true, DiskPressure: true, Hints: []string{appV1, webV1}, Acknowledged: true,
+		Ready: true, Unschedulable: true, DiskPressure: true, KubeletImages: []string{appV1, webV1}, Acknowledged: true,
 	}
 	for what, node := range map[string]*corev1.Node{"as it is": node, "as the cache keeps it": trimmed.(*corev1.Node)} {
 		if diff := cmp.Diff(want, observeNode(nil, node, nil, noon).plan); diff != "" {

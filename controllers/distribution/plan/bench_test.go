@@ -66,13 +66,13 @@ func distributing(nodes, images, prefetches int, held float64) State {
 		n := Node{Name: fmt.Sprintf("node-%05d", i), Platform: "linux/amd64", Ready: true, Acknowledged: true, Entries: make(map[string]Entry),
 			Labels: map[string]string{"kubernetes.io/os": "linux"}}
 		for j := range 50 {
-			n.Hints = append(n.Hints, fmt.Sprintf("registry.example.com/other/app%d:v1", j))
+			n.KubeletImages = append(n.KubeletImages, fmt.Sprintf("registry.example.com/other/app%d:v1", j))
 		}
 		for _, name := range names {
 			digest := "sha256:" + name
 			resolved[name] = Resolved{Digest: digest, For: "1"}
 			if float64(i) < held*float64(nodes) {
-				n.Hints = append(n.Hints, name, byDigest(name, digest))
+				n.KubeletImages = append(n.KubeletImages, name, byDigest(name, digest))
 				n.Entries[name] = Entry{
 					Wanted: &v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: v1alpha1.RegistryPolicyMirror,
 						Retention: v1alpha1.RetentionPinned, ImageDownloadRetryLimit: &retries},

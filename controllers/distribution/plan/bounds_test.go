@@ -28,8 +28,8 @@ func (w *world) overBounds(seen State) string {
 			}
 			added = added || new
 		}
-		for _, s := range im.seats {
-			if s.entry.Wanted == nil || s.stand != pulling {
+		for _, s := range im.placements {
+			if s.entry.Wanted == nil || s.state != pulling {
 				continue
 			}
 			old, had := was[s.node.Name+" "+im.name]
@@ -52,27 +52,27 @@ type sight struct {
 }
 
 // seated is how each image stands on each node.
-func (w *world) seated(s State) *draft {
-	d := survey(s, w.limits.orDefault())
+func (w *world) seated(s State) *planner {
+	d := newPlanner(s, w.limits.orDefault())
 	for _, im := range d.images {
-		d.resolve(im)
-		d.seat(im)
+		d.resolveDigest(im)
+		d.listPlacements(im)
 	}
-	d.readHints()
+	d.readKubeletImages()
 	return d
 }
 
 // overFanout follows docs/design/0003: fanout for each node that holds the image, for
 // the seed that is followed, and for the shares of those who pull, which come to three
 // times as much at the most. Those whose kubelet lists the digest are let in beside.
-func (w *world) overFanout(im *image, g *group, was map[string]sight) (added bool, over string) {
+func (w *world) overFanout(im *image, g *platformGroup, was map[string]sight) (added bool, over string) {
 	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
-	for _, s := range g.seats {
+	for _, s := range g.placements {
 		old, had := was[s.node.Name+" "+im.name]
-		if had && s.entry.Wanted == nil && s.says(im.digest) {
+		if had && s.entry.Wanted == nil && s.reportsPresent(im.digest) {
 			sources++ // it held the image when the plan was made that lets go of it
 		}
-		if s.entry.Wanted == nil || !s.current || s.stand != pulling {
+		if s.entry.Wanted == nil || !s.current || s.state != pulling {
 			continue
 		}
 		fresh := !had || old.Digest != s.entry.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
@@ -82,8 +82,8 @@ func (w *world) overFanout(im *image, g *group, was map[string]sight) (added boo
 			if status := s.entry.Status; w.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
 				sources++
 			}
-		case fresh && s.says(im.digest):
-		case fresh && s.hint == hintDigest:
+		case fresh && s.reportsPresent(im.digest):
+		case fresh && s.listing == digestListed:
 		default:
 			queued = queued || fresh
 			if fresh || old.busy {
@@ -101,22 +101,22 @@ func (w *world) overFanout(im *image, g *group, was map[string]sight) (added boo
 }
 
 // sights is every entry as the plan saw it, by node and image.
-func (d *draft) sights() map[string]sight {
+func (d *planner) sights() map[string]sight {
 	was := make(map[string]sight)
 	starved, fed := make(map[string]bool), make(map[string]bool) // nodes
 	var queued []string
 	for _, im := range d.images {
 		for _, g := range im.groups {
-			for _, s := range g.seats {
+			for _, s := range g.placements {
 				if s.entry.Wanted == nil {
 					continue
 				}
 				key, status := s.node.Name+" "+im.name, s.entry.Status
-				pulls := s.stand == pulling && !d.unheard(s)
-				vain := g.holders > 0 && !s.isSeed() && (s.stand == stalled || s.stand == failed || d.starves(g, s))
+				pulls := s.state == pulling && !d.unresponsive(s)
+				vain := g.holders > 0 && !s.isSeed() && (s.state == stalled || s.state == failed || d.starves(g, s))
 				was[key] = sight{*s.entry.Wanted, pulls, pulls && !vain}
 				starved[s.node.Name] = starved[s.node.Name] || vain
-				fed[s.node.Name] = fed[s.node.Name] || !vain && s.stand == pulling && status != nil && status.State == v1alpha1.ImagePulling
+				fed[s.node.Name] = fed[s.node.Name] || !vain && s.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
 				if status != nil && status.Attempts == 0 {
 					queued = append(queued, key)
 				}
@@ -133,12 +133,12 @@ func (d *draft) sights() map[string]sight {
 
 // starves says that a node has failed and got nothing since, or got nothing for ten
 // seconds, though others hold the image.
-func (d *draft) starves(g *group, s *seat) bool {
+func (d *planner) starves(g *platformGroup, s *placement) bool {
 	status := s.entry.Status
-	if s.stand != pulling || !s.node.Acknowledged || status == nil || status.Attempts == 0 {
+	if s.state != pulling || !s.node.Acknowledged || status == nil || status.Attempts == 0 {
 		return false
 	}
-	long := d.now.Sub(s.entry.ProgressAt) >= 10*time.Second && d.now.Sub(g.since) >= 10*time.Second
+	long := d.now.Sub(s.entry.ProgressAt) >= 10*time.Second && d.now.Sub(g.holdersSince) >= 10*time.Second
 	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 

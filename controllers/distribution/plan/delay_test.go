@@ -15,12 +15,12 @@ import (
 
 // waysToFail are how nodes fail, and how much later the others may have everything for it.
 var waysToFail = map[string]time.Duration{
-	"dead":         6 * answerDelay,
-	"hung":         3 * serveDelay,
-	"hung halfway": 3*serveDelay + DefaultLimits().SeedTimeout,
-	"cut off":      3 * serveDelay,
-	"refused":      serveDelay,
-	"full":         serveDelay,
+	"dead":         6 * answerTimeout,
+	"hung":         3 * serveTimeout,
+	"hung halfway": 3*serveTimeout + DefaultLimits().SeedTimeout,
+	"cut off":      3 * serveTimeout,
+	"refused":      serveTimeout,
+	"full":         serveTimeout,
 }
 
 // TestFailingNodesDelayOthersByNoMoreThanATimeout distributes images in a random cluster
@@ -114,7 +114,7 @@ func (d distribution) took(t failer, there bool) time.Duration {
 			well = append(well, m)
 		}
 	}
-	w.machines["n000"].node.Hints = images
+	w.machines["n000"].node.KubeletImages = images
 	began := w.now
 	for slices.ContainsFunc(well, func(m *machine) bool { return len(m.content) < len(images) }) {
 		w.run(t, 1)

@@ -16,66 +16,66 @@ const maxSecrets = 64
 
 // image is one image, what all prefetches together want of it, and how it stands.
 type image struct {
-	name    string
-	wanters []*prefetch
-	found   []foundEntry
-	digest  string // what nodes shall hold; empty until resolved
-	settled map[*prefetch]bool
-	asking  []string // marks to be answered, sorted
-	current map[string]bool
-	seats   []*seat  // by node
-	groups  []*group // by platform
-	memory  recollection
+	name           string
+	prefetches     []*prefetch
+	entries        []nodeEntry
+	digest         string // what nodes shall hold; empty until resolved
+	resolved       map[*prefetch]bool
+	openRequestIDs []string // marks to be answered, sorted
+	requestIDs     map[string]bool
+	placements     []*placement     // by node
+	groups         []*platformGroup // by platform
+	history        imageHistory
 	// refused by the registry for good; withoutMirror as in Outcome.
 	refused, withoutMirror bool
 }
 
-// foundEntry is an entry that some node has of an image.
-type foundEntry struct {
+// nodeEntry is an entry that some node has of an image.
+type nodeEntry struct {
 	node  *node
 	entry Entry
 }
 
-// terms are how an image is wanted on a node.
-type terms struct {
+// requirements are how an image is wanted on a node.
+type requirements struct {
 	retryLimit int32
 	retention  v1alpha1.RetentionPolicy
-	keys       []key
-	left       []key // those beyond the bound
+	secretRefs []secretRef
+	leftOut    []secretRef // those beyond the bound
 	secrets    []v1alpha1.NamespacedSecretReference
-	access     string // secrets in one comparable piece
+	secretsKey string // secrets in one comparable piece
 	// settled: a prefetch that knows its digest wants it; asking: one that does not yet.
-	settled, asking bool
+	resolved, unresolved bool
 }
 
-// key is a Secret, and where it stands: the credentials are tried in the order of the
+// secretRef is a Secret, and where it stands: the credentials are tried in the order of the
 // spec, as the kubelet does, and those of several prefetches in the order of these.
-type key struct {
-	secret       v1alpha1.NamespacedSecretReference
-	owner, place int
+type secretRef struct {
+	secret                  v1alpha1.NamespacedSecretReference
+	prefetchIndex, position int
 }
 
-func (p *prefetch) keys() []key {
-	keys := make([]key, 0, len(p.PullSecrets))
+func (p *prefetch) secretRefs() []secretRef {
+	keys := make([]secretRef, 0, len(p.PullSecrets))
 	for place, secret := range p.PullSecrets {
-		keys = append(keys, key{secret, p.index, place})
+		keys = append(keys, secretRef{secret, p.index, place})
 	}
 	return keys
 }
 
-// claim is the terms for one node while they are collected.
-type claim struct {
-	terms   *terms
-	desired bool
+// nodeDemand is the terms for one node while they are collected.
+type nodeDemand struct {
+	requirements *requirements
+	desired      bool
 }
 
 // listImages finds every image that somebody wants or some node's spec names.
-func (d *draft) listImages(memory Memory) {
+func (d *planner) listImages(memory Memory) {
 	images := make(map[string]*image)
 	get := func(name string) *image {
 		im, ok := images[name]
 		if !ok {
-			im = &image{name: name, settled: make(map[*prefetch]bool)}
+			im = &image{name: name, resolved: make(map[*prefetch]bool)}
 			images[name] = im
 			d.images = append(d.images, im)
 		}
@@ -84,35 +84,35 @@ func (d *draft) listImages(memory Memory) {
 	for _, p := range d.prefetches {
 		for _, name := range p.Images {
 			im := get(name)
-			im.wanters = append(im.wanters, p)
+			im.prefetches = append(im.prefetches, p)
 		}
 	}
 	for _, n := range d.nodes {
 		for name, entry := range n.Entries {
-			n.answers = n.answers || entry.Status != nil
-			n.turnedAt = latest(n.turnedAt, d.turnedAt(entry))
+			n.agentKnown = n.agentKnown || entry.Status != nil
+			n.slotProgressAt = latest(n.slotProgressAt, d.slotProgressAt(entry))
 			if images[name] != nil || entry.Wanted != nil {
 				im := get(name)
-				im.found = append(im.found, foundEntry{n, entry})
+				im.entries = append(im.entries, nodeEntry{n, entry})
 			}
 		}
 	}
 	slices.SortFunc(d.images, func(a, b *image) int { return strings.Compare(a.name, b.name) })
 	for _, im := range d.images {
-		im.memory = recall(memory, im)
+		im.history = historyOf(memory, im)
 	}
 }
 
-// termsOf merges what the prefetches of one scope ask.
-func (im *image) termsOf(prefetches []*prefetch) *terms {
-	merged := &terms{retention: v1alpha1.RetentionBestEffort}
+// mergeRequirements merges what the prefetches of one scope ask.
+func (im *image) mergeRequirements(prefetches []*prefetch) *requirements {
+	merged := &requirements{retention: v1alpha1.RetentionBestEffort}
 	for _, p := range prefetches {
-		merged = merged.merge(&terms{
+		merged = merged.merge(&requirements{
 			retryLimit: p.RetryLimit,
 			retention:  cmp.Or(p.Retention, v1alpha1.RetentionPinned),
-			keys:       p.keys(),
-			settled:    im.settled[p],
-			asking:     !im.settled[p],
+			secretRefs: p.secretRefs(),
+			resolved:   im.resolved[p],
+			unresolved: !im.resolved[p],
 		})
 	}
 	return merged
@@ -120,41 +120,43 @@ func (im *image) termsOf(prefetches []*prefetch) *terms {
 
 // merge gives each of two what it asks: the longer retention, the more tries, both
 // lots of secrets.
-func (t *terms) merge(other *terms) *terms {
-	merged := &terms{
+func (t *requirements) merge(other *requirements) *requirements {
+	merged := &requirements{
 		retryLimit: max(t.retryLimit, other.retryLimit),
 		retention:  t.retention,
-		left:       slices.Concat(t.left, other.left),
-		settled:    t.settled || other.settled,
-		asking:     t.asking || other.asking,
+		leftOut:    slices.Concat(t.leftOut, other.leftOut),
+		resolved:   t.resolved || other.resolved,
+		unresolved: t.unresolved || other.unresolved,
 	}
 	if other.retention == v1alpha1.RetentionPinned {
 		merged.retention = v1alpha1.RetentionPinned
 	}
-	keys := slices.Concat(t.keys, other.keys)
-	slices.SortFunc(keys, func(a, b key) int { return cmp.Or(cmp.Compare(a.owner, b.owner), cmp.Compare(a.place, b.place)) })
+	keys := slices.Concat(t.secretRefs, other.secretRefs)
+	slices.SortFunc(keys, func(a, b secretRef) int {
+		return cmp.Or(cmp.Compare(a.prefetchIndex, b.prefetchIndex), cmp.Compare(a.position, b.position))
+	})
 	var access strings.Builder
 	for _, k := range keys {
 		switch {
 		case slices.Contains(merged.secrets, k.secret):
 		case len(merged.secrets) == maxSecrets:
-			merged.left = append(merged.left, k)
+			merged.leftOut = append(merged.leftOut, k)
 		default:
-			merged.keys, merged.secrets = append(merged.keys, k), append(merged.secrets, k.secret)
+			merged.secretRefs, merged.secrets = append(merged.secretRefs, k), append(merged.secrets, k.secret)
 			access.WriteString(k.secret.Namespace + "/" + k.secret.Name + " ")
 		}
 	}
-	merged.access = access.String()
+	merged.secretsKey = access.String()
 	return merged
 }
 
-// entry is the spec entry under these terms.
-func (t *terms) entry(name, digest string, policy v1alpha1.RegistryPolicy) *v1alpha1.NodeImage {
-	return t.renew(&v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: policy})
+// newEntry is the spec entry under these terms.
+func (t *requirements) newEntry(name, digest string, policy v1alpha1.RegistryPolicy) *v1alpha1.NodeImage {
+	return t.applyTo(&v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: policy})
 }
 
-// renew is an entry as it was, under these terms.
-func (t *terms) renew(entry *v1alpha1.NodeImage) *v1alpha1.NodeImage {
+// applyTo is an entry as it was, under these terms.
+func (t *requirements) applyTo(entry *v1alpha1.NodeImage) *v1alpha1.NodeImage {
 	renewed := *entry
 	renewed.ImageDownloadRetryLimit = &t.retryLimit
 	renewed.Retention = t.retention
@@ -162,44 +164,44 @@ func (t *terms) renew(entry *v1alpha1.NodeImage) *v1alpha1.NodeImage {
 	return &renewed
 }
 
-// asked says that an entry asks for no more and no less than these terms do.
-func (t *terms) asked(entry *v1alpha1.NodeImage) bool {
-	return entry.Retention == t.retention && equal(entry.ImageDownloadRetryLimit, &t.retryLimit) &&
+// matches says that an entry asks for no more and no less than these terms do.
+func (t *requirements) matches(entry *v1alpha1.NodeImage) bool {
+	return entry.Retention == t.retention && equalInt32(entry.ImageDownloadRetryLimit, &t.retryLimit) &&
 		slices.Equal(entry.ImagePullSecrets, t.secrets)
 }
 
-// claim collects the terms of an image for each node, and returns the nodes in order.
+// collectDemand collects the terms of an image for each node, and returns the nodes in order.
 // Prefetches that share a scope are merged once, not once a node.
-func (d *draft) claim(im *image) []*node {
-	var scopes []*scope
-	wanters := make(map[*scope][]*prefetch)
-	for _, p := range im.wanters {
-		if wanters[p.scope] == nil {
-			scopes = append(scopes, p.scope)
+func (d *planner) collectDemand(im *image) []*node {
+	var scopes []*targetNodes
+	wanters := make(map[*targetNodes][]*prefetch)
+	for _, p := range im.prefetches {
+		if wanters[p.targets] == nil {
+			scopes = append(scopes, p.targets)
 		}
-		wanters[p.scope] = append(wanters[p.scope], p)
+		wanters[p.targets] = append(wanters[p.targets], p)
 	}
-	merged := make(map[[2]*terms]*terms)
+	merged := make(map[[2]*requirements]*requirements)
 	var touched []*node
 	for _, s := range scopes {
-		t := im.termsOf(wanters[s])
+		t := im.mergeRequirements(wanters[s])
 		add := func(n *node, desired bool) {
-			c := &d.claims[n.index]
-			if c.terms == nil {
+			c := &d.demands[n.index]
+			if c.requirements == nil {
 				touched = append(touched, n)
-				*c = claim{terms: t, desired: desired}
+				*c = nodeDemand{requirements: t, desired: desired}
 				return
 			}
-			pair := [2]*terms{c.terms, t}
+			pair := [2]*requirements{c.requirements, t}
 			if merged[pair] == nil {
-				merged[pair] = c.terms.merge(t)
+				merged[pair] = c.requirements.merge(t)
 			}
-			*c = claim{terms: merged[pair], desired: c.desired || desired}
+			*c = nodeDemand{requirements: merged[pair], desired: c.desired || desired}
 		}
 		for _, n := range s.desired {
 			add(n, true)
 		}
-		for _, n := range s.kept {
+		for _, n := range s.retained {
 			add(n, false)
 		}
 	}

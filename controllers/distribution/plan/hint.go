@@ -5,32 +5,32 @@ package plan
 
 import "slices"
 
-// hint is what the kubelet says of an image.
-type hint int
+// kubeletListing is what the kubelet says of an image.
+type kubeletListing int
 
 const (
-	hintNone   hint = iota
-	hintName        // something under that name
-	hintDigest      // that very digest
+	notListed    kubeletListing = iota
+	nameListed                  // something under that name
+	digestListed                // that very digest
 )
 
-// readHints asks the kubelets' lists who may hold an image.
-func (d *draft) readHints() {
+// readKubeletImages asks the kubelets' lists who may hold an image.
+func (d *planner) readKubeletImages() {
 	type lead struct {
 		image *image
-		hint  hint
+		hint  kubeletListing
 	}
 	leads := make(map[string]lead)
 	var tags []*image
 	for _, im := range d.images {
-		if len(im.wanters) == 0 {
+		if len(im.prefetches) == 0 {
 			continue
 		}
 		if digestIn(im.name) != "" {
-			leads[im.name] = lead{im, hintDigest}
+			leads[im.name] = lead{im, digestListed}
 			continue
 		}
-		leads[im.name] = lead{im, hintName}
+		leads[im.name] = lead{im, nameListed}
 		tags = append(tags, im)
 	}
 	byRepositoryDigest := make(map[string][]*image)
@@ -41,20 +41,20 @@ func (d *draft) readHints() {
 		}
 	}
 	for _, n := range d.nodes {
-		for _, name := range n.Hints {
+		for _, name := range n.KubeletImages {
 			if l, ok := leads[name]; ok {
-				l.image.take(n, l.hint)
+				l.image.noteListing(n, l.hint)
 			}
 			for _, im := range byRepositoryDigest[name] {
-				im.take(n, hintDigest)
+				im.noteListing(n, digestListed)
 			}
 		}
 	}
 }
 
-func (im *image) take(n *node, h hint) {
-	at, ok := slices.BinarySearchFunc(im.seats, n.index, func(s *seat, index int) int { return s.node.index - index })
+func (im *image) noteListing(n *node, h kubeletListing) {
+	at, ok := slices.BinarySearchFunc(im.placements, n.index, func(s *placement, index int) int { return s.node.index - index })
 	if ok {
-		im.seats[at].hint = max(im.seats[at].hint, h)
+		im.placements[at].listing = max(im.placements[at].listing, h)
 	}
 }

@@ -7,33 +7,33 @@ import "time"
 
 // What is not worth a setting.
 const (
-	// answerDelay is how long a node that was told to pull keeps its turn without a
+	// answerTimeout is how long a node that was told to pull keeps its turn without a
 	// word. An agent that runs answers within a second.
-	answerDelay = 5 * time.Second
-	// serveDelay is how long a node that pulls from the mirror keeps its turn without a
+	answerTimeout = 5 * time.Second
+	// serveTimeout is how long a node that pulls from the mirror keeps its turn without a
 	// byte while others hold the image. The manifest comes first and at once, or 5 s later
 	// if it is missed, and agents tell of it 1 s, 3 s and 7 s after their beginning.
-	serveDelay = 10 * time.Second
-	// maxShares is how many times the nodes that have all of an image those count who
+	serveTimeout = 10 * time.Second
+	// maxPartialWeight is how many times the nodes that have all of an image those count who
 	// have some of it. Without a bound every node would be let in while a slow seed has
 	// its last layers to come, and then all would ask the one node that has them.
 	// test/simulation shows both: too little, and a hundred times too much.
-	maxShares = 3
+	maxPartialWeight = 3
 	// unpackFactor is how many times SeedTimeout a seed may take to unpack: meanwhile its
 	// agent has nothing to tell, and the content is there already for its peers.
 	unpackFactor = 10
-	// restAfterFailure is how long a node that failed as a seed is passed over when
+	// failureBackoff is how long a node that failed as a seed is passed over when
 	// nobody else is left to try: the longest backoff of an agent, which has tried for
 	// a while itself.
-	restAfterFailure = time.Minute
-	// restAfterRefusal is that rest after an answer of the registry which trying again
+	failureBackoff = time.Minute
+	// refusalBackoff is that rest after an answer of the registry which trying again
 	// at once does not change. It doubles each time, up to maxRestAfterRefusal: an image
 	// may be pushed after it is asked for, and a registry in trouble says all sorts of things.
-	restAfterRefusal    = 15 * time.Second
-	maxRestAfterRefusal = 10 * time.Minute
-	// refusalsBelieved is how many nodes with the same credentials the registry must
+	refusalBackoff    = 15 * time.Second
+	maxRefusalBackoff = 10 * time.Minute
+	// minRefusals is how many nodes with the same credentials the registry must
 	// refuse before the others are not sent to ask as well.
-	refusalsBelieved = 2
+	minRefusals = 2
 )
 
 // DefaultLimits are the limits of a controller that is told none.

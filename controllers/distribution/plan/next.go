@@ -13,35 +13,35 @@ import (
 // any time: what is under way is carried on, and a Step that was only partly written
 // is completed by the next.
 func Next(state State, limits Limits) Step {
-	d := survey(state, limits.orDefault())
+	d := newPlanner(state, limits.orDefault())
 	for _, im := range d.images {
-		d.resolve(im)
-		d.seat(im)
+		d.resolveDigest(im)
+		d.listPlacements(im)
 	}
-	d.readHints()
+	d.readKubeletImages()
 	// Seeds go before waves, in every image: a wave needs what a seed brings.
 	for _, im := range d.images {
-		d.carryOn(im)
-		d.appointResolver(im)
+		d.keepEntries(im)
+		d.ensureResolver(im)
 		for _, g := range im.groups {
-			d.appointSeeds(im, g)
+			d.promoteSeeds(im, g)
 		}
 	}
 	d.admitWaves()
-	return d.step()
+	return d.buildStep()
 }
 
-// draft is a plan in the making.
-type draft struct {
-	now        time.Time
-	limits     Limits
-	nodes      []*node     // by name
-	prefetches []*prefetch // by key
-	images     []*image    // by name
-	memory     map[string]recollection
-	claims     []claim // scratch, by node index
-	pulls      int     // running and ordered now, of all images
-	wake       time.Time
+// planner is a plan in the making.
+type planner struct {
+	now          time.Time
+	limits       Limits
+	nodes        []*node     // by name
+	prefetches   []*prefetch // by key
+	images       []*image    // by name
+	nextHistory  map[string]imageHistory
+	demands      []nodeDemand // scratch, by node index
+	runningPulls int          // running and ordered now, of all images
+	wake         time.Time
 }
 
 // node is a Node and what the plan knows of it besides.
@@ -51,43 +51,43 @@ type node struct {
 	// silent: the agent has left a spec unacknowledged for too long.
 	silent bool
 	// answers: the agent is known to run.
-	answers bool
-	// turnedAt is when its slots were last seen to be of use to those who wait for one.
-	turnedAt time.Time
-	// vain counts the images that the mirror does not serve it, pulls those that it pulls
+	agentKnown bool
+	// slotProgressAt is when its slots were last seen to be of use to those who wait for one.
+	slotProgressAt time.Time
+	// starvedImages counts the images that the mirror does not serve it, pulls those that it pulls
 	// otherwise.
-	vain, pulls int
-	// crowd is what is wanted here, while that is counted.
-	crowd *crowd
-	// holds counts the images it holds or is the seed of.
-	holds int
-	// changed are the images whose entry changes; nil means no entry.
-	changed []change
+	starvedImages, progressingImages int
+	// size is what is wanted here, while that is counted.
+	size *setSize
+	// imageCount counts the images it holds or is the seed of.
+	imageCount int
+	// changes are the images whose entry changes; nil means no entry.
+	changes []entryChange
 }
 
-// works says that the node can be expected to go on with a pull.
-func (n *node) works() bool { return n.Ready && !n.silent && !n.Unsupported && !n.RuntimeDown }
+// canPull says that the node can be expected to go on with a pull.
+func (n *node) canPull() bool { return n.Ready && !n.silent && !n.Unsupported && !n.RuntimeDown }
 
 // prefetch is a Prefetch and the nodes it wants.
 type prefetch struct {
 	*Prefetch
-	index   int
-	mark    string
-	scope   *scope
-	missing int
-	// seeds counts by node index the images of this prefetch that the node is the seed of.
-	seeds map[int]int
-	// leftOut are the names of its pull secrets that found no place on some node.
-	leftOut map[string]bool
+	index           int
+	requestID       string
+	targets         *targetNodes
+	missingReplicas int
+	// seedImages counts by node index the images of this prefetch that the node is the seed of.
+	seedImages map[int]int
+	// leftOutSecrets are the names of its pull secrets that found no place on some node.
+	leftOutSecrets map[string]bool
 }
 
-// survey looks at each node, prefetch and entry once.
-func survey(state State, limits Limits) *draft {
-	d := &draft{
-		now:    state.Now,
-		limits: limits,
-		memory: make(map[string]recollection),
-		claims: make([]claim, len(state.Nodes)),
+// newPlanner looks at each node, prefetch and entry once.
+func newPlanner(state State, limits Limits) *planner {
+	d := &planner{
+		now:         state.Now,
+		limits:      limits,
+		nextHistory: make(map[string]imageHistory),
+		demands:     make([]nodeDemand, len(state.Nodes)),
 	}
 	all := make([]node, len(state.Nodes))
 	d.nodes = make([]*node, len(state.Nodes))
@@ -98,10 +98,10 @@ func survey(state State, limits Limits) *draft {
 	slices.SortFunc(d.nodes, func(a, b *node) int { return strings.Compare(a.Name, b.Name) })
 	for i, n := range d.nodes {
 		n.index = i
-		d.listen(n)
+		d.detectSilentAgent(n)
 	}
 	for i := range state.Prefetches {
-		d.prefetches = append(d.prefetches, &prefetch{Prefetch: &state.Prefetches[i], seeds: make(map[int]int)})
+		d.prefetches = append(d.prefetches, &prefetch{Prefetch: &state.Prefetches[i], seedImages: make(map[int]int)})
 	}
 	slices.SortFunc(d.prefetches, func(a, b *prefetch) int { return strings.Compare(a.Key, b.Key) })
 	for i, p := range d.prefetches {
@@ -112,17 +112,17 @@ func survey(state State, limits Limits) *draft {
 	return d
 }
 
-// listen finds out whether the agent of a node answers.
-func (d *draft) listen(n *node) {
+// detectSilentAgent finds out whether the agent of a node answers.
+func (d *planner) detectSilentAgent(n *node) {
 	if !n.Acknowledged {
-		deadline := d.since(n.HeardAt).Add(d.limits.AgentTimeout)
+		deadline := d.orNow(n.HeardAt).Add(d.limits.AgentTimeout)
 		n.silent = !d.now.Before(deadline)
 		d.wakeAt(deadline)
 	}
 }
 
-// since reads a time that may be unknown, which counts as now.
-func (d *draft) since(t time.Time) time.Time {
+// orNow reads a time that may be unknown, which counts as now.
+func (d *planner) orNow(t time.Time) time.Time {
 	if t.IsZero() {
 		return d.now
 	}
@@ -137,7 +137,7 @@ func latest(a, b time.Time) time.Time {
 }
 
 // wakeAt asks to be called again at t, if that is to come.
-func (d *draft) wakeAt(t time.Time) {
+func (d *planner) wakeAt(t time.Time) {
 	if t.After(d.now) && (d.wake.IsZero() || t.Before(d.wake)) {
 		d.wake = t
 	}

@@ -11,7 +11,7 @@ import "github.com/sluice-dev/sluice/api/v1alpha1"
 func Progressed(before, after Entry) bool {
 	was, is := before.Status, after.Status
 	switch {
-	case !same(before.Wanted, after.Wanted):
+	case !sameEntry(before.Wanted, after.Wanted):
 		return true
 	case was == nil || is == nil:
 		return was != is

@@ -200,7 +200,7 @@ func history(t *rapid.T) {
 			someMachine(t).node.Labels = map[string]string{"disk": rapid.SampledFrom([]string{"ssd", "hdd"}).Draw(t, "disk")}
 		},
 		"hint": func(t *rapid.T) {
-			someMachine(t).node.Hints = []string{rapid.SampledFrom(images).Draw(t, "hint")}
+			someMachine(t).node.KubeletImages = []string{rapid.SampledFrom(images).Draw(t, "hint")}
 		},
 		"go offline": func(t *rapid.T) { m := someMachine(t); m.offline = !m.offline },
 		"hang": func(t *rapid.T) {

@@ -9,46 +9,46 @@ import (
 	"slices"
 )
 
-// candidate is a node that may be one of a prefetch's replicas.
-type candidate struct {
+// replicaCandidate is a node that may be one of a prefetch's replicas.
+type replicaCandidate struct {
 	node *node
 	// lacking is the number of images that its spec does not name yet; a node that
 	// does not work lacks more than any other.
 	lacking int
-	// turn is its place among the nodes of its zone.
-	turn int
-	draw uint64
+	// zoneRank is its place among the nodes of its zone.
+	zoneRank int
+	hash     uint64
 }
 
-// pick chooses the replicas of a prefetch among the nodes that match, as far as there
+// chooseReplicas chooses the replicas of a prefetch among the nodes that match, as far as there
 // are enough: first those that have its images already, so that a choice once made
 // stays; then from each zone in turn; last by a draw that does not change when other
 // nodes come and go.
-func pick(p *Prefetch, from []*node) []*node {
+func chooseReplicas(p *Prefetch, from []*node) []*node {
 	count := int(*p.Replicas)
 	if len(from) <= count {
 		return from
 	}
-	candidates := make([]candidate, 0, len(from))
+	candidates := make([]replicaCandidate, 0, len(from))
 	for _, n := range from {
-		candidates = append(candidates, candidate{node: n, lacking: lacking(p, n)})
+		candidates = append(candidates, replicaCandidate{node: n, lacking: lacking(p, n)})
 	}
-	if settled := those(candidates, 0); len(settled) >= count {
+	if settled := withLacking(candidates, 0); len(settled) >= count {
 		candidates = settled // the usual case, and a short list
 	}
 	for i := range candidates {
-		candidates[i].draw = draw(p.UID, candidates[i].node.Name)
+		candidates[i].hash = stableHash(p.UID, candidates[i].node.Name)
 	}
-	slices.SortFunc(candidates, func(a, b candidate) int {
+	slices.SortFunc(candidates, func(a, b replicaCandidate) int {
 		return cmp.Or(cmp.Compare(a.node.Zone, b.node.Zone), byPreference(a, b))
 	})
 	for i := 1; i < len(candidates); i++ {
 		if candidates[i].node.Zone == candidates[i-1].node.Zone {
-			candidates[i].turn = candidates[i-1].turn + 1
+			candidates[i].zoneRank = candidates[i-1].zoneRank + 1
 		}
 	}
-	slices.SortFunc(candidates, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.turn, b.turn), byPreference(a, b))
+	slices.SortFunc(candidates, func(a, b replicaCandidate) int {
+		return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.zoneRank, b.zoneRank), byPreference(a, b))
 	})
 	chosen := make([]*node, 0, count)
 	for _, c := range candidates[:count] {
@@ -58,12 +58,12 @@ func pick(p *Prefetch, from []*node) []*node {
 	return chosen
 }
 
-func byPreference(a, b candidate) int {
-	return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.draw, b.draw), cmp.Compare(a.node.index, b.node.index))
+func byPreference(a, b replicaCandidate) int {
+	return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.hash, b.hash), cmp.Compare(a.node.index, b.node.index))
 }
 
 func lacking(p *Prefetch, n *node) int {
-	if !n.works() || n.DiskPressure {
+	if !n.canPull() || n.DiskPressure {
 		return len(p.Images) + 1
 	}
 	lacking := 0
@@ -75,8 +75,8 @@ func lacking(p *Prefetch, n *node) int {
 	return lacking
 }
 
-func those(candidates []candidate, lacking int) []candidate {
-	var those []candidate
+func withLacking(candidates []replicaCandidate, lacking int) []replicaCandidate {
+	var those []replicaCandidate
 	for _, c := range candidates {
 		if c.lacking == lacking {
 			those = append(those, c)
@@ -85,8 +85,8 @@ func those(candidates []candidate, lacking int) []candidate {
 	return those
 }
 
-// draw is the same for the same two names, and otherwise as if by chance.
-func draw(first, second string) uint64 {
+// stableHash is the same for the same two names, and otherwise as if by chance.
+func stableHash(first, second string) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(first)) // a hash does not fail
 	_, _ = h.Write([]byte{0})

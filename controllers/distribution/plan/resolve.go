@@ -13,82 +13,82 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// maxMarks keeps a request within the 2048 characters that the API allows; whoever
+// maxRequestIDs keeps a request within the 2048 characters that the API allows; whoever
 // finds no room asks once these are answered.
-const maxMarks = 200
+const maxRequestIDs = 200
 
-// mark is how one prefetch asks for its tags, once per generation and refresh.
-func mark(uid, resolution string) string {
+// newRequestID is how one prefetch asks for its tags, once per generation and refresh.
+func newRequestID(uid, resolution string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid + "\x00" + resolution)) // a hash does not fail
 	return fmt.Sprintf("%08x", h.Sum32())
 }
 
-func marksOf(request string) []string {
+func splitRequest(request string) []string {
 	if request == "" {
 		return nil
 	}
 	return strings.Split(request, ",")
 }
 
-// resolve finds the digest of an image as far as it is known, who knows it, and who
+// resolveDigest finds the digest of an image as far as it is known, who knows it, and who
 // has still to ask.
-func (d *draft) resolve(im *image) {
+func (d *planner) resolveDigest(im *image) {
 	if digest := digestIn(im.name); digest != "" {
 		im.digest = digest
-		for _, p := range im.wanters {
-			im.settled[p] = true
+		for _, p := range im.prefetches {
+			im.resolved[p] = true
 		}
 		return
 	}
-	im.current = make(map[string]bool, len(im.wanters))
-	for _, p := range im.wanters {
-		im.current[p.mark] = true
-		im.settled[p] = im.recorded(p)
+	im.requestIDs = make(map[string]bool, len(im.prefetches))
+	for _, p := range im.prefetches {
+		im.requestIDs[p.requestID] = true
+		im.resolved[p] = im.hasRecordedAnswer(p)
 	}
-	newest, answered := im.answers()
-	for _, p := range im.wanters {
-		im.settled[p] = im.settled[p] || answered[p.mark]
-		if !im.settled[p] && len(p.scope.desired) > 0 {
-			im.asking = append(im.asking, p.mark)
+	newest, answered := im.readAnswers()
+	for _, p := range im.prefetches {
+		im.resolved[p] = im.resolved[p] || answered[p.requestID]
+		if !im.resolved[p] && len(p.targets.desired) > 0 {
+			im.openRequestIDs = append(im.openRequestIDs, p.requestID)
 		}
 	}
-	slices.Sort(im.asking)
-	im.asking = slices.Compact(im.asking)
-	im.digest = cmp.Or(newest, im.onRecord())
+	slices.Sort(im.openRequestIDs)
+	im.openRequestIDs = slices.Compact(im.openRequestIDs)
+	im.digest = cmp.Or(newest, im.recordedDigest())
 }
 
-// recorded says that the prefetch's status has the answer to its present question.
-func (im *image) recorded(p *prefetch) bool {
+// hasRecordedAnswer says that the prefetch's status has the answer to its present question.
+func (im *image) hasRecordedAnswer(p *prefetch) bool {
 	record := p.Resolved[im.name]
 	return record.Digest != "" && record.For == p.Resolution
 }
 
-// answers reads what agents answered: the newest digest, and the marks that have one.
+// readAnswers reads what agents answered: the newest digest, and the marks that have one.
 // The one whose spec still carries the request is the last who was asked. Others
 // count only for questions whose answer nobody has recorded.
-func (im *image) answers() (newest string, answered map[string]bool) {
+func (im *image) readAnswers() (newest string, answered map[string]bool) {
 	answered = make(map[string]bool)
 	open := make(map[string]bool)
-	for _, p := range im.wanters {
-		if !im.recorded(p) {
-			open[p.mark] = true
+	for _, p := range im.prefetches {
+		if !im.hasRecordedAnswer(p) {
+			open[p.requestID] = true
 		}
 	}
 	best := 0
-	for _, f := range im.found {
+	for _, f := range im.entries {
 		status := f.entry.Status
 		if status == nil || status.Digest == "" {
 			continue
 		}
 		rank := 0
-		for _, mark := range marksOf(status.Request) {
-			if !im.current[mark] {
+		for _, mark := range splitRequest(status.Request) {
+			if !im.requestIDs[mark] {
 				continue
 			}
 			answered[mark] = true
 			if f.entry.Wanted != nil && f.entry.Wanted.Request != "" {
-				rank += len(im.current) + 1
+				rank += len(im.requestIDs) + 1
 			} else if open[mark] {
 				rank++
 			}
@@ -100,13 +100,13 @@ func (im *image) answers() (newest string, answered map[string]bool) {
 	return newest, answered
 }
 
-// onRecord is the digest in the status of the prefetches that have been told. Should they
+// recordedDigest is the digest in the status of the prefetches that have been told. Should they
 // disagree, as after a crash between two writes, the digest that most nodes are
 // asked for stands, and else that of the first prefetch.
-func (im *image) onRecord() string {
+func (im *image) recordedDigest() string {
 	var digests []string
-	for _, p := range im.wanters {
-		if digest := p.Resolved[im.name].Digest; im.recorded(p) && !slices.Contains(digests, digest) {
+	for _, p := range im.prefetches {
+		if digest := p.Resolved[im.name].Digest; im.hasRecordedAnswer(p) && !slices.Contains(digests, digest) {
 			digests = append(digests, digest)
 		}
 	}
@@ -114,7 +114,7 @@ func (im *image) onRecord() string {
 		return strings.Join(digests, "")
 	}
 	asked := make(map[string]int)
-	for _, f := range im.found {
+	for _, f := range im.entries {
 		if f.entry.Wanted != nil {
 			asked[f.entry.Wanted.Digest]++
 		}
@@ -122,17 +122,17 @@ func (im *image) onRecord() string {
 	return slices.MaxFunc(digests, func(a, b string) int { return cmp.Compare(asked[a], asked[b]) })
 }
 
-// request is what the resolver is to be asked: the open marks, and those that it has
+// nextRequest is what the resolver is to be asked: the open marks, and those that it has
 // been asked already as long as somebody still uses them.
-func (im *image) request(before *v1alpha1.NodeImage) string {
-	marks := slices.Clone(im.asking[:min(len(im.asking), maxMarks)])
+func (im *image) nextRequest(before *v1alpha1.NodeImage) string {
+	marks := slices.Clone(im.openRequestIDs[:min(len(im.openRequestIDs), maxRequestIDs)])
 	if before != nil {
-		had := marksOf(before.Request)
+		had := splitRequest(before.Request)
 		if containsAll(had, marks) {
 			return before.Request // a shorter list would only make the node ask again
 		}
 		for _, mark := range had {
-			if im.current[mark] && len(marks) < maxMarks {
+			if im.requestIDs[mark] && len(marks) < maxRequestIDs {
 				marks = append(marks, mark)
 			}
 		}

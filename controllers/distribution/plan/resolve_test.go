@@ -308,7 +308,7 @@ func TestRecordsThatDisagree(t *testing.T) {
 func TestResolverIsOneThatHoldsTheImage(t *testing.T) {
 	w := newWorld()
 	w.joinMany(5)
-	w.machines["n003"].node.Hints = []string{"reg/a:1"}
+	w.machines["n003"].node.KubeletImages = []string{"reg/a:1"}
 	w.wish("web", "reg/a:1")
 	w.plan()
 	if got := strings.Join(w.resolvers("reg/a:1"), " "); got != "n003" {

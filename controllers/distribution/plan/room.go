@@ -21,106 +21,106 @@ const (
 	entryBytes = 2200
 	// nameCopies is how often its name stands there.
 	nameCopies = 4
-	// markBytes is one mark in the requests of spec and status.
-	markBytes = 2 * 9
+	// requestIDBytes is one mark in the requests of spec and status.
+	requestIDBytes = 2 * 9
 	// secretBytes is a reference to a Secret, without its names.
 	secretBytes = 32
 )
 
-// crowd is what the prefetches of a node come to. Nodes with the same ones share it, so
+// setSize is what the prefetches of a node come to. Nodes with the same ones share it, so
 // that there is never more to count than for each node by itself.
-type crowd struct {
+type setSize struct {
 	images map[string]bool
 	bytes  int
 	nodes  int
 	// size is what it comes to with the last prefetch that was asked about.
-	asked *prefetch
-	size  int
+	lastAsked *prefetch
+	lastBytes int
 }
 
-// with is what a crowd comes to with one prefetch more.
-func (c *crowd) with(p *prefetch) int {
-	if c.asked == p {
-		return c.size
+// bytesWith is what a crowd comes to with one prefetch more.
+func (c *setSize) bytesWith(p *prefetch) int {
+	if c.lastAsked == p {
+		return c.lastBytes
 	}
-	c.asked, c.size = p, c.bytes
+	c.lastAsked, c.lastBytes = p, c.bytes
 	for _, image := range p.Images {
 		if !c.images[image] {
-			c.size += entryBytes + nameCopies*len(image)
+			c.lastBytes += entryBytes + nameCopies*len(image)
 		}
-		c.size += markBytes
+		c.lastBytes += requestIDBytes
 		for _, secret := range p.PullSecrets {
-			c.size += secretBytes + len(secret.Namespace) + len(secret.Name)
+			c.lastBytes += secretBytes + len(secret.Namespace) + len(secret.Name)
 		}
 	}
-	return c.size
+	return c.lastBytes
 }
 
-func (c *crowd) add(p *prefetch) {
-	c.bytes = c.with(p)
-	c.asked = nil
+func (c *setSize) add(p *prefetch) {
+	c.bytes = c.bytesWith(p)
+	c.lastAsked = nil
 	for _, image := range p.Images {
 		c.images[image] = true
 	}
 }
 
-// join adds a prefetch to what is wanted on some nodes. A crowd is copied only when some
+// addToSets adds a prefetch to what is wanted on some nodes. A crowd is copied only when some
 // of its nodes leave it: as often as there are nodes, at the most.
-func (p *prefetch) join(nodes []*node) {
-	joining := make(map[*crowd]int)
+func (p *prefetch) addToSets(nodes []*node) {
+	joining := make(map[*setSize]int)
 	for _, n := range nodes {
-		joining[n.crowd]++
+		joining[n.size]++
 	}
-	became := make(map[*crowd]*crowd, len(joining))
+	became := make(map[*setSize]*setSize, len(joining))
 	for c, count := range joining {
 		next := c
 		if count < c.nodes {
-			next = &crowd{images: maps.Clone(c.images), bytes: c.bytes, nodes: count}
+			next = &setSize{images: maps.Clone(c.images), bytes: c.bytes, nodes: count}
 			c.nodes -= count
 		}
 		next.add(p)
 		became[c] = next
 	}
 	for _, n := range nodes {
-		n.crowd = became[n.crowd]
+		n.size = became[n.size]
 	}
 }
 
-func newCrowd(nodes int) *crowd {
-	return &crowd{images: make(map[string]bool), nodes: nodes}
+func newSetSize(nodes int) *setSize {
+	return &setSize{images: make(map[string]bool), nodes: nodes}
 }
 
-// crowded says that some node may have no room for all prefetches.
-func (d *draft) crowded() bool {
-	all := newCrowd(0)
+// mayExceedCapacity says that some node may have no room for all prefetches.
+func (d *planner) mayExceedCapacity() bool {
+	all := newSetSize(0)
 	for _, p := range d.prefetches {
 		all.add(p)
 	}
 	return all.bytes > maxSetBytes
 }
 
-// makeRoom leaves the prefetches without a node on which there is no room for them
+// enforceCapacity leaves the prefetches without a node on which there is no room for them
 // beside older ones, so that one too many disturbs nobody else.
-func (d *draft) makeRoom() {
-	empty := newCrowd(len(d.nodes))
+func (d *planner) enforceCapacity() {
+	empty := newSetSize(len(d.nodes))
 	for _, n := range d.nodes {
-		n.crowd = empty
+		n.size = empty
 	}
 	byAge := slices.Clone(d.prefetches)
 	slices.SortFunc(byAge, func(a, b *prefetch) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.Key, b.Key))
 	})
 	for _, p := range byAge {
-		p.choose(func(n *node) bool { return n.crowd.with(p) <= maxSetBytes })
-		p.join(slices.Concat(p.scope.desired, p.scope.kept))
+		p.chooseNodes(func(n *node) bool { return n.size.bytesWith(p) <= maxSetBytes })
+		p.addToSets(slices.Concat(p.targets.desired, p.targets.retained))
 	}
 }
 
-// choose leaves of the nodes that match those that are wanted: the replicas, or all, as
+// chooseNodes leaves of the nodes that match those that are wanted: the replicas, or all, as
 // far as they have room.
-func (p *prefetch) choose(fits func(*node) bool) {
-	matching := p.scope
-	chosen := &scope{}
+func (p *prefetch) chooseNodes(fits func(*node) bool) {
+	matching := p.targets
+	chosen := &targetNodes{}
 	for _, n := range matching.desired {
 		if fits(n) {
 			chosen.desired = append(chosen.desired, n)
@@ -128,19 +128,19 @@ func (p *prefetch) choose(fits func(*node) bool) {
 			chosen.full = append(chosen.full, n)
 		}
 	}
-	for _, n := range matching.kept {
+	for _, n := range matching.retained {
 		if fits(n) {
-			chosen.kept = append(chosen.kept, n)
+			chosen.retained = append(chosen.retained, n)
 		}
 	}
 	if p.Replicas != nil {
-		chosen.desired = pick(p.Prefetch, chosen.desired)
+		chosen.desired = chooseReplicas(p.Prefetch, chosen.desired)
 		count := int(*p.Replicas)
 		chosen.full = chosen.full[:min(len(chosen.full), count-len(chosen.desired))]
-		p.missing = count - len(chosen.desired) - len(chosen.full)
-	} else if len(chosen.full) == 0 && len(chosen.kept) == len(matching.kept) {
+		p.missingReplicas = count - len(chosen.desired) - len(chosen.full)
+	} else if len(chosen.full) == 0 && len(chosen.retained) == len(matching.retained) {
 		return // as it was, and shared
 	}
-	chosen.list()
-	p.scope = chosen
+	chosen.nameNodes()
+	p.targets = chosen
 }

@@ -11,57 +11,57 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// seat is one image on one node: how it stands, and what it shall become.
-type seat struct {
-	node    *node
-	entry   Entry
-	terms   *terms // nil: nothing wants the image here
-	desired bool   // some prefetch waits for this node
-	current bool   // it is asked for the present digest, or for what the tag means
-	stand   standing
-	hint    hint
+// placement is one image on one node: how it stands, and what it shall become.
+type placement struct {
+	node         *node
+	entry        Entry
+	requirements *requirements // nil: nothing wants the image here
+	desired      bool          // some prefetch waits for this node
+	current      bool          // it is asked for the present digest, or for what the tag means
+	state        pullState
+	listing      kubeletListing
 	// counted: its pull is among those of the cluster already.
 	counted bool
 	// vain: the mirror serves it nothing.
-	vain bool
+	starved bool
 	// relieved: it is a seed no longer, from this plan on.
-	relieved bool
-	next     *v1alpha1.NodeImage // the entry that the spec shall have; nil: none
+	demoted bool
+	next    *v1alpha1.NodeImage // the entry that the spec shall have; nil: none
 }
 
-// standing is how a node gets on with what its spec asks of it for one image.
-type standing int
+// pullState is how a node gets on with what its spec asks of it for one image.
+type pullState int
 
 const (
-	idle    standing = iota // nothing is asked
-	pulling                 // nothing speaks against its coming
-	stalled                 // no progress for too long
-	failed                  // the agent gave up
-	lost                    // the node or its agent is gone or unfit
-	holding                 // the agent says it is there
+	idle    pullState = iota // nothing is asked
+	pulling                  // nothing speaks against its coming
+	stalled                  // no progress for too long
+	failed                   // the agent gave up
+	lost                     // the node or its agent is gone or unfit
+	present                  // the agent says it is there
 )
 
-// group is the seats of one platform; only they can serve each other.
-type group struct {
-	platform string
-	seats    []*seat
-	// open is how many nodes more may be told to use the upstream.
-	open int
+// platformGroup is the seats of one platform; only they can serve each other.
+type platformGroup struct {
+	platform   string
+	placements []*placement
+	// seedsLeft is how many nodes more may be told to use the upstream.
+	seedsLeft int
 	// holders can serve the image. since is when the first of them was seen to.
-	holders int
-	since   time.Time
-	// vain counts those whom the mirror serves nothing all the same.
-	vain int
-	// mirrored and fetched count who got it from the mirror, and from the upstream.
-	mirrored, fetched int
+	holders      int
+	holdersSince time.Time
+	// starved counts those whom the mirror serves nothing all the same.
+	starved int
+	// fromMirror and fetched count who got it from the mirror, and from the upstream.
+	fromMirror, fromUpstream int
 }
 
-// seat lists every node that an image concerns, and how it stands.
-func (d *draft) seat(im *image) {
-	touched := d.claim(im)
-	found := im.found
-	all := make([]seat, 0, len(touched)+len(found))
-	im.seats = make([]*seat, 0, cap(all))
+// listPlacements lists every node that an image concerns, and how it stands.
+func (d *planner) listPlacements(im *image) {
+	touched := d.collectDemand(im)
+	found := im.entries
+	all := make([]placement, 0, len(touched)+len(found))
+	im.placements = make([]*placement, 0, cap(all))
 	for len(touched) > 0 || len(found) > 0 {
 		all = all[:len(all)+1]
 		s := &all[len(all)-1]
@@ -75,40 +75,40 @@ func (d *draft) seat(im *image) {
 			}
 			found = found[1:]
 		}
-		s.terms, s.desired = d.claims[s.node.index].terms, d.claims[s.node.index].desired
-		d.claims[s.node.index] = claim{}
-		d.tellLeftOut(s.terms)
-		s.stand = d.standing(s)
-		s.current = s.stand != idle && (unanswered(s.entry) || target(s.entry) == im.digest)
-		im.seats = append(im.seats, s)
+		s.requirements, s.desired = d.demands[s.node.index].requirements, d.demands[s.node.index].desired
+		d.demands[s.node.index] = nodeDemand{}
+		d.noteLeftOutSecrets(s.requirements)
+		s.state = d.pullStateOf(s)
+		s.current = s.state != idle && (unanswered(s.entry) || target(s.entry) == im.digest)
+		im.placements = append(im.placements, s)
 		d.count(im, s)
 	}
-	d.group(im)
+	d.groupByPlatform(im)
 }
 
-// tellLeftOut notes whose secrets found no place among those for an image.
-func (d *draft) tellLeftOut(t *terms) {
+// noteLeftOutSecrets notes whose secrets found no place among those for an image.
+func (d *planner) noteLeftOutSecrets(t *requirements) {
 	if t == nil {
 		return
 	}
-	for _, k := range t.left {
-		p := d.prefetches[k.owner]
-		if p.leftOut == nil {
-			p.leftOut = make(map[string]bool)
+	for _, k := range t.leftOut {
+		p := d.prefetches[k.prefetchIndex]
+		if p.leftOutSecrets == nil {
+			p.leftOutSecrets = make(map[string]bool)
 		}
-		p.leftOut[k.secret.Name] = true
+		p.leftOutSecrets[k.secret.Name] = true
 	}
 }
 
-// standing reads the agent's answer in the light of what was asked.
-func (d *draft) standing(s *seat) standing {
+// pullStateOf reads the agent's answer in the light of what was asked.
+func (d *planner) pullStateOf(s *placement) pullState {
 	wanted, status := s.entry.Wanted, s.entry.Status
 	switch {
 	case wanted == nil:
 		return idle
 	case !unanswered(s.entry) && status != nil && status.State == v1alpha1.ImagePresent && status.Digest == target(s.entry):
-		return holding
-	case !s.node.works():
+		return present
+	case !s.node.canPull():
 		return lost
 	case s.node.Acknowledged && s.entry.Failed():
 		return failed
@@ -125,41 +125,41 @@ func (d *draft) standing(s *seat) standing {
 // to lose those that wait for a slot on it while it gets on with the others: whoever took
 // over would fetch the layers again that they share. Nor is it to lose what it unpacks:
 // that would begin anew.
-func (d *draft) stallsAt(s *seat) time.Time {
-	since, patience := d.since(s.entry.ProgressAt), d.limits.SeedTimeout
+func (d *planner) stallsAt(s *placement) time.Time {
+	since, patience := d.orNow(s.entry.ProgressAt), d.limits.SeedTimeout
 	switch {
 	case !s.isSeed():
-	case s.unpacks():
+	case s.unpacking():
 		patience *= unpackFactor
 	case s.queued():
-		since = latest(since, s.node.turnedAt)
+		since = latest(since, s.node.slotProgressAt)
 	}
 	return since.Add(patience)
 }
 
-// turnedAt is when an image last showed that the slots of its node are of use: something
+// slotProgressAt is when an image last showed that the slots of its node are of use: something
 // of it came, or it tried the mirror, which ends by itself. A try at the upstream that
 // merely began or ended shows nothing, since all of them may hang one after the other.
-func (d *draft) turnedAt(e Entry) time.Time {
+func (d *planner) slotProgressAt(e Entry) time.Time {
 	switch {
 	case e.Status == nil:
 		return time.Time{}
 	case e.Status.State == v1alpha1.ImagePresent || e.Status.PulledBytes > 0:
-		return d.since(e.ProgressAt)
+		return d.orNow(e.ProgressAt)
 	case e.Status.Attempts > 0 && e.Wanted != nil && e.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyMirror:
-		return d.since(e.ChangedAt)
+		return d.orNow(e.ChangedAt)
 	}
 	return time.Time{}
 }
 
-// unpacks says that the agent has received the whole image, and works on it.
-func (s *seat) unpacks() bool {
+// unpacking says that the agent has received the whole image, and works on it.
+func (s *placement) unpacking() bool {
 	status := s.entry.Status
 	return status != nil && status.State == v1alpha1.ImagePulling && status.FinishedAt != nil
 }
 
 // queued says that the agent knows of the image and has not begun with it.
-func (s *seat) queued() bool {
+func (s *placement) queued() bool {
 	status := s.entry.Status
 	return status != nil && status.Attempts == 0
 }
@@ -167,11 +167,11 @@ func (s *seat) queued() bool {
 // unanswered says that the node is to resolve the tag and has not yet. Meanwhile the
 // digest in the entry, if there is one, is what it holds and keeps.
 func unanswered(e Entry) bool {
-	return asks(e) && (e.Status == nil || e.Status.Digest == "" || e.Status.Request != e.Wanted.Request)
+	return resolvesTag(e) && (e.Status == nil || e.Status.Digest == "" || e.Status.Request != e.Wanted.Request)
 }
 
-// asks says that the digest is for the node to find out, or was.
-func asks(e Entry) bool {
+// resolvesTag says that the digest is for the node to find out, or was.
+func resolvesTag(e Entry) bool {
 	return e.Wanted != nil && (e.Wanted.Digest == "" ||
 		e.Wanted.Request != "" && e.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyDefault)
 }
@@ -197,37 +197,37 @@ func (e Entry) FailedOnMirror() bool {
 		v1alpha1.IsMirrorFailure(e.Status.Reason)
 }
 
-// unheard says that nothing came from an agent that should have answered by now. Its
+// unresponsive says that nothing came from an agent that should have answered by now. Its
 // turn goes to the next, so that nodes without an agent do not hold up the others one
 // after the other; should it answer yet, a wave is a little larger for a while.
-func (d *draft) unheard(s *seat) bool {
+func (d *planner) unresponsive(s *placement) bool {
 	if s.node.Acknowledged || s.entry.Status != nil {
 		return false
 	}
-	until := d.since(s.entry.ProgressAt).Add(answerDelay)
+	until := d.orNow(s.entry.ProgressAt).Add(answerTimeout)
 	d.wakeAt(until)
 	return !d.now.Before(until)
 }
 
 // target is the digest a node works on: what it was told, or else what it found itself.
 func target(e Entry) string {
-	if e.Wanted.Digest == "" && e.Status != nil || asks(e) && !unanswered(e) {
+	if e.Wanted.Digest == "" && e.Status != nil || resolvesTag(e) && !unanswered(e) {
 		return e.Status.Digest
 	}
 	return e.Wanted.Digest
 }
 
-// held is the digest that the agent says is there.
-func held(e Entry) string {
+// presentDigest is the digest that the agent says is there.
+func presentDigest(e Entry) string {
 	if e.Status == nil || e.Status.State != v1alpha1.ImagePresent {
 		return ""
 	}
 	return e.Status.Digest
 }
 
-// known is the digest that the node holds, or was told or found out last.
-func known(e Entry) string {
-	digest := held(e)
+// lastDigest is the digest that the node holds, or was told or found out last.
+func lastDigest(e Entry) string {
+	digest := presentDigest(e)
 	switch {
 	case digest != "" || e.Wanted == nil:
 		return digest
@@ -238,77 +238,77 @@ func known(e Entry) string {
 }
 
 // count keeps the books that go over all images.
-func (d *draft) count(im *image, s *seat) {
-	if s.stand == pulling && !d.unheard(s) {
+func (d *planner) count(im *image, s *placement) {
+	if s.state == pulling && !d.unresponsive(s) {
 		s.counted = true
-		d.pulls++
+		d.runningPulls++
 	}
-	if s.stand == holding || s.isSeed() {
-		s.node.holds++
+	if s.state == present || s.isSeed() {
+		s.node.imageCount++
 	}
-	if s.isSeed() && (s.stand == pulling || s.stand == holding) {
-		im.credit(s.node)
+	if s.isSeed() && (s.state == pulling || s.state == present) {
+		im.countSeed(s.node)
 	}
 }
 
-// credit notes that a node is a seed, so that it becomes that of the other images of
+// countSeed notes that a node is a seed, so that it becomes that of the other images of
 // the same prefetches as well.
-func (im *image) credit(n *node) {
-	for _, p := range im.wanters {
-		p.seeds[n.index]++
+func (im *image) countSeed(n *node) {
+	for _, p := range im.prefetches {
+		p.seedImages[n.index]++
 	}
 }
 
-// group sorts the seats by platform and counts who holds the image and who may use
+// groupByPlatform sorts the seats by platform and counts who holds the image and who may use
 // the upstream already.
-func (d *draft) group(im *image) {
-	groups := make(map[string]*group)
-	for _, s := range im.seats {
+func (d *planner) groupByPlatform(im *image) {
+	groups := make(map[string]*platformGroup)
+	for _, s := range im.placements {
 		g, ok := groups[s.node.Platform]
 		if !ok {
-			g = &group{platform: s.node.Platform, open: d.limits.UpstreamPullers}
+			g = &platformGroup{platform: s.node.Platform, seedsLeft: d.limits.UpstreamPullers}
 			groups[g.platform] = g
 			im.groups = append(im.groups, g)
 		}
-		g.seats = append(g.seats, s)
-		if s.isSeed() || im.lingers(s) {
-			g.open--
+		g.placements = append(g.placements, s)
+		if s.isSeed() || im.mayStillPull(s) {
+			g.seedsLeft--
 		}
 		if s.serves(im.digest) {
 			d.countHolder(g, s)
 		}
 	}
-	slices.SortFunc(im.groups, func(a, b *group) int { return strings.Compare(a.platform, b.platform) })
+	slices.SortFunc(im.groups, func(a, b *platformGroup) int { return strings.Compare(a.platform, b.platform) })
 }
 
 // serves says that others can get the digest from the node, which is to keep it.
-func (s *seat) serves(digest string) bool {
-	return digest != "" && s.node.works() && s.stand != idle && target(s.entry) == digest && held(s.entry) == digest
+func (s *placement) serves(digest string) bool {
+	return digest != "" && s.node.canPull() && s.state != idle && target(s.entry) == digest && presentDigest(s.entry) == digest
 }
 
-func (d *draft) countHolder(g *group, s *seat) {
+func (d *planner) countHolder(g *platformGroup, s *placement) {
 	g.holders++
-	if at := d.since(s.entry.ChangedAt); g.holders == 1 || at.Before(g.since) {
-		g.since = at
+	if at := d.orNow(s.entry.ChangedAt); g.holders == 1 || at.Before(g.holdersSince) {
+		g.holdersSince = at
 	}
 	switch s.entry.Status.Source {
 	case v1alpha1.SourceMirror:
-		g.mirrored++
+		g.fromMirror++
 	case v1alpha1.SourceUpstream:
-		g.fetched++
+		g.fromUpstream++
 	case v1alpha1.SourceLocal:
 	}
 }
 
 // isSeed says that the spec, as it is, lets the node use the upstream.
-func (s *seat) isSeed() bool {
+func (s *placement) isSeed() bool {
 	return s.entry.Wanted != nil && s.entry.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 }
 
-// lingers says that a node may still be pulling from the upstream, because its agent
+// mayStillPull says that a node may still be pulling from the upstream, because its agent
 // has not yet seen that it shall not. An agent goes on trying even after it reported
 // Failed, and one that asks for a tag goes on to pull what the tag means now.
-func (im *image) lingers(s *seat) bool {
+func (im *image) mayStillPull(s *placement) bool {
 	status, wanted := s.entry.Status, s.entry.Wanted
 	switch {
 	case s.isSeed() || s.node.Acknowledged || s.node.silent:
@@ -316,26 +316,26 @@ func (im *image) lingers(s *seat) bool {
 	case status != nil && status.State == v1alpha1.ImagePresent:
 		return wanted != nil && wanted.Request != "" && wanted.Request != status.Request
 	}
-	_, tried := im.memory.tried[s.node.Name]
+	_, tried := im.history.failures[s.node.Name]
 	return tried || status != nil && status.Source == v1alpha1.SourceUpstream
 }
 
-// bound says that a seed cannot be relieved yet: its agent has not answered, so that
+// awaitingAck says that a seed cannot be relieved yet: its agent has not answered, so that
 // nothing would tell afterwards whether it had begun. Silence sets it free.
-func (s *seat) bound() bool {
-	return s.isSeed() && s.stand != holding && !s.node.Acknowledged && !s.node.silent
+func (s *placement) awaitingAck() bool {
+	return s.isSeed() && s.state != present && !s.node.Acknowledged && !s.node.silent
 }
 
-// departing says that the agent has not yet seen that the entry is gone. Were it put
+// removalPending says that the agent has not yet seen that the entry is gone. Were it put
 // back now, the agent would notice nothing.
-func (s *seat) departing() bool {
+func (s *placement) removalPending() bool {
 	return s.entry.Wanted == nil && s.entry.Status != nil && !s.node.Acknowledged
 }
 
-// eligible says that the node may be given something new to do for a prefetch that
+// admissible says that the node may be given something new to do for a prefetch that
 // knows its digest.
-func (s *seat) eligible() bool { return s.fit() && s.terms.settled }
+func (s *placement) admissible() bool { return s.available() && s.requirements.resolved }
 
-func (s *seat) fit() bool {
-	return s.desired && s.node.works() && !s.node.DiskPressure && !s.departing()
+func (s *placement) available() bool {
+	return s.desired && s.node.canPull() && !s.node.DiskPressure && !s.removalPending()
 }

@@ -9,27 +9,27 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// appointResolver sees to it that exactly one node asks the registry what a tag means
+// ensureResolver sees to it that exactly one node asks the registry what a tag means
 // while some prefetch needs to know. It becomes the seed of its platform thereby.
-func (d *draft) appointResolver(im *image) {
-	var resolver *seat
-	if len(im.asking) > 0 && !im.leftAsking() {
+func (d *planner) ensureResolver(im *image) {
+	var resolver *placement
+	if len(im.openRequestIDs) > 0 && !im.hasOrphanedResolver() {
 		if resolver = im.resolver(); resolver == nil {
-			resolver = d.relayResolver(im)
+			resolver = d.chooseResolver(im)
 		}
 		if resolver != nil {
-			im.ask(resolver)
+			im.setRequest(resolver)
 		}
 	}
-	im.dismiss(resolver)
+	im.demoteSuperseded(resolver)
 }
 
 // resolver is the seed that asks already, or else one that can ask as well: no other
 // node has to be let upstream then.
-func (im *image) resolver() *seat {
-	var resolver *seat
-	for _, s := range im.seats {
-		able := s.isSeed() && s.terms != nil && !s.withheld() && (s.bound() || s.stand == pulling || s.stand == holding)
+func (im *image) resolver() *placement {
+	var resolver *placement
+	for _, s := range im.placements {
+		able := s.isSeed() && s.requirements != nil && !s.withdrawn() && (s.awaitingAck() || s.state == pulling || s.state == present)
 		if able && (resolver == nil || !unanswered(resolver.entry) && unanswered(s.entry)) {
 			resolver = s
 		}
@@ -37,169 +37,169 @@ func (im *image) resolver() *seat {
 	return resolver
 }
 
-// leftAsking says that a node which nothing wants any more may still be asking.
-func (im *image) leftAsking() bool {
-	return slices.ContainsFunc(im.seats, func(s *seat) bool {
-		return s.terms == nil && s.bound() && unanswered(s.entry)
+// hasOrphanedResolver says that a node which nothing wants any more may still be asking.
+func (im *image) hasOrphanedResolver() bool {
+	return slices.ContainsFunc(im.placements, func(s *placement) bool {
+		return s.requirements == nil && s.awaitingAck() && unanswered(s.entry)
 	})
 }
 
-// relayResolver chooses a new resolver, once the last one is relieved.
-func (d *draft) relayResolver(im *image) *seat {
-	var candidates, failing []*seat
-	for _, s := range im.seats {
-		if s.seeds() && s.terms != nil {
+// chooseResolver chooses a new resolver, once the last one is relieved.
+func (d *planner) chooseResolver(im *image) *placement {
+	var candidates, failing []*placement
+	for _, s := range im.placements {
+		if s.staysSeed() && s.requirements != nil {
 			failing = append(failing, s)
 		}
-		if s.fit() && s.terms.asking {
+		if s.available() && s.requirements.unresolved {
 			candidates = append(candidates, s)
 		}
 	}
-	for _, s := range d.replace(im, failing, candidates) {
-		if g := im.groupOf(s); len(failing) == 0 && g.open > 0 && d.affords(s) {
-			d.appoint(im, g, s, "")
+	for _, s := range d.replaceSeeds(im, failing, candidates) {
+		if g := im.groupOf(s); len(failing) == 0 && g.seedsLeft > 0 && d.withinPullLimit(s) {
+			d.promote(im, g, s, "")
 			return s
 		}
 	}
 	return nil
 }
 
-// ask has the resolver ask for all open marks, and nobody else. What it has or is bringing
+// setRequest has the resolver ask for all open marks, and nobody else. What it has or is bringing
 // for those who have been told, it keeps until the new answer is there.
-func (im *image) ask(resolver *seat) {
-	request := im.request(resolver.entry.Wanted)
-	resolver.next = resolver.terms.entry(im.name, known(resolver.entry), v1alpha1.RegistryPolicyDefault)
+func (im *image) setRequest(resolver *placement) {
+	request := im.nextRequest(resolver.entry.Wanted)
+	resolver.next = resolver.requirements.newEntry(im.name, lastDigest(resolver.entry), v1alpha1.RegistryPolicyDefault)
 	resolver.next.Request = request
-	for _, s := range im.seats {
-		if s != resolver && s.next != nil && s.next.Request != "" && !s.bound() {
-			s.next = s.terms.renew(s.next)
+	for _, s := range im.placements {
+		if s != resolver && s.next != nil && s.next.Request != "" && !s.awaitingAck() {
+			s.next = s.requirements.applyTo(s.next)
 			s.next.Request = ""
 		}
 	}
 }
 
-// dismiss relieves the seeds of what nobody asks for any more.
-func (im *image) dismiss(resolver *seat) {
-	for _, s := range im.seats {
-		if s == resolver || s.terms == nil || s.bound() || !s.seeds() {
+// demoteSuperseded relieves the seeds of what nobody asks for any more.
+func (im *image) demoteSuperseded(resolver *placement) {
+	for _, s := range im.placements {
+		if s == resolver || s.requirements == nil || s.awaitingAck() || !s.staysSeed() {
 			continue
 		}
 		superseded := !s.current && im.digest != ""
-		unasked := unanswered(s.entry) && (resolver != nil || len(im.asking) == 0)
+		unasked := unanswered(s.entry) && (resolver != nil || len(im.openRequestIDs) == 0)
 		if superseded || unasked {
-			im.relieve(s)
+			im.demote(s)
 		}
 	}
 }
 
-// appointSeeds lets nodes of one platform use the upstream: as seeds while nobody holds
+// promoteSeeds lets nodes of one platform use the upstream: as seeds while nobody holds
 // the image, and after that in place of a mirror that does not have it.
-func (d *draft) appointSeeds(im *image, g *group) {
+func (d *planner) promoteSeeds(im *image, g *platformGroup) {
 	if im.digest == "" {
 		return
 	}
 	want := d.limits.UpstreamPullers
-	var candidates, failing []*seat
-	for _, s := range g.seats {
+	var candidates, failing []*placement
+	for _, s := range g.placements {
 		switch {
-		case s.seeds() && (s.bound() || s.stand == pulling || s.stand == holding): // and is to ask for the tag
+		case s.staysSeed() && (s.awaitingAck() || s.state == pulling || s.state == present): // and is to ask for the tag
 			want--
-		case s.seeds() && !unanswered(s.entry):
+		case s.staysSeed() && !unanswered(s.entry):
 			failing = append(failing, s)
 		}
-		if s.terms != nil && d.mayFetch(g, s) {
+		if s.requirements != nil && d.mayUseUpstream(g, s) {
 			candidates = append(candidates, s)
 		}
 	}
 	if g.holders > 0 {
 		for _, s := range failing {
-			d.remember(im, s)
-			im.relieve(s) // to try the mirror again
+			d.recordFailure(im, s)
+			im.demote(s) // to try the mirror again
 		}
 		failing = nil
 	}
 	if want <= 0 {
 		return
 	}
-	for _, s := range d.replace(im, failing, candidates) {
-		if want > 0 && g.open > 0 && !s.isSeed() && d.affords(s) {
-			d.appoint(im, g, s, im.digest)
+	for _, s := range d.replaceSeeds(im, failing, candidates) {
+		if want > 0 && g.seedsLeft > 0 && !s.isSeed() && d.withinPullLimit(s) {
+			d.promote(im, g, s, im.digest)
 			want--
 		}
 	}
 }
 
-// mayFetch says that a node is one of those who may get an image from the upstream.
-func (d *draft) mayFetch(g *group, s *seat) bool {
+// mayUseUpstream says that a node is one of those who may get an image from the upstream.
+func (d *planner) mayUseUpstream(g *platformGroup, s *placement) bool {
 	switch {
-	case !s.eligible() || s.current && s.stand == holding:
+	case !s.admissible() || s.current && s.state == present:
 		return false
 	case g.holders == 0:
 		return true
 	default:
-		return d.limits.MirrorFallback == FallbackUpstream && d.notOnMirror(g, s)
+		return d.limits.MirrorFallback == FallbackUpstream && d.failedDespiteHolders(g, s)
 	}
 }
 
-// notOnMirror says that the mirror failed a node although somebody held the image.
-func (d *draft) notOnMirror(g *group, s *seat) bool {
-	return s.unserved() && g.holders > 0 && !d.since(s.entry.ChangedAt).Before(g.since)
+// failedDespiteHolders says that the mirror failed a node although somebody held the image.
+func (d *planner) failedDespiteHolders(g *platformGroup, s *placement) bool {
+	return s.mirrorFailed() && g.holders > 0 && !d.orNow(s.entry.ChangedAt).Before(g.holdersSince)
 }
 
-// unserved says that a node tried the mirror in vain until its retries ran out.
-func (s *seat) unserved() bool {
-	return s.current && s.stand == failed && s.entry.FailedOnMirror()
+// mirrorFailed says that a node tried the mirror in vain until its retries ran out.
+func (s *placement) mirrorFailed() bool {
+	return s.current && s.state == failed && s.entry.FailedOnMirror()
 }
 
-// replace relieves those who fail as soon as somebody else, or they themselves after
+// replaceSeeds relieves those who fail as soon as somebody else, or they themselves after
 // a rest, can take over; and returns who can, the best first. Until then they stay, so
 // that everybody sees why nothing moves.
-func (d *draft) replace(im *image, failing, candidates []*seat) []*seat {
+func (d *planner) replaceSeeds(im *image, failing, candidates []*placement) []*placement {
 	for _, s := range failing {
-		d.remember(im, s)
+		d.recordFailure(im, s)
 	}
-	line := d.inLine(im, candidates)
+	line := d.rankSeeds(im, candidates)
 	if len(line) > 0 {
 		for _, s := range failing {
-			im.relieve(s)
+			im.demote(s)
 		}
 	}
 	return line
 }
 
-// relieve makes a seed an ordinary node again. What it holds stays pinned, and the
+// demote makes a seed an ordinary node again. What it holds stays pinned, and the
 // request stays with it, for that tells what its agent may be doing until it has heard.
-func (im *image) relieve(s *seat) {
-	s.relieved = true
+func (im *image) demote(s *placement) {
+	s.demoted = true
 	s.next = nil
-	if digest := held(s.entry); digest != "" {
-		s.next = s.terms.entry(im.name, digest, v1alpha1.RegistryPolicyMirror)
+	if digest := presentDigest(s.entry); digest != "" {
+		s.next = s.requirements.newEntry(im.name, digest, v1alpha1.RegistryPolicyMirror)
 		s.next.Request = s.entry.Wanted.Request
 	}
 }
 
-// appoint makes a node a seed.
-func (d *draft) appoint(im *image, g *group, s *seat, digest string) {
-	s.next = s.terms.entry(im.name, digest, v1alpha1.RegistryPolicyDefault)
-	g.open--
+// promote makes a node a seed.
+func (d *planner) promote(im *image, g *platformGroup, s *placement, digest string) {
+	s.next = s.requirements.newEntry(im.name, digest, v1alpha1.RegistryPolicyDefault)
+	g.seedsLeft--
 	if !s.counted {
-		d.pulls++
+		d.runningPulls++
 	}
-	s.node.holds++
-	im.credit(s.node)
+	s.node.imageCount++
+	im.countSeed(s.node)
 }
 
-// affords says that one more pull stays within the limit of the cluster.
-func (d *draft) affords(s *seat) bool {
-	return s.counted || d.limits.MaxConcurrentPulls <= 0 || d.pulls < d.limits.MaxConcurrentPulls
+// withinPullLimit says that one more pull stays within the limit of the cluster.
+func (d *planner) withinPullLimit(s *placement) bool {
+	return s.counted || d.limits.MaxConcurrentPulls <= 0 || d.runningPulls < d.limits.MaxConcurrentPulls
 }
 
-// seeds says that a seat is a seed and stays one.
-func (s *seat) seeds() bool {
+// staysSeed says that a seat is a seed and stays one.
+func (s *placement) staysSeed() bool {
 	return s.isSeed() && s.next != nil && s.next.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 }
 
-func (im *image) groupOf(s *seat) *group {
-	at := slices.IndexFunc(im.groups, func(g *group) bool { return g.platform == s.node.Platform })
+func (im *image) groupOf(s *placement) *platformGroup {
+	at := slices.IndexFunc(im.groups, func(g *platformGroup) bool { return g.platform == s.node.Platform })
 	return im.groups[at]
 }

@@ -22,7 +22,7 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 		{"the first name, where nothing speaks for another", func(*world) {}, "n000"},
 		{"as many as the limit allows", func(w *world) { w.limits.UpstreamPullers = 3 }, "n000 n001 n002"},
 		{"one on each platform", func(w *world) { w.join("arm", func(n *Node) { n.Platform = "linux/arm64" }) }, "arm n000"},
-		{"the node whose kubelet lists it: nothing has to come at all", func(w *world) { w.machines["n003"].node.Hints = []string{image} }, "n003"},
+		{"the node whose kubelet lists it: nothing has to come at all", func(w *world) { w.machines["n003"].node.KubeletImages = []string{image} }, "n003"},
 		{"the node that holds most, since layers are shared", func(w *world) {
 			w.wish("other", "reg/o@sha256:o", "reg/p@sha256:p")
 			w.hold("n001", "reg/o@sha256:o", "sha256:o")
@@ -33,7 +33,7 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 			w.wish("other", "reg/o@sha256:o", "reg/p@sha256:p")
 			w.hold("n001", "reg/o@sha256:o", "sha256:o")
 			w.hold("n001", "reg/p@sha256:p", "sha256:p")
-			w.machines["n003"].node.Hints = []string{"reg/_@sha256:_"}
+			w.machines["n003"].node.KubeletImages = []string{"reg/_@sha256:_"}
 			w.wish("web", "reg/_@sha256:_", image)
 		}, "n003"},
 		{"the node whose agent reports it although it is no longer asked to have it", func(w *world) {
@@ -49,7 +49,7 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "y", Name: "key"}}
 		}, "n004"},
 		{"rather the node that needs no credentials, because it holds it", func(w *world) {
-			w.machines["n003"].node.Hints = []string{image}
+			w.machines["n003"].node.KubeletImages = []string{image}
 			w.machines["n004"].node.Labels = map[string]string{"team": "y"}
 			p := w.wish("secret", image)
 			p.NodeSelector = map[string]string{"team": "y"}
@@ -116,7 +116,7 @@ func (w *world) hold(name, image, digest string) {
 func TestImagesOfOnePrefetchShareTheirSeed(t *testing.T) {
 	w := newWorld()
 	w.joinMany(5)
-	w.machines["n003"].node.Hints = []string{"reg/a:1"}
+	w.machines["n003"].node.KubeletImages = []string{"reg/a:1"}
 	w.wish("web", "reg/a:1", "reg/b:1", "reg/c:1")
 	w.plan()
 	for _, image := range []string{"reg/a:1", "reg/b:1", "reg/c:1"} {
@@ -182,12 +182,12 @@ func TestPlanWakesForEachTimeout(t *testing.T) {
 	w.wish("web", "reg/a:1")
 	w.plan()
 	step := w.still(t)
-	if want := w.now.Add(answerDelay); !step.WakeAt.Equal(want) {
+	if want := w.now.Add(answerTimeout); !step.WakeAt.Equal(want) {
 		t.Errorf("a node that was just told: wake at %v, want %v", step.WakeAt, want)
 	}
-	w.now = w.now.Add(answerDelay)
+	w.now = w.now.Add(answerTimeout)
 	step = w.still(t)
-	if want := w.now.Add(w.limits.AgentTimeout - answerDelay); !step.WakeAt.Equal(want) {
+	if want := w.now.Add(w.limits.AgentTimeout - answerTimeout); !step.WakeAt.Equal(want) {
 		t.Errorf("an agent that says nothing: wake at %v, want %v", step.WakeAt, want)
 	}
 	w.round()
@@ -252,7 +252,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 	}
 	t.Run("is believed once a second node got it, and reported", func(t *testing.T) {
 		w, p := setUp()
-		if got := w.asked("reg/a:1"); got != refusalsBelieved {
+		if got := w.asked("reg/a:1"); got != minRefusals {
 			t.Errorf("%d nodes were sent to ask", got)
 		}
 		if o := w.next().Prefetches[p.Key]; len(o.Refused) != 1 || o.Refused[0] != "reg/a:1" {
@@ -275,7 +275,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		{"is asked for again with other credentials", func(_ *world, p *Prefetch) {
 			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
 		}, 15},
-		{"is asked for again after a rest", func(*world, *Prefetch) {}, int(restAfterRefusal/time.Second) + 15},
+		{"is asked for again after a rest", func(*world, *Prefetch) {}, int(refusalBackoff/time.Second) + 15},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			w, p := setUp()
@@ -289,7 +289,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		w, _ := setUp()
 		w.run(t, 3600)
 		asked := 0
-		for _, attempt := range w.state().Memory.images["reg/a:1"].tried {
+		for _, attempt := range w.state().Memory.images["reg/a:1"].failures {
 			asked += attempt.refusals
 		}
 		// Twice; 15 s, 30 s and so on until 8 min later; and then every ten minutes.
@@ -306,11 +306,11 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			m.hung = true // so that the seed of the other image stays one
 		}
 		w.run(t, 10)
-		if got := w.asked("reg/b:1"); w.seeds("reg/a:1") != "n000" || got != refusalsBelieved {
+		if got := w.asked("reg/b:1"); w.seeds("reg/a:1") != "n000" || got != minRefusals {
 			t.Fatalf("%d nodes were refused\n%s", got, w)
 		}
 		w.tags["reg/b:1"] = "sha256:found"
-		w.run(t, int(restAfterRefusal/time.Second)+5)
+		w.run(t, int(refusalBackoff/time.Second)+5)
 		if got := w.seeds("reg/b:1"); got != "n000" {
 			t.Errorf("%s brings it\n%s", got, w)
 		}
@@ -368,7 +368,7 @@ func TestSeedOfADigestThatIsSupersededStops(t *testing.T) {
 	w.join("arm", func(n *Node) { n.Platform = "linux/arm64" })
 	p := w.wish("web", "reg/a:1")
 	p.Resolved["reg/a:1"] = Resolved{"sha256:first", "1"}
-	w.machines["n001"].node.Hints = []string{"reg/a:1"}
+	w.machines["n001"].node.KubeletImages = []string{"reg/a:1"}
 	for _, m := range w.machines {
 		m.hung = true
 	}

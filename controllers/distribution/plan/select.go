@@ -11,109 +11,109 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// scope is the nodes of one prefetch, or of several that select alike.
-type scope struct {
+// targetNodes is the nodes of one prefetch, or of several that select alike.
+type targetNodes struct {
 	// desired nodes shall hold the images.
 	desired []*node
-	// kept nodes belong to the prefetch but take no Pods at the moment (not Ready,
+	// retained nodes belong to the prefetch but take no Pods at the moment (not Ready,
 	// cordoned, under pressure). They are not waited for and get nothing new, and
 	// keep what they have: a node that comes back a minute later has lost no pin.
-	kept []*node
+	retained []*node
 	// full nodes are desired, and have no room for the images beside those of older
 	// prefetches.
 	full []*node
 
-	names, silent, noRoom []string // of the desired nodes, full ones included
+	names, silentNames, fullNames []string // of the desired nodes, full ones included
 }
 
 // selectNodes finds the nodes of each prefetch; those that select alike share a scope.
-func (d *draft) selectNodes() {
-	scopes := make(map[string]*scope)
+func (d *planner) selectNodes() {
+	scopes := make(map[string]*targetNodes)
 	for _, p := range d.prefetches {
-		p.mark = mark(p.UID, p.Resolution)
-		key := selection(p.Prefetch)
+		p.requestID = newRequestID(p.UID, p.Resolution)
+		key := selectorKey(p.Prefetch)
 		matching, ok := scopes[key]
 		if !ok {
-			matching = d.match(p.Prefetch)
-			matching.list()
+			matching = d.matchNodes(p.Prefetch)
+			matching.nameNodes()
 			scopes[key] = matching
 		}
-		p.scope = matching
+		p.targets = matching
 	}
-	if d.crowded() {
-		d.makeRoom()
+	if d.mayExceedCapacity() {
+		d.enforceCapacity()
 		return
 	}
 	for _, p := range d.prefetches {
-		p.choose(func(*node) bool { return true })
+		p.chooseNodes(func(*node) bool { return true })
 	}
 }
 
-func (d *draft) match(p *Prefetch) *scope {
-	s := &scope{desired: make([]*node, 0, len(d.nodes))}
+func (d *planner) matchNodes(p *Prefetch) *targetNodes {
+	s := &targetNodes{desired: make([]*node, 0, len(d.nodes))}
 	for _, n := range d.nodes {
-		switch reachOf(n.Node, p) {
-		case reachDesired:
+		switch eligibilityOf(n.Node, p) {
+		case eligibilityDesired:
 			s.desired = append(s.desired, n)
-		case reachKept:
-			s.kept = append(s.kept, n)
-		case reachNone:
+		case eligibilityRetained:
+			s.retained = append(s.retained, n)
+		case eligibilityNone:
 		}
 	}
 	return s
 }
 
-// list names the desired nodes.
-func (s *scope) list() {
+// nameNodes names the desired nodes.
+func (s *targetNodes) nameNodes() {
 	s.names = make([]string, 0, len(s.desired)+len(s.full))
 	for _, n := range slices.Concat(s.desired, s.full) {
 		s.names = append(s.names, n.Name)
 		if n.silent {
-			s.silent = append(s.silent, n.Name)
+			s.silentNames = append(s.silentNames, n.Name)
 		}
 	}
 	for _, n := range s.full {
-		s.noRoom = append(s.noRoom, n.Name)
+		s.fullNames = append(s.fullNames, n.Name)
 	}
 	slices.Sort(s.names)
-	slices.Sort(s.silent)
-	slices.Sort(s.noRoom)
+	slices.Sort(s.silentNames)
+	slices.Sort(s.fullNames)
 }
 
-type reach int
+type eligibility int
 
 const (
-	reachNone reach = iota
-	reachKept
-	reachDesired
+	eligibilityNone eligibility = iota
+	eligibilityRetained
+	eligibilityDesired
 )
 
-// reachOf says whether a prefetch wants its images on a node.
-func reachOf(n *Node, p *Prefetch) reach {
+// eligibilityOf says whether a prefetch wants its images on a node.
+func eligibilityOf(n *Node, p *Prefetch) eligibility {
 	if !strings.HasPrefix(n.Platform, "linux/") {
-		return reachNone
+		return eligibilityNone
 	}
 	for key, value := range p.NodeSelector {
 		if got, ok := n.Labels[key]; !ok || got != value {
-			return reachNone
+			return eligibilityNone
 		}
 	}
-	reach := reachDesired
+	reach := eligibilityDesired
 	if !n.Ready {
-		reach = reachKept
+		reach = eligibilityRetained
 	}
 	// The scheduler, too, treats a cordon as this taint.
 	if n.Unschedulable && !tolerated(p.Tolerations, corev1.TaintNodeUnschedulable, "", corev1.TaintEffectNoSchedule) {
-		reach = reachKept
+		reach = eligibilityRetained
 	}
 	for _, taint := range n.Taints {
 		switch {
 		case taint.Effect == corev1.TaintEffectPreferNoSchedule,
 			tolerated(p.Tolerations, taint.Key, taint.Value, taint.Effect):
-		case passing(taint.Key):
-			reach = reachKept
+		case isTransientTaint(taint.Key):
+			reach = eligibilityRetained
 		default:
-			return reachNone
+			return eligibilityNone
 		}
 	}
 	return reach
@@ -137,9 +137,9 @@ func tolerated(tolerations []corev1.Toleration, key, value string, effect corev1
 	})
 }
 
-// passing names the taints that Kubernetes itself puts on a node for a while and
+// isTransientTaint names the taints that Kubernetes itself puts on a node for a while and
 // takes off again. Any other says whom the node is for.
-func passing(key string) bool {
+func isTransientTaint(key string) bool {
 	switch key {
 	case corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeUnschedulable,
 		corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure, corev1.TaintNodePIDPressure,
@@ -149,8 +149,8 @@ func passing(key string) bool {
 	return false
 }
 
-// selection is equal for prefetches that select the same nodes.
-func selection(p *Prefetch) string {
+// selectorKey is equal for prefetches that select the same nodes.
+func selectorKey(p *Prefetch) string {
 	var parts []string
 	for key, value := range p.NodeSelector {
 		parts = append(parts, fmt.Sprintf("%q=%q", key, value))

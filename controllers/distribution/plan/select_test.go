@@ -25,46 +25,46 @@ func TestReach(t *testing.T) {
 		reason   string
 		node     func(*Node)
 		prefetch func(*Prefetch)
-		want     reach
+		want     eligibility
 	}{
-		{"an ordinary node takes everything", func(*Node) {}, none, reachDesired},
-		{"Windows nodes cannot hold Linux images", func(n *Node) { n.Platform = "windows/amd64" }, none, reachNone},
-		{"a node whose kubelet has not said what it is waits", func(n *Node) { n.Platform = "" }, none, reachNone},
+		{"an ordinary node takes everything", func(*Node) {}, none, eligibilityDesired},
+		{"Windows nodes cannot hold Linux images", func(n *Node) { n.Platform = "windows/amd64" }, none, eligibilityNone},
+		{"a node whose kubelet has not said what it is waits", func(n *Node) { n.Platform = "" }, none, eligibilityNone},
 		{"the selector matches on every label", func(n *Node) { n.Labels = map[string]string{"disk": "ssd", "gpu": ""} },
-			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd", "gpu": ""} }, reachDesired},
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd", "gpu": ""} }, eligibilityDesired},
 		{"another value does not match", func(n *Node) { n.Labels = map[string]string{"disk": "hdd"} },
-			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, reachNone},
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, eligibilityNone},
 		{"a missing label is not an empty one", func(*Node) {},
-			func(p *Prefetch) { p.NodeSelector = map[string]string{"gpu": ""} }, reachNone},
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"gpu": ""} }, eligibilityNone},
 
-		{"a node that is not Ready is not waited for, but keeps its pins", func(n *Node) { n.Ready = false }, none, reachKept},
-		{"nobody tolerates a node that does not work", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), reachKept},
-		{"a cordoned node takes no new Pods, but keeps its pins", func(n *Node) { n.Unschedulable = true }, none, reachKept},
+		{"a node that is not Ready is not waited for, but keeps its pins", func(n *Node) { n.Ready = false }, none, eligibilityRetained},
+		{"nobody tolerates a node that does not work", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), eligibilityRetained},
+		{"a cordoned node takes no new Pods, but keeps its pins", func(n *Node) { n.Unschedulable = true }, none, eligibilityRetained},
 		{"who tolerates the cordon's taint gets onto cordoned nodes, as with the scheduler", func(n *Node) { n.Unschedulable = true },
-			tolerate(corev1.TaintNodeUnschedulable, exists, "", noSchedule), reachDesired},
-		{"disk pressure passes", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, reachKept},
-		{"unreachable passes", taint(corev1.TaintNodeUnreachable, "", noExecute), none, reachKept},
+			tolerate(corev1.TaintNodeUnschedulable, exists, "", noSchedule), eligibilityDesired},
+		{"disk pressure passes", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, eligibilityRetained},
+		{"unreachable passes", taint(corev1.TaintNodeUnreachable, "", noExecute), none, eligibilityRetained},
 		{"a node that does not match is not kept for being cordoned", func(n *Node) { n.Unschedulable, n.Labels = true, nil },
-			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, reachNone},
+			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, eligibilityNone},
 
-		{"NoSchedule keeps away", taint("team", "x", noSchedule), none, reachNone},
-		{"NoExecute keeps away", taint("team", "x", noExecute), none, reachNone},
-		{"PreferNoSchedule does not", taint("team", "x", prefer), none, reachDesired},
-		{"Equal tolerates the value", taint("team", "x", noSchedule), tolerate("team", equal, "x", noSchedule), reachDesired},
-		{"no operator means Equal", taint("team", "x", noSchedule), tolerate("team", "", "x", noSchedule), reachDesired},
-		{"Equal does not tolerate another value", taint("team", "x", noSchedule), tolerate("team", equal, "y", noSchedule), reachNone},
-		{"Exists tolerates any value", taint("team", "x", noSchedule), tolerate("team", exists, "", noSchedule), reachDesired},
-		{"another key does not help", taint("team", "x", noSchedule), tolerate("crew", exists, "", noSchedule), reachNone},
-		{"no key with Exists tolerates everything", taint("team", "x", noSchedule), tolerate("", exists, "", noSchedule), reachDesired},
-		{"no effect means every effect", taint("team", "x", noExecute), tolerate("team", equal, "x", ""), reachDesired},
-		{"NoSchedule tolerated is not NoExecute tolerated", taint("team", "x", noExecute), tolerate("team", equal, "x", noSchedule), reachNone},
-		{"an operator from the future tolerates nothing", taint("cores", "8", noSchedule), tolerate("cores", "Gt", "4", noSchedule), reachNone},
+		{"NoSchedule keeps away", taint("team", "x", noSchedule), none, eligibilityNone},
+		{"NoExecute keeps away", taint("team", "x", noExecute), none, eligibilityNone},
+		{"PreferNoSchedule does not", taint("team", "x", prefer), none, eligibilityDesired},
+		{"Equal tolerates the value", taint("team", "x", noSchedule), tolerate("team", equal, "x", noSchedule), eligibilityDesired},
+		{"no operator means Equal", taint("team", "x", noSchedule), tolerate("team", "", "x", noSchedule), eligibilityDesired},
+		{"Equal does not tolerate another value", taint("team", "x", noSchedule), tolerate("team", equal, "y", noSchedule), eligibilityNone},
+		{"Exists tolerates any value", taint("team", "x", noSchedule), tolerate("team", exists, "", noSchedule), eligibilityDesired},
+		{"another key does not help", taint("team", "x", noSchedule), tolerate("crew", exists, "", noSchedule), eligibilityNone},
+		{"no key with Exists tolerates everything", taint("team", "x", noSchedule), tolerate("", exists, "", noSchedule), eligibilityDesired},
+		{"no effect means every effect", taint("team", "x", noExecute), tolerate("team", equal, "x", ""), eligibilityDesired},
+		{"NoSchedule tolerated is not NoExecute tolerated", taint("team", "x", noExecute), tolerate("team", equal, "x", noSchedule), eligibilityNone},
+		{"an operator from the future tolerates nothing", taint("cores", "8", noSchedule), tolerate("cores", "Gt", "4", noSchedule), eligibilityNone},
 		{"every taint must be tolerated", func(n *Node) { taint("a", "", noSchedule)(n); taint("b", "", noSchedule)(n) },
-			tolerate("a", exists, "", ""), reachNone},
+			tolerate("a", exists, "", ""), eligibilityNone},
 		{"a passing taint does not excuse a lasting one", func(n *Node) {
 			taint(corev1.TaintNodeMemoryPressure, "", noSchedule)(n)
 			taint("team", "x", noSchedule)(n)
-		}, none, reachNone},
+		}, none, eligibilityNone},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			node := Node{Name: "n", Platform: "linux/amd64", Ready: true}
@@ -73,7 +73,7 @@ func TestReach(t *testing.T) {
 			if c.prefetch != nil {
 				c.prefetch(&prefetch)
 			}
-			if got := reachOf(&node, &prefetch); got != c.want {
+			if got := eligibilityOf(&node, &prefetch); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
@@ -83,8 +83,8 @@ func TestReach(t *testing.T) {
 func TestPrefetchesThatSelectAlikeShareTheirNodes(t *testing.T) {
 	toleration := corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists}
 	base := Prefetch{NodeSelector: map[string]string{"a": "b", "c": "d"}, Tolerations: []corev1.Toleration{toleration}}
-	if got := selection(&Prefetch{NodeSelector: map[string]string{"c": "d", "a": "b"}, Tolerations: []corev1.Toleration{toleration}}); got != selection(&base) {
-		t.Errorf("the same selection reads %s and %s", got, selection(&base))
+	if got := selectorKey(&Prefetch{NodeSelector: map[string]string{"c": "d", "a": "b"}, Tolerations: []corev1.Toleration{toleration}}); got != selectorKey(&base) {
+		t.Errorf("the same selection reads %s and %s", got, selectorKey(&base))
 	}
 	for _, other := range []Prefetch{
 		{},
@@ -92,7 +92,7 @@ func TestPrefetchesThatSelectAlikeShareTheirNodes(t *testing.T) {
 		{NodeSelector: map[string]string{"a": `b","c"="d`}, Tolerations: base.Tolerations},
 		{NodeSelector: base.NodeSelector, Tolerations: []corev1.Toleration{{Key: "a", Operator: corev1.TolerationOpEqual}}},
 	} {
-		if selection(&other) == selection(&base) {
+		if selectorKey(&other) == selectorKey(&base) {
 			t.Errorf("%+v is taken for %+v", other, base)
 		}
 	}

@@ -39,9 +39,9 @@ type Node struct {
 	// DiskPressure is the node's condition: no new pull is given to it, and what it does
 	// not hold is taken from its spec.
 	DiskPressure bool
-	// Hints are normalized image names that the kubelet lists as held. It lists only
+	// KubeletImages are normalized image names that the kubelet lists as held. It lists only
 	// 50, and says nothing of a tag's digest: a hint of whom to ask first, no proof.
-	Hints []string
+	KubeletImages []string
 	// Entries are the images of the node's NodeImageSet, by normalized name.
 	Entries map[string]Entry
 	// Acknowledged says that the agent has taken up the present spec

@@ -11,18 +11,18 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// change is the entry that a node's spec shall have for an image; nil for none.
-type change struct {
+// entryChange is the entry that a node's spec shall have for an image; nil for none.
+type entryChange struct {
 	image string
 	entry *v1alpha1.NodeImage
 }
 
-// step turns the draft into what the controller is to do.
-func (d *draft) step() Step {
+// buildStep turns the draft into what the controller is to do.
+func (d *planner) buildStep() Step {
 	for _, im := range d.images {
-		for _, s := range im.seats {
-			if !same(s.entry.Wanted, s.next) {
-				s.node.changed = append(s.node.changed, change{im.name, s.next})
+		for _, s := range im.placements {
+			if !sameEntry(s.entry.Wanted, s.next) {
+				s.node.changes = append(s.node.changes, entryChange{im.name, s.next})
 			}
 		}
 	}
@@ -30,29 +30,29 @@ func (d *draft) step() Step {
 		Sets:       make(map[string][]v1alpha1.NodeImage),
 		Prefetches: make(map[string]Outcome, len(d.prefetches)),
 		WakeAt:     d.wake,
-		Memory:     d.memorize(),
+		Memory:     d.nextMemory(),
 	}
 	for _, n := range d.nodes {
-		if len(n.changed) > 0 {
+		if len(n.changes) > 0 {
 			step.Sets[n.Name] = n.set()
 		}
 	}
 	images := make(map[string]*image, len(d.images))
 	for _, im := range d.images {
-		im.withoutMirror = d.withoutMirror(im)
+		im.withoutMirror = d.mirrorServedNobody(im)
 		images[im.name] = im
 	}
 	for _, p := range d.prefetches {
-		step.Prefetches[p.Key] = d.outcome(p, images)
+		step.Prefetches[p.Key] = d.outcomeOf(p, images)
 	}
 	return step
 }
 
 // set is the node's whole list with the changes made.
 func (n *node) set() []v1alpha1.NodeImage {
-	set := make([]v1alpha1.NodeImage, 0, len(n.Entries)+len(n.changed))
-	changed := make(map[string]bool, len(n.changed))
-	for _, c := range n.changed {
+	set := make([]v1alpha1.NodeImage, 0, len(n.Entries)+len(n.changes))
+	changed := make(map[string]bool, len(n.changes))
+	for _, c := range n.changes {
 		changed[c.image] = true
 		if c.entry != nil {
 			set = append(set, *c.entry)
@@ -67,35 +67,35 @@ func (n *node) set() []v1alpha1.NodeImage {
 	return set
 }
 
-func same(a, b *v1alpha1.NodeImage) bool {
+func sameEntry(a, b *v1alpha1.NodeImage) bool {
 	if a == nil || b == nil || a == b {
 		return a == b
 	}
 	return a.Digest == b.Digest && a.Request == b.Request && a.RegistryPolicy == b.RegistryPolicy &&
-		a.Retention == b.Retention && equal(a.ImageDownloadRetryLimit, b.ImageDownloadRetryLimit) &&
+		a.Retention == b.Retention && equalInt32(a.ImageDownloadRetryLimit, b.ImageDownloadRetryLimit) &&
 		slices.Equal(a.ImagePullSecrets, b.ImagePullSecrets)
 }
 
-func equal(a, b *int32) bool {
+func equalInt32(a, b *int32) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
 	return *a == *b
 }
 
-// outcome tells what the plan means for one prefetch.
-func (d *draft) outcome(p *prefetch, images map[string]*image) Outcome {
+// outcomeOf tells what the plan means for one prefetch.
+func (d *planner) outcomeOf(p *prefetch, images map[string]*image) Outcome {
 	o := Outcome{
-		Nodes:           p.scope.names,
-		Silent:          p.scope.silent,
-		Full:            p.scope.noRoom,
-		MissingReplicas: p.missing,
-		LeftOutSecrets:  slices.Sorted(maps.Keys(p.leftOut)),
+		Nodes:           p.targets.names,
+		Silent:          p.targets.silentNames,
+		Full:            p.targets.fullNames,
+		MissingReplicas: p.missingReplicas,
+		LeftOutSecrets:  slices.Sorted(maps.Keys(p.leftOutSecrets)),
 		Digests:         make(map[string]Resolved, len(p.Images)),
 	}
 	for _, name := range p.Images {
 		im := images[name]
-		if im.settled[p] && im.digest != "" {
+		if im.resolved[p] && im.digest != "" {
 			o.Digests[name] = Resolved{Digest: im.digest, For: p.Resolution}
 		}
 		if im.refused {
@@ -107,10 +107,10 @@ func (d *draft) outcome(p *prefetch, images map[string]*image) Outcome {
 	return o
 }
 
-// withoutMirror says that nodes go upstream because the mirror has served nobody.
-func (d *draft) withoutMirror(im *image) bool {
-	return slices.ContainsFunc(im.groups, func(g *group) bool {
-		return g.mirrored == 0 && (g.fetched > d.limits.UpstreamPullers ||
-			slices.ContainsFunc(g.seats, func(s *seat) bool { return d.notOnMirror(g, s) }))
+// mirrorServedNobody says that nodes go upstream because the mirror has served nobody.
+func (d *planner) mirrorServedNobody(im *image) bool {
+	return slices.ContainsFunc(im.groups, func(g *platformGroup) bool {
+		return g.fromMirror == 0 && (g.fromUpstream > d.limits.UpstreamPullers ||
+			slices.ContainsFunc(g.placements, func(s *placement) bool { return d.failedDespiteHolders(g, s) }))
 	})
 }

@@ -66,10 +66,10 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 		{"a node that pulls", func(*world) {}, 0, 4},
 		{"a node that is getting on", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout - 1, 4},
 		{"not one that has made no progress for too long", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout, 8},
-		{"a node that has hardly had the time to get anything", func(w *world) { w.begin(1) }, serveDelay - 1, 4},
-		{"not one that has got nothing although it is there", func(w *world) { w.begin(1) }, serveDelay, 8},
-		{"a node that has hardly had the time to answer", func(*world) {}, answerDelay - 1, 4},
-		{"not one that has not answered when it should", func(*world) {}, answerDelay, 8},
+		{"a node that has hardly had the time to get anything", func(w *world) { w.begin(1) }, serveTimeout - 1, 4},
+		{"not one that has got nothing although it is there", func(w *world) { w.begin(1) }, serveTimeout, 8},
+		{"a node that has hardly had the time to answer", func(*world) {}, answerTimeout - 1, 4},
+		{"not one that has not answered when it should", func(*world) {}, answerTimeout, 8},
 		{"not one that failed", func(w *world) {
 			m := w.machines["n002"]
 			m.full = true
@@ -211,7 +211,7 @@ func TestNodesWhoseListsAreOldCountForTheCluster(t *testing.T) {
 	w := afterTheSeed(30)
 	w.limits.MaxConcurrentPulls = 3
 	for _, m := range w.machines {
-		m.node.Hints = []string{waved}
+		m.node.KubeletImages = []string{waved}
 	}
 	for w.pullingCount() > 0 || len(w.writes) < 29 {
 		w.plan()
@@ -324,7 +324,7 @@ func TestNodesThatHoldTheDigestNeedNoTurn(t *testing.T) {
 	w.joinMany(50)
 	for _, m := range w.machines {
 		m.content["reg/a:1"] = "sha256:reg/a:1-1"
-		m.node.Hints = []string{"other", "reg/a:1", "reg/a@sha256:reg/a:1-1"}
+		m.node.KubeletImages = []string{"other", "reg/a:1", "reg/a@sha256:reg/a:1-1"}
 	}
 	w.wish("web", "reg/a:1")
 	w.run(t, 1)
@@ -354,7 +354,7 @@ func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
 		w.hold(name, "reg/o@sha256:o", "sha256:o")
 	}
 	w.hold("n000", "reg/a:1", "sha256:a")
-	w.machines["n002"].node.Hints = []string{"reg/a:1"}
+	w.machines["n002"].node.KubeletImages = []string{"reg/a:1"}
 	w.still(t)
 	if got := w.peers("reg/a:1"); got != "n000 n002 n004 n005" {
 		t.Errorf("admitted %q", got)

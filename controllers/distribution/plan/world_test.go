@@ -181,7 +181,7 @@ func (m *machine) write(w *world, set []v1alpha1.NodeImage) {
 	}
 	for _, image := range slices.Sorted(maps.Keys(union(before, m.spec))) {
 		old, had := before[image]
-		if entry, has := m.spec[image]; had != has || !same(&old, &entry) {
+		if entry, has := m.spec[image]; had != has || !sameEntry(&old, &entry) {
 			m.changed[image], m.progress[image] = w.now, w.now
 			w.writes[m.node.Name+" "+image]++
 		}
@@ -539,9 +539,9 @@ func shuffled(s State, seed uint64) State {
 	r.Shuffle(len(s.Nodes), func(i, j int) { s.Nodes[i], s.Nodes[j] = s.Nodes[j], s.Nodes[i] })
 	r.Shuffle(len(s.Prefetches), func(i, j int) { s.Prefetches[i], s.Prefetches[j] = s.Prefetches[j], s.Prefetches[i] })
 	for i := range s.Nodes {
-		hints := slices.Clone(s.Nodes[i].Hints)
+		hints := slices.Clone(s.Nodes[i].KubeletImages)
 		r.Shuffle(len(hints), func(a, b int) { hints[a], hints[b] = hints[b], hints[a] })
-		s.Nodes[i].Hints = hints
+		s.Nodes[i].KubeletImages = hints
 	}
 	for i := range s.Prefetches {
 		images := slices.Clone(s.Prefetches[i].Images)
