@@ -143,7 +143,7 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 	defer f.meter.begin()()
 	unreachable, rejected := 0, 0
 	for {
-		if err := f.mirrors.Rested(ctx, dgst); err != nil {
+		if err := f.mirrors.WaitReady(ctx, dgst); err != nil {
 			return err
 		}
 		err := try()
@@ -172,7 +172,7 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 			if rejected >= maxRejected {
 				return fmt.Errorf("%w: %w", errRejected, err)
 			}
-			err = pause(ctx, f.mirrors.Gates.AfterMiss)
+			err = pause(ctx, f.mirrors.Throttle.AfterMiss)
 		default:
 			return err
 		}

@@ -41,8 +41,8 @@ func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *mete
 			Registry:   req.Ref.Domain(),
 			Repository: req.Ref.Path(),
 			UserAgent:  r.UserAgent,
-			Gates:      &r.gates,
-			Patience:   r.NoProgressTimeout,
+			Throttle:      &r.throttle,
+			SilenceTimeout:   r.NoProgressTimeout,
 		},
 	}
 	target, known, err := r.locate(ctx, req.Digest)

@@ -77,7 +77,7 @@ type Runtime struct {
 	// platform is the node's, as strict as CRI's own pulls are.
 	platform ocispec.Platform
 	matcher  platforms.MatchComparer
-	gates    mirror.Gates
+	throttle    mirror.Throttle
 	streams  *streams
 	disk     disk
 	// unwanted are leases by name, and since when no image that is wanted has them.
@@ -100,7 +100,7 @@ func New(opts Options) (*Runtime, error) {
 		client:   c,
 		platform: platform,
 		matcher:  platforms.Ordered(platform),
-		gates:    mirror.Gates{AfterMiss: 5 * time.Second, AfterError: time.Second},
+		throttle:    mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second},
 		streams:  newStreams(),
 	}, nil
 }

@@ -56,7 +56,7 @@ func (r *Runtime) seedWith(ctx context.Context, req nodeagent.PullRequest, crede
 	}
 	defer hosts.Close()
 	want, asked := req.Digest, error(nil)
-	if want == "" && hosts.MayResolve() {
+	if want == "" && hosts.MirrorMayResolve() {
 		// A mirror would answer with what some node holds. Where the registry cannot be
 		// asked from here, that is still what the kubelet would get.
 		if want, asked = r.ask(ctx, hosts, req.Ref.String()); asked != nil {

@@ -19,20 +19,20 @@ import (
 )
 
 var (
-	// ErrMiss: a mirror answered, and does not have the content now.
+	// ErrMiss: a mirror answered that it does not have the content now.
 	ErrMiss = errors.New("mirror does not have it")
 	// ErrNoMirror: no mirror is configured for the registry.
 	ErrNoMirror = errors.New("no mirror is configured")
-	// ErrStalled: a mirror went silent in the middle.
+	// ErrStalled: a mirror sent nothing for SilenceTimeout.
 	ErrStalled = errors.New("mirror went silent")
 
 	errNoAnswer = errors.New("no answer")
 )
 
-// Error is what went wrong with the mirrors: of Get, and of reading what it returned.
+// Error is a failure of the mirrors, in Get or in reading the Content that it returned.
 type Error struct {
 	cause error
-	// Unreachable: none of them gave an answer of any kind.
+	// Unreachable reports whether no mirror gave an answer of any kind.
 	Unreachable bool
 }
 
@@ -47,36 +47,37 @@ const (
 	Blobs     Kind = "blobs"
 )
 
-// accept is what a manifest may be; blobs are taken as they come.
+// accept lists the types of manifests. It is sent for blobs too, whose type does not matter.
 const accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, " +
 	"application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, */*"
 
 // Client asks the mirrors for the content of one repository.
 type Client struct {
 	Hosts []docker.RegistryHost
-	// Registry is the namespace that goes into the query: "docker.io".
+	// Registry is the value of the query parameter "ns", such as "docker.io".
 	Registry string
-	// Repository is the path within it: "library/nginx".
+	// Repository is the path within the registry, such as "library/nginx".
 	Repository string
 	UserAgent  string
-	Gates      *Gates
-	// Patience is how long a mirror may send nothing.
-	Patience time.Duration
+	Throttle   *Throttle
+	// SilenceTimeout is how long a mirror may send nothing before the request ends.
+	SilenceTimeout time.Duration
 }
 
-// Content is an answer. Close it.
+// Content is the body of an answer. The caller must close it.
 type Content struct {
 	io.ReadCloser
-	// Offset is where in the blob it begins: 0, or what was asked for.
+	// Offset is where the body begins in the blob: the offset of the call, or 0 where the mirror
+	// does not support ranges.
 	Offset int64
 	// MediaType is the Content-Type.
 	MediaType string
 }
 
-// Rested waits until no mirror's gate rests for the key, so that Get asks at once.
-func (c *Client) Rested(ctx context.Context, dgst digest.Digest) error {
+// WaitReady waits until the digest is in no mirror's pause, so that Get can ask at once.
+func (c *Client) WaitReady(ctx context.Context, dgst digest.Digest) error {
 	for _, host := range c.Hosts {
-		if err := c.Gates.rested(ctx, key(host, dgst)); err != nil {
+		if err := c.Throttle.waitReady(ctx, key(host, dgst)); err != nil {
 			return err
 		}
 	}
@@ -85,9 +86,8 @@ func (c *Client) Rested(ctx context.Context, dgst digest.Digest) error {
 
 func key(host docker.RegistryHost, dgst digest.Digest) string { return host.Host + " " + dgst.String() }
 
-// Get asks one mirror after the other, beginning at the offset where the mirror can.
-// Each key is asked for when its gate opens, so Get may be called again at once. Its
-// error is an Error, unless ctx has ended.
+// Get asks one mirror after the other for the content from the offset on. It waits for the
+// Throttle, so the caller may call it again at once. The error is an *Error, unless ctx has ended.
 func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
 	if len(c.Hosts) == 0 {
 		return nil, &Error{cause: ErrNoMirror, Unreachable: true}
@@ -109,16 +109,16 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 }
 
 func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
-	leave, err := c.Gates.enter(ctx, key(host, dgst))
+	release, err := c.Throttle.acquire(ctx, key(host, dgst))
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	patience := time.AfterFunc(c.Patience, func() { cancel(fmt.Errorf("%w for %v", ErrStalled, c.Patience)) })
-	end := func(rest time.Duration) {
-		patience.Stop()
+	silence := time.AfterFunc(c.SilenceTimeout, func() { cancel(fmt.Errorf("%w for %v", ErrStalled, c.SilenceTimeout)) })
+	finish := func(pause time.Duration) {
+		silence.Stop()
 		cancel(nil)
-		leave(rest)
+		release(pause)
 	}
 
 	response, err := c.send(ctx, host, kind, dgst, offset)
@@ -126,7 +126,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		end(c.Gates.AfterError)
+		finish(c.Throttle.AfterError)
 		return nil, fmt.Errorf("ask mirror %s for %s: %w: %w", host.Host, dgst, errNoAnswer, err)
 	}
 	switch response.StatusCode {
@@ -140,20 +140,20 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 	}
 	if err != nil {
 		_ = response.Body.Close()
-		end(c.Gates.AfterMiss)
+		finish(c.Throttle.AfterMiss)
 		return nil, fmt.Errorf("ask mirror %s for %s: %w", host.Host, dgst, err)
 	}
-	patience.Stop()
+	silence.Stop()
 	return &Content{
 		ReadCloser: &body{
 			ReadCloser: response.Body, host: host.Host, digest: dgst,
-			ctx: ctx, timer: patience, patience: c.Patience,
-			end: func(complete bool) {
+			ctx: ctx, timer: silence, timeout: c.SilenceTimeout,
+			finish: func(complete bool) {
 				if complete {
-					end(0)
+					finish(0)
 					return
 				}
-				end(c.Gates.AfterMiss)
+				finish(c.Throttle.AfterMiss)
 			},
 		},
 		Offset:    offset,
@@ -175,19 +175,18 @@ func (c *Client) send(ctx context.Context, host docker.RegistryHost, kind Kind, 
 	maps.Copy(request.Header, host.Header)
 	request.Header.Set("User-Agent", c.UserAgent)
 	request.Header.Set("Accept", accept)
-	// Nothing in between shall change the bytes that the digest is of.
+	// The digest is of the bytes as they are: no proxy may compress them.
 	request.Header.Set("Accept-Encoding", "identity")
 	if offset > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	client := *host.Client
-	client.CheckRedirect = stayOn(host.Host)
+	client.CheckRedirect = sameHostOnly(host.Host)
 	return client.Do(request)
 }
 
-// stayOn refuses redirects that lead off the host: a mirror may send us to the
-// registry's own storage.
-func stayOn(host string) func(*http.Request, []*http.Request) error {
+// sameHostOnly stops at a redirect to another host: a mirror may redirect to the registry's storage.
+func sameHostOnly(host string) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		if canonical(request.URL.Host) != canonical(host) {
 			return fmt.Errorf("redirect leads off the mirror, to %s", request.URL.Host)
@@ -199,22 +198,22 @@ func stayOn(host string) func(*http.Request, []*http.Request) error {
 	}
 }
 
-// body ends when the mirror is silent for too long within one Read; how long the
-// reader itself takes does not count.
+// body fails when the mirror is silent for the timeout within one Read. The time between two Reads,
+// which is the reader's, does not count.
 type body struct {
 	io.ReadCloser
 	host     string
 	digest   digest.Digest
 	ctx      context.Context
 	timer    *time.Timer
-	patience time.Duration
+	timeout  time.Duration
 	complete bool
 	once     sync.Once
-	end      func(complete bool)
+	finish   func(complete bool)
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	b.timer.Reset(b.patience)
+	b.timer.Reset(b.timeout)
 	n, err := b.ReadCloser.Read(p)
 	b.timer.Stop()
 	if errors.Is(err, io.EOF) {
@@ -232,6 +231,6 @@ func (b *body) Read(p []byte) (int, error) {
 
 func (b *body) Close() error {
 	err := b.ReadCloser.Close()
-	b.once.Do(func() { b.end(b.complete) })
+	b.once.Do(func() { b.finish(b.complete) })
 	return err
 }

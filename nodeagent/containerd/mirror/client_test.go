@@ -26,7 +26,7 @@ func ask(t *testing.T, offset int64, handlers ...http.HandlerFunc) (*Content, er
 	t.Helper()
 	client := &Client{
 		Registry: "docker.io", Repository: "library/app", UserAgent: "sluice-agent/test",
-		Gates: &Gates{AfterMiss: time.Hour, AfterError: time.Hour}, Patience: 200 * time.Millisecond,
+		Throttle: &Throttle{AfterMiss: time.Hour, AfterError: time.Hour}, SilenceTimeout: 200 * time.Millisecond,
 	}
 	for _, handler := range handlers {
 		server := httptest.NewServer(handler)

@@ -15,15 +15,15 @@ import (
 
 // Hosts are the hosts that containerd would ask for a registry's content.
 type Hosts struct {
-	// Mirrors may be asked by a peer.
+	// Mirrors are the hosts that a peer may ask.
 	Mirrors []docker.RegistryHost
-	// Upstream is the registry, by its "server" line or by its own name.
+	// Upstream is the registry, as the "server" line or else its own name says.
 	Upstream docker.RegistryHost
 }
 
-// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000")
-// below root, such as /etc/containerd/certs.d. The files are read anew each time, as
-// containerd does. Credentials are for the upstream; nil is anonymous.
+// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000") below root, such as
+// /etc/containerd/certs.d. Like containerd it reads the files in each call. The credentials are for
+// the upstream; nil is anonymous.
 func ReadHosts(ctx context.Context, root, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
 	all, err := config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:     config.HostDirFromRoot(root),
@@ -35,7 +35,7 @@ func ReadHosts(ctx context.Context, root, registry string, credentials func(host
 	if len(all) == 0 {
 		return Hosts{}, fmt.Errorf("read hosts of registry %q: no host", registry)
 	}
-	// containerd puts the server, or in its absence the registry itself, last.
+	// containerd puts the server last or, where there is none, the registry itself.
 	hosts := Hosts{Upstream: all[len(all)-1]}
 	upstream := []string{canonical(hosts.Upstream.Host), canonical(registry)}
 	for _, host := range all[:len(all)-1] {
@@ -46,16 +46,16 @@ func ReadHosts(ctx context.Context, root, registry string, credentials func(host
 	return hosts, nil
 }
 
-// Close ends the idle connections. Each reading has its own.
+// Close closes the idle connections, which belong to this call of ReadHosts alone.
 func (h Hosts) Close() {
 	for _, host := range append(h.Mirrors[:len(h.Mirrors):len(h.Mirrors)], h.Upstream) {
 		host.Client.CloseIdleConnections()
 	}
 }
 
-// MayResolve says whether a mirror may be asked what a tag means. A mirror may
-// answer with what some node holds rather than with what the registry says now.
-func (h Hosts) MayResolve() bool {
+// MirrorMayResolve reports whether containerd would ask a mirror what a tag means. A mirror may
+// answer with what some node has rather than with what the registry says now.
+func (h Hosts) MirrorMayResolve() bool {
 	return slices.ContainsFunc(h.Mirrors, func(host docker.RegistryHost) bool {
 		return host.Capabilities.Has(docker.HostCapabilityResolve)
 	})
@@ -66,9 +66,9 @@ const dockerHub = "docker.io"
 
 var dockerHubNames = []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
-// canonical makes equal what reaches the same registry: case, a final dot, the port
-// that goes without saying, and the names of Docker Hub. Both default ports are
-// dropped, so that plain HTTP on a registry's host is that registry too.
+// canonical gives one spelling to all names of the same registry: it ignores case, a final dot and a
+// default port, and knows the names of Docker Hub. It drops both default ports, so that plain HTTP
+// on a registry's host counts as that registry too.
 func canonical(host string) string {
 	host = strings.ToLower(host)
 	for _, port := range []string{":443", ":80"} {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestReadHosts(t *testing.T) {
-	const peer = "http://10.0.0.1:30020"
+	const spegel = "http://10.0.0.1:30020"
 	for _, tt := range []struct {
 		reason, registry, dir, toml string
 		mirrors                     []string
@@ -20,20 +20,20 @@ func TestReadHosts(t *testing.T) {
 	}{
 		{
 			reason: "as Spegel writes it for docker.io", registry: "docker.io", dir: "docker.io",
-			toml:    "server = 'https://registry-1.docker.io'\n[host.'" + peer + "']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n",
-			mirrors: []string{peer}, upstream: "https://registry-1.docker.io", mayResolve: true,
+			toml:    "server = 'https://registry-1.docker.io'\n[host.'" + spegel + "']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n",
+			mirrors: []string{spegel}, upstream: "https://registry-1.docker.io", mayResolve: true,
 		}, {
 			reason: "as Spegel writes it with --resolve-tags=false", registry: "ghcr.io", dir: "ghcr.io",
-			toml:    "server = 'https://ghcr.io'\n[host.'" + peer + "']\ncapabilities = ['pull']\n",
-			mirrors: []string{peer}, upstream: "https://ghcr.io",
+			toml:    "server = 'https://ghcr.io'\n[host.'" + spegel + "']\ncapabilities = ['pull']\n",
+			mirrors: []string{spegel}, upstream: "https://ghcr.io",
 		}, {
 			reason: "as Spegel writes _default: without a server the registry itself is the upstream", registry: "ghcr.io", dir: "_default",
-			toml:    "[host.'" + peer + "']\ncapabilities = ['pull', 'resolve']\n",
-			mirrors: []string{peer}, upstream: "https://ghcr.io", mayResolve: true,
+			toml:    "[host.'" + spegel + "']\ncapabilities = ['pull', 'resolve']\n",
+			mirrors: []string{spegel}, upstream: "https://ghcr.io", mayResolve: true,
 		}, {
 			reason: "the directory of a registry with a port", registry: "registry:5000", dir: "registry_5000_",
-			toml:    "server = 'http://registry:5000'\n[host.'" + peer + "']\n",
-			mirrors: []string{peer}, upstream: "http://registry:5000", mayResolve: true,
+			toml:    "server = 'http://registry:5000'\n[host.'" + spegel + "']\n",
+			mirrors: []string{spegel}, upstream: "http://registry:5000", mayResolve: true,
 		}, {
 			reason: "no configuration", registry: "docker.io", upstream: "https://registry-1.docker.io",
 		}, {
@@ -42,23 +42,23 @@ func TestReadHosts(t *testing.T) {
 			mirrors: []string{"http://b:1", "http://a:1"}, upstream: "https://ghcr.io", mayResolve: true,
 		}, {
 			reason: "a host that may only be pushed to is no mirror", registry: "ghcr.io", dir: "ghcr.io",
-			toml: "[host.'" + peer + "']\ncapabilities = ['push']\n", upstream: "https://ghcr.io",
+			toml: "[host.'" + spegel + "']\ncapabilities = ['push']\n", upstream: "https://ghcr.io",
 		}, {
 			reason: "the registry as a host is no mirror", registry: "ghcr.io", dir: "ghcr.io",
-			toml:    "server = 'https://elsewhere.test'\n[host.'https://ghcr.io']\n[host.'https://GHCR.IO:443']\n[host.'http://ghcr.io']\n[host.'https://ghcr.io.']\n[host.'" + peer + "']\n",
-			mirrors: []string{peer}, upstream: "https://elsewhere.test", mayResolve: true,
+			toml:    "server = 'https://elsewhere.test'\n[host.'https://ghcr.io']\n[host.'https://GHCR.IO:443']\n[host.'http://ghcr.io']\n[host.'https://ghcr.io.']\n[host.'" + spegel + "']\n",
+			mirrors: []string{spegel}, upstream: "https://elsewhere.test", mayResolve: true,
 		}, {
-			reason: "nor is docker.io under its other names", registry: "docker.io", dir: "docker.io",
-			toml:    "server = 'https://registry-1.docker.io'\n[host.'https://index.docker.io']\n[host.'https://registry-1.docker.io:443']\n[host.'https://docker.io']\n[host.'" + peer + "']\n",
-			mirrors: []string{peer}, upstream: "https://registry-1.docker.io", mayResolve: true,
+			reason: "docker.io under its other names is no mirror either", registry: "docker.io", dir: "docker.io",
+			toml:    "server = 'https://registry-1.docker.io'\n[host.'https://index.docker.io']\n[host.'https://registry-1.docker.io:443']\n[host.'https://docker.io']\n[host.'" + spegel + "']\n",
+			mirrors: []string{spegel}, upstream: "https://registry-1.docker.io", mayResolve: true,
 		}, {
-			reason: "nor is what the server line names", registry: "docker.io", dir: "docker.io",
-			toml:    "server = 'https://harbor.test'\n[host.'https://harbor.test/v2/proxy']\n[host.'" + peer + "']\n",
-			mirrors: []string{peer}, upstream: "https://harbor.test", mayResolve: true,
+			reason: "what the server line names is no mirror", registry: "docker.io", dir: "docker.io",
+			toml:    "server = 'https://harbor.test'\n[host.'https://harbor.test/v2/proxy']\n[host.'" + spegel + "']\n",
+			mirrors: []string{spegel}, upstream: "https://harbor.test", mayResolve: true,
 		}, {
 			reason: "another port is another host", registry: "10.0.0.1:5000", dir: "10.0.0.1_5000_",
-			toml:    "server = 'http://10.0.0.1:5000'\n[host.'" + peer + "']\n",
-			mirrors: []string{peer}, upstream: "http://10.0.0.1:5000", mayResolve: true,
+			toml:    "server = 'http://10.0.0.1:5000'\n[host.'" + spegel + "']\n",
+			mirrors: []string{spegel}, upstream: "http://10.0.0.1:5000", mayResolve: true,
 		}, {
 			reason: "a file that does not parse has no mirrors", registry: "ghcr.io", dir: "ghcr.io",
 			toml: "[host.", upstream: "https://ghcr.io",
@@ -88,7 +88,7 @@ func TestReadHosts(t *testing.T) {
 			if got := hosts.Upstream.Scheme + "://" + hosts.Upstream.Host; got != tt.upstream {
 				t.Errorf("upstream %q, want %q", got, tt.upstream)
 			}
-			if got := hosts.MayResolve(); got != tt.mayResolve {
+			if got := hosts.MirrorMayResolve(); got != tt.mayResolve {
 				t.Errorf("a mirror may resolve: %v, want %v", got, tt.mayResolve)
 			}
 		})
