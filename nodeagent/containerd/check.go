@@ -40,53 +40,53 @@ func (r *Runtime) check(ctx context.Context, ref imageref.Reference, want digest
 		}
 		target = record.Target
 	}
-	held, err := r.inspect(ctx, target)
-	if err != nil || !held.complete() {
+	local, err := r.inspect(ctx, target)
+	if err != nil || !local.complete() {
 		return nodeagent.Presence{}, err
 	}
-	return nodeagent.Presence{Present: true, SizeBytes: held.size}, nil
+	return nodeagent.Presence{Present: true, SizeBytes: local.size}, nil
 }
 
-// holding is what the content store and the snapshotter hold of an image.
-type holding struct {
-	// manifest is the node's platform's; nil where it, or what leads to it, is missing.
+// localContent is the part of an image that is in the content store and the snapshotter.
+type localContent struct {
+	// manifest is the one for the node's platform; nil where it is missing, or the index above it.
 	manifest *ocispec.Manifest
-	// size is the compressed size, and missing the part of it that is not there.
+	// size is the compressed size of config and layers; missing is the part of it that is not there.
 	size, missing int64
 	unpacked      bool
 }
 
-func (h holding) complete() bool {
-	return h.manifest != nil && h.missing == 0 && h.unpacked
+func (c localContent) complete() bool {
+	return c.manifest != nil && c.missing == 0 && c.unpacked
 }
 
-// inspect looks up what is there of an image. It is no error if nothing is.
-func (r *Runtime) inspect(ctx context.Context, target ocispec.Descriptor) (holding, error) {
-	var held holding
+// inspect looks up which part of an image is there. Nothing there is no error.
+func (r *Runtime) inspect(ctx context.Context, target ocispec.Descriptor) (localContent, error) {
+	var local localContent
 	store := r.client.ContentStore()
 	manifest, err := images.Manifest(ctx, store, target, r.matcher)
 	if errdefs.IsNotFound(err) {
-		return held, nil
+		return local, nil
 	}
 	if err != nil {
-		return held, err
+		return local, err
 	}
-	held.manifest = &manifest
+	local.manifest = &manifest
 	for _, desc := range append(manifest.Layers[:len(manifest.Layers):len(manifest.Layers)], manifest.Config) {
-		held.size += desc.Size
-		there, err := has(ctx, store, desc)
+		local.size += desc.Size
+		present, err := hasBlob(ctx, store, desc)
 		if err != nil {
-			return held, err
+			return local, err
 		}
-		if !there {
-			held.missing += desc.Size
+		if !present {
+			local.missing += desc.Size
 		}
 	}
-	held.unpacked, err = r.unpacked(ctx, manifest.Config)
-	return held, err
+	local.unpacked, err = r.isUnpacked(ctx, manifest.Config)
+	return local, err
 }
 
-func has(ctx context.Context, store content.InfoProvider, desc ocispec.Descriptor) (bool, error) {
+func hasBlob(ctx context.Context, store content.InfoProvider, desc ocispec.Descriptor) (bool, error) {
 	info, err := store.Info(ctx, desc.Digest)
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -94,8 +94,8 @@ func has(ctx context.Context, store content.InfoProvider, desc ocispec.Descripto
 	return err == nil && info.Size == desc.Size, err
 }
 
-// unpacked says whether the snapshot of the whole chain of layers exists.
-func (r *Runtime) unpacked(ctx context.Context, config ocispec.Descriptor) (bool, error) {
+// isUnpacked reports whether the snapshot of the topmost layer exists, and so those below it.
+func (r *Runtime) isUnpacked(ctx context.Context, config ocispec.Descriptor) (bool, error) {
 	diffIDs, err := images.RootFS(ctx, r.client.ContentStore(), config)
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -113,9 +113,9 @@ func (r *Runtime) unpacked(ctx context.Context, config ocispec.Descriptor) (bool
 	return err == nil, err
 }
 
-// locate describes a digest by any image record that points at it, or by the content
-// itself where only an unfinished pull has left it.
-func (r *Runtime) locate(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, bool, error) {
+// describe returns the descriptor of an image's digest, and whether the node knows it: from any image
+// record that points at it, or else from the content that an unfinished pull has left.
+func (r *Runtime) describe(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, bool, error) {
 	records, err := r.client.ImageService().List(ctx, "target.digest=="+dgst.String())
 	if err != nil {
 		return ocispec.Descriptor{}, false, err
@@ -140,8 +140,8 @@ func (r *Runtime) locate(ctx context.Context, dgst digest.Digest) (ocispec.Descr
 	return desc, desc.MediaType != "", nil
 }
 
-// mediaType is what a manifest says of itself, or else what its server said, or else
-// what it looks like.
+// mediaType returns the type that the manifest states, or else the type that its server stated, or
+// else the type that its fields suggest. It is empty if raw is no manifest.
 func mediaType(raw []byte, served string) string {
 	var manifest struct {
 		MediaType string            `json:"mediaType"`

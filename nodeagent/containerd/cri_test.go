@@ -24,7 +24,7 @@ func imageService() cri.ImageServiceClient {
 	return cri.NewImageServiceClient(direct.Conn().(grpc.ClientConnInterface))
 }
 
-// status is what the kubelet is told of an image, nil if it is not there.
+// status is what CRI answers the kubelet about an image; nil if it is not there.
 func status(ctx context.Context, name string) *cri.Image {
 	GinkgoHelper()
 	answer, err := imageService().ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
@@ -34,7 +34,7 @@ func status(ctx context.Context, name string) *cri.Image {
 
 var _ = Describe("CRI", func() {
 	for _, policy := range []v1alpha1.RegistryPolicy{v1alpha1.RegistryPolicyDefault, v1alpha1.RegistryPolicyMirror} {
-		It("finds what was pulled by tag, digest and id, and knows the pin: "+string(policy), func(ctx context.Context) {
+		It("finds the image by tag, digest and id, and sees its pin: "+string(policy), func(ctx context.Context) {
 			p := newPair("cri-" + string(policy))
 			runtime := start(options())
 			Expect(pull(ctx, runtime, p.request(policy))).To(HaveField("Digest", p.digest))
@@ -52,7 +52,7 @@ var _ = Describe("CRI", func() {
 			Expect(byID.Digest).To(Equal(p.digest), "the name that CRI gives the content it runs")
 			Expect(status(ctx, id)).NotTo(BeNil())
 
-			By("taking the pin off")
+			By("removing the pin")
 			Expect(runtime.Retain(ctx, nil)).To(Succeed())
 			Eventually(ctx, func() *cri.Image { return status(ctx, names[0]) }).Should(HaveField("Pinned", BeFalse()))
 
@@ -65,7 +65,7 @@ var _ = Describe("CRI", func() {
 		}, SpecTimeout(specTimeout))
 	}
 
-	It("pulls on its own while we wait for the mirror, and we take what it brought", func(ctx context.Context) {
+	It("pulls while a peer waits for the mirror, and the peer takes the blob that it brought", func(ctx context.Context) {
 		p := newPair("cri-ahead")
 		missing := p.layers()[1]
 		DeferCleanup(p.mirror.Inject(upstream.Of(missing), 0, upstream.Answer(404)))

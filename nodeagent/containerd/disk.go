@@ -15,26 +15,26 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// unpackedFactor is what an image takes when it is unpacked, in multiples of its
-// compressed size; nothing in a manifest tells it. Usual images are between 2 and 3.
+// unpackedFactor is the unpacked size of an image in multiples of its compressed size. It is an
+// estimate, since no manifest tells; for most images it is between 2 and 3.
 const unpackedFactor = 2.5
 
-// minFreeInodes is the share of inodes below which the kubelet begins to delete images
-// (imagefs.inodesFree). Nothing tells how many an image takes.
+// minFreeInodes is the share of free inodes below which the kubelet begins to delete images
+// (imagefs.inodesFree). The check is of the present share only: no manifest tells how many inodes an
+// image takes.
 const minFreeInodes = 0.05
 
-// disk remembers where the daemon keeps content and snapshots, which of it was said
-// to be out of sight, and which pulls it has room for.
+// disk remembers where the daemon keeps content and snapshots, and which pulls have reserved space.
 type disk struct {
-	mu      sync.Mutex
-	roots   []string
-	skipped map[string]bool
-	pulls   map[*meter]bool
+	mu         sync.Mutex
+	dirs       []string        // nil until the daemon was asked
+	notMounted map[string]bool // directories that were logged as not mounted
+	pulls      map[*meter]bool // that have reserved space
 }
 
-// reserved is what running pulls other than m's will still take. It is called with the
-// lock held.
-func (d *disk) reserved(m *meter) (sum int64) {
+// reservedByOthers is the space that running pulls other than m's will still take. The caller holds
+// the lock.
+func (d *disk) reservedByOthers(m *meter) (sum int64) {
 	for other := range d.pulls {
 		outstanding := other.outstanding()
 		if outstanding == 0 {
@@ -47,7 +47,7 @@ func (d *disk) reserved(m *meter) (sum int64) {
 	return sum
 }
 
-// reserve is called with the lock held.
+// reserve records the pull and its reservation. The caller holds the lock.
 func (d *disk) reserve(m *meter, bytes int64) {
 	if d.pulls == nil {
 		d.pulls = map[*meter]bool{}
@@ -56,85 +56,87 @@ func (d *disk) reserve(m *meter, bytes int64) {
 	m.reserve(bytes)
 }
 
-// skip says whether a root is skipped for the first time. It is called with the lock held.
-func (d *disk) skip(root string) bool {
-	if d.skipped[root] {
+// noteNotMounted records a directory, and reports whether that is new. The caller holds the lock.
+func (d *disk) noteNotMounted(dir string) bool {
+	if d.notMounted[dir] {
 		return false
 	}
-	if d.skipped == nil {
-		d.skipped = map[string]bool{}
+	if d.notMounted == nil {
+		d.notMounted = map[string]bool{}
 	}
-	d.skipped[root] = true
+	d.notMounted[dir] = true
 	return true
 }
 
-// room refuses a pull that would bring a filesystem of the daemon past the line
-// where the kubelet begins to delete images, by itself or with the others that run.
-func (r *Runtime) room(ctx context.Context, m *meter, missing int64) error {
+// reserveDisk reserves space for what a pull still misses. It returns ErrInsufficientDisk if that,
+// with the reservations of the other pulls, would take a filesystem below MinFreeDisk, where the
+// kubelet begins to delete images.
+func (r *Runtime) reserveDisk(ctx context.Context, m *meter, missing int64) error {
 	if r.MinFreeDisk <= 0 || missing == 0 {
 		return nil
 	}
-	roots, err := r.roots(ctx)
+	dirs, err := r.diskDirs(ctx)
 	if err != nil {
 		return err
 	}
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
-	// Before the free space: what arrives between the two counts twice, not never.
-	reserved := r.disk.reserved(m)
-	for _, root := range roots {
+	// The reservations are read before the free space: a byte that arrives in between then counts
+	// twice. In the other order it would not count at all.
+	reserved := r.disk.reservedByOthers(m)
+	for _, dir := range dirs {
 		var stat unix.Statfs_t
-		err := unix.Statfs(root, &stat)
+		err := unix.Statfs(dir, &stat)
 		if errors.Is(err, fs.ErrNotExist) {
-			if r.disk.skip(root) {
-				r.Log.Info("Skipped disk check: path is not mounted here", "path", root)
+			if r.disk.noteNotMounted(dir) {
+				r.Log.Info("Skipped disk check: path is not mounted here", "path", dir)
 			}
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("look up free space of %q: %w", root, err)
+			return fmt.Errorf("look up free space of %q: %w", dir, err)
 		}
-		if err := fits(root, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
+		if err := checkSpace(dir, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
 			return err
 		}
-		if err := fitsInodes(root, stat.Ffree, stat.Files); err != nil {
+		if err := checkInodes(dir, stat.Ffree, stat.Files); err != nil {
 			return err
 		}
 	}
-	r.disk.reserve(m, need(missing))
+	r.disk.reserve(m, sizeOnDisk(missing))
 	return nil
 }
 
-// need is what content takes with what is unpacked of it.
-func need(missing int64) int64 { return int64(float64(missing) * (1 + unpackedFactor)) }
+// sizeOnDisk is the space that compressed content takes together with its unpacked form.
+func sizeOnDisk(bytes int64) int64 { return int64(float64(bytes) * (1 + unpackedFactor)) }
 
-// fitsInodes lets pass a filesystem that does not count its inodes.
-func fitsInodes(root string, free, total uint64) error {
+// checkInodes accepts a filesystem that does not count its inodes, whose total is 0.
+func checkInodes(dir string, free, total uint64) error {
 	if float64(free) >= float64(total)*minFreeInodes {
 		return nil
 	}
 	return fmt.Errorf("%w: %d of %d inodes are free on %s, of which %.0f %% must stay free",
-		nodeagent.ErrInsufficientDisk, free, total, root, 100*minFreeInodes)
+		nodeagent.ErrInsufficientDisk, free, total, dir, 100*minFreeInodes)
 }
 
-// fits takes content and snapshots to be on one filesystem, as they nearly always are.
-func fits(root string, missing, reserved, free, total int64, minFree float64) error {
-	after := free - reserved - need(missing)
-	if float64(after) >= float64(total)*minFree {
+// checkSpace assumes that content and snapshots are on one filesystem, as they nearly always are.
+func checkSpace(dir string, missing, reserved, free, total int64, minFreeShare float64) error {
+	after := free - reserved - sizeOnDisk(missing)
+	if float64(after) >= float64(total)*minFreeShare {
 		return nil
 	}
 	return fmt.Errorf("%w: %d bytes to pull on %s with %d of %d bytes free, of which other pulls take %d and %.0f %% must stay free",
-		nodeagent.ErrInsufficientDisk, missing, root, free, total, reserved, 100*minFree)
+		nodeagent.ErrInsufficientDisk, missing, dir, free, total, reserved, 100*minFreeShare)
 }
 
-// roots asks the daemon where it keeps things.
-func (r *Runtime) roots(ctx context.Context) ([]string, error) {
+// diskDirs asks the daemon once for its directories of content and snapshots.
+func (r *Runtime) diskDirs(ctx context.Context) ([]string, error) {
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
-	if r.disk.roots != nil {
-		return r.disk.roots, nil
+	if r.disk.dirs != nil {
+		return r.disk.dirs, nil
 	}
-	roots := []string{}
+	dirs := []string{}
 	for _, filter := range []string{
 		"type==io.containerd.content.v1",
 		fmt.Sprintf("type==io.containerd.snapshotter.v1,id==%s", r.Snapshotter),
@@ -144,11 +146,11 @@ func (r *Runtime) roots(ctx context.Context) ([]string, error) {
 			return nil, fmt.Errorf("ask for plugin %q: %w", filter, err)
 		}
 		for _, plugin := range response.Plugins {
-			if root := plugin.Exports["root"]; root != "" {
-				roots = append(roots, root)
+			if dir := plugin.Exports["root"]; dir != "" {
+				dirs = append(dirs, dir)
 			}
 		}
 	}
-	r.disk.roots = roots
-	return roots, nil
+	r.disk.dirs = dirs
+	return dirs, nil
 }

@@ -23,42 +23,44 @@ import (
 )
 
 const (
-	// maxManifest bounds what is read into memory; registries allow 4 MiB.
+	// maxManifest is how large a manifest may be, since it is read into memory. Registries allow
+	// 4 MiB.
 	maxManifest = 8 << 20
-	// lockedPause is how often an ingest that another holds is looked at.
-	lockedPause = 500 * time.Millisecond
-	// maxUnreachable is how many times in a row no mirror at all may answer before the
-	// pull gives up: the node may have to get the image from elsewhere.
+	// lockedInterval is the time between two looks at an ingest that another pull has locked.
+	lockedInterval = 500 * time.Millisecond
+	// maxUnreachable is how many times in a row no mirror may answer at all before the pull gives
+	// up: the controller may have to let the node pull from the upstream.
 	maxUnreachable = 5
-	// maxRejected is how often the mirrors may send something else than what the digest
-	// names before the pull gives up: whoever holds it may hold nothing better.
-	maxRejected = 3
+	// maxCorrupt is how often a blob may arrive with the wrong digest before the pull gives up: the
+	// node that the mirrors get it from may have no better copy.
+	maxCorrupt = 3
 )
 
-// fetcher brings single blobs from the mirrors into the content store.
+// fetcher brings the blobs of one image from the mirrors into the content store.
 type fetcher struct {
 	store content.Store
-	// origin labels what is committed with its source. Spegel tells peers of a blob only if
-	// the label is there within 650 ms of the commit, and looks for it no second time.
-	origin  content.Opt
-	mirrors *mirror.Client
-	streams *streams
-	meter   *meter
+	// sourceLabel labels each blob at its commit with its source. Spegel announces a blob only if the
+	// label is there within 650 ms of the commit, and does not look for it a second time.
+	sourceLabel content.Opt
+	mirrors     *mirror.Client
+	streams     *streams
+	meter       *meter
 
-	mu     sync.Mutex
-	missed map[digest.Digest]error // what each blob that is waited for got last
+	mu         sync.Mutex
+	lastErrors map[digest.Digest]error // of the last try, for each blob that is not there yet
 }
 
-// root fetches the manifest or index that an image begins with. Its type is in it.
-func (f *fetcher) root(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
+// fetchRoot fetches the manifest or index that the image's digest names. Its content says which of
+// the two it is.
+func (f *fetcher) fetchRoot(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
 	var desc ocispec.Descriptor
 	err := f.retry(ctx, dgst, func() error {
-		answer, err := f.mirrors.Get(ctx, mirror.Manifests, dgst, 0)
+		body, err := f.mirrors.Get(ctx, mirror.Manifests, dgst, 0)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = answer.Close() }()
-		raw, err := io.ReadAll(io.LimitReader(answer, maxManifest+1))
+		defer func() { _ = body.Close() }()
+		raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
 		if err != nil {
 			return err
 		}
@@ -68,17 +70,17 @@ func (f *fetcher) root(ctx context.Context, dgst digest.Digest) (ocispec.Descrip
 		if dgst.Algorithm().FromBytes(raw) != dgst {
 			return fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)
 		}
-		desc = ocispec.Descriptor{MediaType: mediaType(raw, answer.MediaType), Digest: dgst, Size: int64(len(raw))}
+		desc = ocispec.Descriptor{MediaType: mediaType(raw, body.MediaType), Digest: dgst, Size: int64(len(raw))}
 		if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
 			return fmt.Errorf("manifest %s is of the unknown type %q", dgst, desc.MediaType)
 		}
-		f.meter.add(desc.Size)
-		return content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc, f.origin)
+		f.meter.addBytes(desc.Size)
+		return content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc, f.sourceLabel)
 	})
 	return desc, err
 }
 
-// fetch brings one blob; it waits for the mirrors to have it.
+// fetch brings one blob. It waits until a mirror has it.
 func (f *fetcher) fetch(ctx context.Context, desc ocispec.Descriptor) error {
 	kind := mirror.Blobs
 	if images.IsIndexType(desc.MediaType) || images.IsManifestType(desc.MediaType) {
@@ -90,16 +92,16 @@ func (f *fetcher) fetch(ctx context.Context, desc ocispec.Descriptor) error {
 	return f.retry(ctx, desc.Digest, func() error { return f.ingest(ctx, kind, desc) })
 }
 
-// ingest writes into the store under the key that containerd's own pulls use: who
-// comes second waits, and finds the blob there. The key is not held while we wait for
-// the mirror, so that a pull of the kubelet's, which can go upstream, goes ahead.
+// ingest writes the blob under the ingest key that containerd's own pulls use. Of two pulls the
+// second waits, and then finds the blob in the store. The key stays unlocked while the mirror has no
+// blob, so that a pull by the kubelet, which may ask the upstream, goes ahead.
 func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Descriptor) error {
 	writer, err := f.store.Writer(ctx, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}
 	if errdefs.IsUnavailable(err) {
-		return f.locked(ctx, desc, err)
+		return f.observeLocked(ctx, desc, err)
 	}
 	if err != nil {
 		return err
@@ -107,47 +109,47 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 	defer func() { _ = writer.Close() }()
 	reader := &blobReader{ctx: ctx, fetcher: f, kind: kind, desc: desc}
 	defer reader.close()
-	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest, f.origin)
+	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest, f.sourceLabel)
 	if errdefs.IsFailedPrecondition(err) {
-		// What was ingested is not what the digest says; begin anew.
-		f.meter.add(-reader.received)
+		// The content is not what the digest says: the next try begins at the first byte.
+		f.meter.addBytes(-reader.received)
 		_ = writer.Close()
 		return errors.Join(err, f.store.Abort(ctx, remotes.MakeRefKey(ctx, desc)))
 	}
 	return err
 }
 
-// errLocked: another is writing the blob.
-var errLocked = errors.New("blob is being written by another")
+// errLocked: another pull is writing the blob.
+var errLocked = errors.New("blob is being written by another pull")
 
-// locked tells an ingest that another holds from a daemon that is away: containerd
-// says "unavailable" of both. The other's progress is ours, be it with the blob or
-// towards a stream.
-func (f *fetcher) locked(ctx context.Context, desc ocispec.Descriptor, cause error) error {
+// observeLocked returns errLocked if another pull has locked the ingest, and the cause if the daemon
+// does not answer: containerd says "unavailable" in both cases. The other pull's progress counts for
+// this one, be it bytes of the blob or those of the streams that it waits for.
+func (f *fetcher) observeLocked(ctx context.Context, desc ocispec.Descriptor, cause error) error {
 	status, err := f.store.Status(ctx, remotes.MakeRefKey(ctx, desc))
 	if errdefs.IsUnavailable(err) {
 		return cause
 	}
 	if err == nil {
-		f.meter.watched(desc.Digest, status.Offset+f.streams.ahead(desc.Digest))
+		f.meter.observeOther(desc.Digest, status.Offset+f.streams.progressAhead(desc.Digest))
 	}
 	return errLocked
 }
 
-// errRejected: the mirrors have sent something else than the blob too often.
-var errRejected = errors.New("not what its digest says")
+// errCorrupt: the mirrors have sent content with the wrong digest maxCorrupt times.
+var errCorrupt = errors.New("not what its digest says")
 
-// retry tries until it succeeds, ctx ends, or no mirror answers at all any more, or none
-// with the right content; an error that no mirror is to blame for ends it too.
+// retry calls try until it succeeds or ctx ends. It gives up after maxUnreachable tries without any
+// answer, after maxCorrupt wrong contents, and at once after an error that is not the mirrors'.
 func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() error) error {
-	defer f.meter.begin()()
-	unreachable, rejected := 0, 0
+	defer f.meter.beginTransfer()()
+	unreachable, corrupt := 0, 0
 	for {
 		if err := f.mirrors.WaitReady(ctx, dgst); err != nil {
 			return err
 		}
 		err := try()
-		f.note(dgst, err)
+		f.noteResult(dgst, err)
 		var failed *mirror.Error
 		switch {
 		case err == nil:
@@ -163,16 +165,16 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 				return err
 			}
 		case errors.Is(err, errLocked):
-			err = pause(ctx, lockedPause)
+			err = sleep(ctx, lockedInterval)
 		case errdefs.IsFailedPrecondition(err) || errors.Is(err, io.ErrUnexpectedEOF):
-			// Not the blob that the digest names. The mirror may have another next time.
+			// The content is wrong or too short. The mirror may get a better copy next time.
 			if errdefs.IsFailedPrecondition(err) {
-				rejected++
+				corrupt++
 			}
-			if rejected >= maxRejected {
-				return fmt.Errorf("%w: %w", errRejected, err)
+			if corrupt >= maxCorrupt {
+				return fmt.Errorf("%w: %w", errCorrupt, err)
 			}
-			err = pause(ctx, f.mirrors.Throttle.AfterMiss)
+			err = sleep(ctx, f.mirrors.Throttle.AfterMiss)
 		default:
 			return err
 		}
@@ -182,7 +184,7 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -193,34 +195,36 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// note remembers why a blob is not there yet, for the error if it never comes.
-func (f *fetcher) note(dgst digest.Digest, err error) {
+// noteResult remembers why a blob is not there yet, for the pull's error in case it never comes.
+func (f *fetcher) noteResult(dgst digest.Digest, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.missed == nil {
-		f.missed = map[digest.Digest]error{}
+	if f.lastErrors == nil {
+		f.lastErrors = map[digest.Digest]error{}
 	}
 	if err == nil {
-		delete(f.missed, dgst)
+		delete(f.lastErrors, dgst)
 		return
 	}
-	f.missed[dgst] = err
+	f.lastErrors[dgst] = err
 }
 
-// waiting is one of the errors that blobs are waiting on, or nil.
-func (f *fetcher) waiting() error {
+// pendingError is the last error of a blob that is not there yet; nil if there is none. Of several
+// blobs it is the one with the smallest digest, so that the message does not change.
+func (f *fetcher) pendingError() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var first digest.Digest
-	for dgst := range f.missed {
+	for dgst := range f.lastErrors {
 		if first == "" || dgst < first {
 			first = dgst
 		}
 	}
-	return f.missed[first]
+	return f.lastErrors[first]
 }
 
-// blobReader asks the mirrors when it is first read, from where the ingest left off.
+// blobReader reads a blob from the mirrors. It asks them at the first Read, from the byte on where
+// the ingest stopped.
 type blobReader struct {
 	ctx     context.Context
 	fetcher *fetcher
@@ -228,12 +232,12 @@ type blobReader struct {
 	desc    ocispec.Descriptor
 
 	offset   int64
-	received int64 // over the network
-	answer   *mirror.Content
+	received int64 // bytes over the network
+	body     *mirror.Content
 	release  func()
 }
 
-// Seek sets where to begin; content.Copy calls it to resume, and to begin anew.
+// Seek sets where to begin. content.Copy calls it to resume, or to begin again.
 func (b *blobReader) Seek(offset int64, whence int) (int64, error) {
 	if whence != io.SeekStart {
 		return 0, fmt.Errorf("seek from %d: %w", whence, errdefs.ErrNotImplemented)
@@ -244,49 +248,50 @@ func (b *blobReader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
-	if b.answer == nil {
+	if b.body == nil {
 		if err := b.open(); err != nil {
 			return 0, err
 		}
 	}
-	n, err := b.answer.Read(p)
+	n, err := b.body.Read(p)
 	b.offset += int64(n)
-	b.meter(int64(n))
+	b.count(int64(n))
 	return n, err
 }
 
-func (b *blobReader) meter(bytes int64) {
+func (b *blobReader) count(bytes int64) {
 	b.received += bytes
-	b.fetcher.meter.add(bytes)
-	b.fetcher.streams.add(bytes)
+	b.fetcher.meter.addBytes(bytes)
+	b.fetcher.streams.addBytes(bytes)
 }
 
 func (b *blobReader) open() error {
 	if b.offset == b.desc.Size && b.offset > 0 {
 		return io.EOF // ingested to the end, but not committed
 	}
-	answer, err := b.fetcher.mirrors.Get(b.ctx, b.kind, b.desc.Digest, b.offset)
+	body, err := b.fetcher.mirrors.Get(b.ctx, b.kind, b.desc.Digest, b.offset)
 	if err != nil {
 		return err
 	}
-	// Asking is free, also in vain; receiving takes a buffer.
+	// A stream is taken after the mirror has answered: waiting for a mirror costs nothing, and
+	// receiving costs a buffer.
 	if err := b.fetcher.streams.acquire(b.ctx, b.desc.Digest, b.fetcher.meter); err != nil {
-		_ = answer.Close()
+		_ = body.Close()
 		return err
 	}
-	b.answer = answer
+	b.body = body
 	b.release = b.fetcher.streams.release
-	// A server without Range begins at the beginning.
-	skipped, err := io.CopyN(io.Discard, answer, b.offset-answer.Offset)
-	b.meter(skipped)
+	// A server without support for Range sends the blob from its first byte.
+	skipped, err := io.CopyN(io.Discard, body, b.offset-body.Offset)
+	b.count(skipped)
 	return err
 }
 
 func (b *blobReader) close() {
-	if b.answer == nil {
+	if b.body == nil {
 		return
 	}
-	_ = b.answer.Close()
+	_ = b.body.Close()
 	b.release()
-	b.answer = nil
+	b.body = nil
 }

@@ -18,7 +18,7 @@ import (
 )
 
 var _ = Describe("What a peer commits", func() {
-	It("bears its source's label from the beginning, for Spegel tells nobody of what is labelled later", func(ctx context.Context) {
+	It("has the label of its source at the commit, because Spegel announces no blob that is labelled later", func(ctx context.Context) {
 		p := newPair("labelled")
 		image, err := images.Image(images.Options{Layers: images.Layers("labelled", 4, images.KiB)})
 		Expect(err).NotTo(HaveOccurred())

@@ -12,138 +12,141 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// tick is how often progress is told, at the most.
-const tick = 250 * time.Millisecond
+// progressInterval is the shortest time between two calls of onProgress for bytes.
+const progressInterval = 250 * time.Millisecond
 
-// meter gathers the progress of one pull and tells it on. Bytes are progress, and so
-// is time spent on local work, such as unpacking, once the size is known and no
-// transfer is open. Waiting for a registry or a mirror is not; waiting for another pull
-// of the node is, as long as that one gets on.
+// meter gathers the progress of one pull and passes it to onProgress. Progress is:
+//   - bytes that arrive;
+//   - time that passes while the size is known and no transfer is open: that is local work, such as
+//     unpacking;
+//   - bytes that arrive for another pull of this node which this one waits for.
+//
+// Waiting for a registry or a mirror is no progress.
 type meter struct {
-	report func(nodeagent.Progress)
-	quit   chan struct{}
-	ended  chan struct{}
+	onProgress func(nodeagent.Progress)
+	quit       chan struct{}
+	ended      chan struct{}
 
-	mu       sync.Mutex
-	now      nodeagent.Progress
-	told     nodeagent.Progress
-	open     int // transfers that run or wait
-	measured bool
-	others   map[digest.Digest]int64 // what others have received that we wait for
-	moved    bool                    // by them, since it was told last
-	reserved int64                   // room on the disk, less by what is received
+	mu            sync.Mutex
+	current       nodeagent.Progress
+	notified      nodeagent.Progress
+	openTransfers int // that run or wait
+	sizeKnown     bool
+	othersOffsets map[digest.Digest]int64 // bytes received by the pulls that this one waits for
+	othersMoved   bool                    // an offset of theirs has changed since the last notify
+	reservedUpTo  int64                   // the reservation on the disk ends at so many pulled bytes
 }
 
-func newMeter(report func(nodeagent.Progress)) *meter {
-	m := &meter{report: report, quit: make(chan struct{}), ended: make(chan struct{})}
+func newMeter(onProgress func(nodeagent.Progress)) *meter {
+	m := &meter{onProgress: onProgress, quit: make(chan struct{}), ended: make(chan struct{})}
 	go m.run()
 	return m
 }
 
 func (m *meter) run() {
 	defer close(m.ended)
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-m.quit:
 			return
 		case <-ticker.C:
-			m.tell()
+			m.notify()
 		}
 	}
 }
 
-// stop tells what is left to tell, and returns when nothing is reported any more and
-// nothing reserved.
+// stop passes on the last progress and ends the reservation. onProgress is not called after it
+// returns.
 func (m *meter) stop() {
 	close(m.quit)
 	<-m.ended
-	m.tell()
+	m.notify()
 	m.reserve(0)
 }
 
-func (m *meter) tell() {
+// notify calls onProgress if there was progress since the last call.
+func (m *meter) notify() {
 	m.mu.Lock()
-	progress := m.now
-	progress.Received = m.measured && m.open == 0
-	news := progress != m.told || m.moved
-	m.told, m.moved = progress, false
+	progress := m.current
+	progress.Received = m.sizeKnown && m.openTransfers == 0
+	news := progress != m.notified || m.othersMoved
+	m.notified, m.othersMoved = progress, false
 	m.mu.Unlock()
 	if news || progress.Received {
-		m.report(progress)
+		m.onProgress(progress)
 	}
 }
 
-// resolved tells the digest at once: peers wait for it.
-func (m *meter) resolved(d digest.Digest) {
+// setDigest passes the digest on at once, because peers wait for it.
+func (m *meter) setDigest(d digest.Digest) {
 	m.mu.Lock()
-	m.now.Digest = d
+	m.current.Digest = d
 	m.mu.Unlock()
-	m.tell()
+	m.notify()
 }
 
-func (m *meter) sized(size int64) {
+func (m *meter) setSize(size int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.now.SizeBytes, m.measured = size, true
+	m.current.SizeBytes, m.sizeKnown = size, true
 }
 
-// add counts bytes; less than none takes back what turned out to be of no use.
-func (m *meter) add(bytes int64) {
+// addBytes counts bytes. A negative number takes back bytes that turned out to be wrong.
+func (m *meter) addBytes(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.now.PulledBytes += bytes
+	m.current.PulledBytes += bytes
 }
 
-// watched notes how far another is with what we wait for.
-func (m *meter) watched(d digest.Digest, offset int64) {
+// observeOther notes how many bytes another pull has received of a blob that this one waits for.
+func (m *meter) observeOther(d digest.Digest, offset int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.others == nil {
-		m.others = map[digest.Digest]int64{}
+	if m.othersOffsets == nil {
+		m.othersOffsets = map[digest.Digest]int64{}
 	}
-	m.moved = m.moved || m.others[d] != offset
-	m.others[d] = offset
+	m.othersMoved = m.othersMoved || m.othersOffsets[d] != offset
+	m.othersOffsets[d] = offset
 }
 
-// reserve says how much room the pull will take from now on.
+// reserve sets how much space on the disk the pull will take from now on.
 func (m *meter) reserve(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reserved = bytes + m.now.PulledBytes
+	m.reservedUpTo = bytes + m.current.PulledBytes
 }
 
-// outstanding is what is left of it to be taken. What was unpacked still counts, since
-// nothing tells how much that was: beside a pull that is nearly done there may be more
-// room than this says.
+// outstanding is the part of the reservation that is not yet taken. Only received bytes make it
+// smaller, because nothing tells how much was unpacked. So it is too large near the end of a pull.
 func (m *meter) outstanding() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return max(0, m.reserved-m.now.PulledBytes)
+	return max(0, m.reservedUpTo-m.current.PulledBytes)
 }
 
-// settle replaces what was counted on the way.
-func (m *meter) settle(bytes int64) {
+// setBytes replaces the count of pulled bytes by an exact one.
+func (m *meter) setBytes(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.now.PulledBytes = bytes
+	m.current.PulledBytes = bytes
 }
 
-func (m *meter) pulled() int64 {
+func (m *meter) pulledBytes() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.now.PulledBytes
+	return m.current.PulledBytes
 }
 
-// begin counts a transfer as open until end is called.
-func (m *meter) begin() (end func()) {
+// beginTransfer counts a transfer as open until end is called.
+func (m *meter) beginTransfer() (end func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.open++
+	m.openTransfers++
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.open--
+		m.openTransfers--
 	})
 }

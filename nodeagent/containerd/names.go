@@ -14,14 +14,14 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// Labels that CRI puts on image records and reads there
-// (containerd, internal/cri/labels).
+// The labels that CRI puts on image records and reads there (containerd, internal/cri/labels).
 const (
 	managedLabel, managedValue = "io.cri-containerd.image", "managed"
 	pinnedLabel, pinnedValue   = "io.cri-containerd.pinned", "pinned"
 )
 
-// Our own labels: on a record whose pin we have set, and on a lease the image it is for.
+// Sluice's own labels: ourPinLabel marks a record that Sluice has pinned, and leaseLabel tells of a
+// lease which image it is for.
 const (
 	ourPinLabel, ourPinValue = "sluice.dev/pinned", "true"
 	leaseLabel               = "sluice.dev/image"
@@ -35,24 +35,25 @@ func recordLabels(pinned bool) map[string]string {
 	return labels
 }
 
-// name makes the image records that CRI's own pull makes: the image's id (the digest
-// of its config), which holds the content for as long as a container runs of it,
-// then repo@digest, and the tag last. A name that points elsewhere is moved.
-func (r *Runtime) name(ctx context.Context, ref imageref.Reference, target, config ocispec.Descriptor, pinned bool) error {
-	if err := r.record(ctx, config.Digest.String(), target, recordLabels(false)); err != nil {
+// recordNames makes the image records that a pull by CRI makes, in its order: the image's id, which
+// is the digest of its config and keeps the content for as long as a container of it runs; then
+// repo@digest; the tag last. A name that points to another digest is moved.
+func (r *Runtime) recordNames(ctx context.Context, ref imageref.Reference, target, config ocispec.Descriptor, pinned bool) error {
+	if err := r.ensureRecord(ctx, config.Digest.String(), target, recordLabels(false)); err != nil {
 		return err
 	}
 	names := ref.Names(target.Digest)
 	for at := range names {
-		if err := r.record(ctx, names[len(names)-1-at], target, recordLabels(pinned)); err != nil {
+		if err := r.ensureRecord(ctx, names[len(names)-1-at], target, recordLabels(pinned)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// record creates an image record, or changes of it what differs. Labels of others stay.
-func (r *Runtime) record(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) error {
+// ensureRecord creates an image record, or updates the fields that differ. It leaves other labels as
+// they are.
+func (r *Runtime) ensureRecord(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) error {
 	store := r.client.ImageService()
 	for {
 		wanted := images.Image{Name: name, Target: target, Labels: labels}
@@ -60,7 +61,7 @@ func (r *Runtime) record(ctx context.Context, name string, target ocispec.Descri
 		if errdefs.IsNotFound(err) {
 			_, err = store.Create(ctx, wanted)
 			if errdefs.IsAlreadyExists(err) {
-				continue // made by another meanwhile
+				continue // another client has just created it
 			}
 			return wrapName(name, err)
 		}
@@ -84,7 +85,8 @@ func wrapName(name string, err error) error {
 	return nil
 }
 
-// changedFields leaves a pin that another has set in that other's hands.
+// changedFields lists the fields to update. A pin that another client has set gets no label of ours,
+// so that it stays when our pins are taken off.
 func changedFields(old, wanted images.Image) []string {
 	var fields []string
 	if old.Target.Digest != wanted.Target.Digest {

@@ -26,11 +26,10 @@ import (
 	"github.com/sluice-dev/sluice/test/upstream"
 )
 
-// helperArgument has the test's own binary pull on a node, with the node's network,
-// names and files.
+// helperArgument makes the test's own binary pull on a node, with the node's network and files.
 const helperArgument = "pull-on-node"
 
-// helperRequest is what it is told.
+// helperRequest is what that binary is to pull.
 type helperRequest struct {
 	Image       string
 	Digest      digest.Digest
@@ -39,7 +38,7 @@ type helperRequest struct {
 	Timeout     time.Duration
 }
 
-// pullOnNode runs on the node. It prints what came of it.
+// pullOnNode runs on the node. It prints the source of the content, or the error.
 func pullOnNode(argument string) int {
 	var req helperRequest
 	err := json.Unmarshal([]byte(argument), &req)
@@ -72,6 +71,7 @@ func pullOnNode(argument string) int {
 	return 0
 }
 
+// onNode has a node pull, and returns what pullOnNode printed there.
 func onNode(ctx context.Context, n *cluster.Node, req helperRequest) string {
 	GinkgoHelper()
 	if req.Timeout == 0 {
@@ -85,7 +85,7 @@ func onNode(ctx context.Context, n *cluster.Node, req helperRequest) string {
 }
 
 var _ = Describe("On a node", func() {
-	It("a peer leaves docker.io alone, whatever names hosts.toml has for it", func(ctx context.Context) {
+	It("a peer never asks docker.io, whatever names hosts.toml has for it", func(ctx context.Context) {
 		p := newPair("alias")
 		hub, plain := listen("443", true), listen("80", false) // all well-known registries, for the node
 		hosts("docker.io", `
@@ -105,13 +105,13 @@ server = "https://registry-1.docker.io"
 		Expect(hub.Connections()).To(BeEmpty())
 		Expect(plain.Connections()).To(BeEmpty())
 
-		By("seeing what a seed would do, to know that the listeners hear it")
+		By("pulling as a seed, to see that the listeners notice it")
 		req.Digest, req.Policy = digest.FromString("unknown"), seed
 		onNode(ctx, node, req)
 		Expect(hub.Connections()).NotTo(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	It("no pull begins that would fill the disk", func(ctx context.Context) {
+	It("a pull that would fill the disk does not begin", func(ctx context.Context) {
 		p := newPair("full")
 		p.push("full", 3, 4*images.MiB)
 		p.registry.SetRate(2 * images.MiB)

@@ -47,7 +47,7 @@ server = %q
 `, p.registry.URL(), p.mirror.URL(), capability)
 }
 
-// push moves the tag to another image, in both.
+// push moves the tag to another image, in registry and mirror.
 func (p *pair) push(name string, layers int, size int64) {
 	GinkgoHelper()
 	image, err := images.Image(images.Options{Layers: images.Layers(name, layers, size), Seed: name})
@@ -61,7 +61,7 @@ func (p *pair) push(name string, layers int, size int64) {
 	Expect(err).NotTo(HaveOccurred())
 }
 
-// request is for the tag at the digest; a seed asks what that is.
+// request is for the tag. A peer gets its digest; a seed resolves it.
 func (p *pair) request(policy v1alpha1.RegistryPolicy) nodeagent.PullRequest {
 	req := nodeagent.PullRequest{Ref: p.ref, Policy: policy, Pinned: true}
 	if policy == v1alpha1.RegistryPolicyMirror {
@@ -82,7 +82,7 @@ func (p *pair) layers() (digests []string) {
 	return digests
 }
 
-// sizes are those of the blobs.
+// sizes are the sizes of the blobs by digest.
 func (p *pair) sizes() map[string]int64 {
 	sizes := map[string]int64{}
 	_ = images.Walk(p.image, func(b images.Blob) error {
@@ -92,11 +92,11 @@ func (p *pair) sizes() map[string]int64 {
 	return sizes
 }
 
-// lose deletes content behind the back of the image that needs it.
+// lose deletes content that an image needs.
 func lose(ctx context.Context, d string) {
 	GinkgoHelper()
 	Expect(direct.ContentStore().Delete(ctx, digest.Digest(d))).To(Succeed())
-	// What no namespace names any more goes with the next garbage collection.
+	// The content itself goes with the next garbage collection.
 	lease, err := direct.LeasesService().Create(ctx, leases.WithRandomID())
 	Expect(err).NotTo(HaveOccurred())
 	Expect(direct.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)).To(Succeed())

@@ -20,9 +20,9 @@ import (
 )
 
 // Pull implements nodeagent.Runtime.
-func (r *Runtime) Pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
-	// containerd's packages log what they also return, and in a format of their own.
-	result, err := r.pull(log.WithLogger(ctx, discard), req, report)
+func (r *Runtime) Pull(ctx context.Context, req nodeagent.PullRequest, onProgress func(nodeagent.Progress)) (nodeagent.Result, error) {
+	// containerd's packages log the errors that they return, in a format of their own.
+	result, err := r.pull(log.WithLogger(ctx, discard), req, onProgress)
 	if err != nil {
 		return nodeagent.Result{}, r.translate(ctx, fmt.Errorf("pull %s: %w", req.Ref, err))
 	}
@@ -35,32 +35,32 @@ var discard = func() *log.Entry {
 	return logrus.NewEntry(logger)
 }()
 
-func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
-	leased, err := r.lease(ctx, req.Ref)
+func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgress func(nodeagent.Progress)) (nodeagent.Result, error) {
+	leased, err := r.ensureLease(ctx, req.Ref)
 	if err != nil {
 		return nodeagent.Result{}, err
 	}
-	m := newMeter(report)
+	m := newMeter(onProgress)
 	defer m.stop()
 
 	var target ocispec.Descriptor
 	if req.Policy == v1alpha1.RegistryPolicyMirror {
-		target, err = r.follow(leased, req, m)
+		target, err = r.pullAsPeer(leased, req, m)
 	} else {
-		target, err = r.seed(leased, req, m)
+		target, err = r.pullAsSeed(leased, req, m)
 	}
 	if err != nil {
 		return nodeagent.Result{}, err
 	}
-	held, err := r.finish(leased, req, target)
+	local, err := r.finish(leased, req, target)
 	if err != nil {
 		return nodeagent.Result{}, err
 	}
-	// From here on the records hold the content.
-	if err := r.releaseImage(ctx, req.Ref); err != nil {
+	// From here on the image records keep the content, and the lease has no use.
+	if err := r.deleteLeases(ctx, req.Ref); err != nil {
 		return nodeagent.Result{}, err
 	}
-	result := nodeagent.Result{Digest: target.Digest, SizeBytes: held.size, PulledBytes: m.pulled(), Source: v1alpha1.SourceLocal}
+	result := nodeagent.Result{Digest: target.Digest, SizeBytes: local.size, PulledBytes: m.pulledBytes(), Source: v1alpha1.SourceLocal}
 	if result.PulledBytes > 0 {
 		result.Source = v1alpha1.SourceMirror
 		if req.Policy == v1alpha1.RegistryPolicyDefault {
@@ -70,29 +70,29 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, report fu
 	return result, nil
 }
 
-// finish unpacks where that has not been done, names the image, and looks at the
-// outcome rather than believe it.
-func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor) (holding, error) {
-	held, err := r.inspect(ctx, target)
+// finish checks that the content is complete, unpacks it if it is still packed, and records the
+// image's names.
+func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor) (localContent, error) {
+	local, err := r.inspect(ctx, target)
 	if err != nil {
-		return holding{}, err
+		return localContent{}, err
 	}
-	if held.manifest == nil {
-		return holding{}, fmt.Errorf("%w: %s has nothing for %s", nodeagent.ErrPlatformNotProvided, target.Digest, platformName(r.platform))
+	if local.manifest == nil {
+		return localContent{}, fmt.Errorf("%w: %s has nothing for %s", nodeagent.ErrPlatformNotProvided, target.Digest, platformName(r.platform))
 	}
-	if held.missing > 0 {
-		return holding{}, errors.New("content is missing after the pull")
+	if local.missing > 0 {
+		return localContent{}, errors.New("content is missing after the pull")
 	}
-	if !held.unpacked {
+	if !local.unpacked {
 		if err := r.unpack(ctx, target); err != nil {
-			return holding{}, err
+			return localContent{}, err
 		}
 	}
-	return held, r.name(ctx, req.Ref, target, held.manifest.Config, req.Pinned)
+	return local, r.recordNames(ctx, req.Ref, target, local.manifest.Config, req.Pinned)
 }
 
-// unpack is for content that was there before, packed, and for a transfer service
-// that is not set up for the snapshotter.
+// unpack unpacks content that was there before the pull, or that a transfer service without a
+// configuration for the snapshotter has left packed.
 func (r *Runtime) unpack(ctx context.Context, target ocispec.Descriptor) error {
 	image := client.NewImageWithPlatform(r.client, images.Image{Name: target.Digest.String(), Target: target}, r.matcher)
 	if err := image.Unpack(ctx, r.Snapshotter); err != nil {

@@ -25,17 +25,17 @@ func TestAtLeast(t *testing.T) {
 	for version, want := range map[string]bool{
 		"v2.4.2": true, "2.1.0": true, "v2.1.0-rc.1": true, "v3.0.0": true, "2.2.1+dist-1": true,
 		"v2.0.5": false, "1.7.27": false, "v1.6.0-debian": false,
-		"":             true, // a build of somebody's own
+		"":             true, // a custom build
 		"deadbeef.m":   true,
 		"v2.10.0-beta": true,
 	} {
-		if got := atLeast(version, oldest); got != want {
+		if got := atLeast(version, minVersion); got != want {
 			t.Errorf("atLeast(%q) = %v, want %v", version, got, want)
 		}
 	}
 }
 
-func TestFits(t *testing.T) {
+func TestCheckSpace(t *testing.T) {
 	const gib = int64(1) << 30
 	for _, tt := range []struct {
 		reason                         string
@@ -43,23 +43,23 @@ func TestFits(t *testing.T) {
 		minFree                        float64
 		want                           bool
 	}{
-		{"plenty of room", gib, 0, 50 * gib, 100 * gib, 0.15, true},
-		{"content and what is unpacked of it", 10 * gib, 0, 49 * gib, 100 * gib, 0.15, false},
+		{"plenty of space", gib, 0, 50 * gib, 100 * gib, 0.15, true},
+		{"the unpacked form counts too", 10 * gib, 0, 49 * gib, 100 * gib, 0.15, false},
 		{"just enough", 10 * gib, 0, 50 * gib, 100 * gib, 0.15, true},
-		{"beside what others take", 10 * gib, 1, 50 * gib, 100 * gib, 0.15, false},
-		{"past the line already", 1, 0, 10 * gib, 100 * gib, 0.15, false},
-		{"the line is the administrator's", gib, 0, 10 * gib, 100 * gib, 0.05, true},
+		{"what other pulls have reserved is not free", 10 * gib, 1, 50 * gib, 100 * gib, 0.15, false},
+		{"already below the limit", 1, 0, 10 * gib, 100 * gib, 0.15, false},
+		{"the administrator sets the limit", gib, 0, 10 * gib, 100 * gib, 0.05, true},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			err := fits("/root", tt.missing, tt.reserved, tt.free, tt.total, tt.minFree)
+			err := checkSpace("/root", tt.missing, tt.reserved, tt.free, tt.total, tt.minFree)
 			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
-				t.Errorf("fits: %v, want room: %v", err, tt.want)
+				t.Errorf("checkSpace: %v, want it to fit: %v", err, tt.want)
 			}
 		})
 	}
 }
 
-func TestFitsInodes(t *testing.T) {
+func TestCheckInodes(t *testing.T) {
 	for _, tt := range []struct {
 		reason      string
 		free, total uint64
@@ -67,44 +67,44 @@ func TestFitsInodes(t *testing.T) {
 	}{
 		{"plenty", 50, 100, true},
 		{"just enough", 5, 100, true},
-		{"past the kubelet's line", 4, 100, false},
-		{"a filesystem that makes them as it goes, and counts none", 0, 0, true},
+		{"below the kubelet's limit", 4, 100, false},
+		{"a filesystem without a fixed number of inodes counts none", 0, 0, true},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			err := fitsInodes("/root", tt.free, tt.total)
+			err := checkInodes("/root", tt.free, tt.total)
 			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
-				t.Errorf("fitsInodes: %v, want room: %v", err, tt.want)
+				t.Errorf("checkInodes: %v, want it to fit: %v", err, tt.want)
 			}
 		})
 	}
 }
 
-func TestDiskThatIsNotMountedIsToldOnce(t *testing.T) {
-	var told []string
-	r := &Runtime{Options: Options{MinFreeDisk: 0.15, Log: funcr.New(func(_, line string) { told = append(told, line) }, funcr.Options{})}}
-	r.disk.roots = []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}
+func TestDiskThatIsNotMountedIsLoggedOnce(t *testing.T) {
+	var logged []string
+	r := &Runtime{Options: Options{MinFreeDisk: 0.15, Log: funcr.New(func(_, line string) { logged = append(logged, line) }, funcr.Options{})}}
+	r.disk.dirs = []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}
 	m := newMeter(func(nodeagent.Progress) {})
 	defer m.stop()
 	for range 3 {
-		if err := r.room(t.Context(), m, 1); err != nil {
+		if err := r.reserveDisk(t.Context(), m, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(told) != 2 {
-		t.Errorf("told %d times: %q", len(told), told)
+	if len(logged) != 2 {
+		t.Errorf("logged %d times: %q", len(logged), logged)
 	}
 }
 
-func TestPullsThatRunAtATimeDoNotCountOnTheSameRoom(t *testing.T) {
+func TestPullsThatRunAtTheSameTimeDoNotCountOnTheSameSpace(t *testing.T) {
 	root := t.TempDir()
 	var stat unix.Statfs_t
 	if err := unix.Statfs(root, &stat); err != nil {
 		t.Fatal(err)
 	}
-	// percent is of the content that fills the disk when it is unpacked.
+	// percent is one percent of the content that would fill the disk, once it is unpacked too.
 	percent := int64(float64(stat.Bavail) * float64(stat.Bsize) / (1 + unpackedFactor) / 100)
 	r := &Runtime{Options: Options{MinFreeDisk: 1e-9}}
-	r.disk.roots = []string{root}
+	r.disk.dirs = []string{root}
 	pulls := map[string]*meter{}
 	for _, name := range []string{"a", "b", "c", "d"} {
 		pulls[name] = newMeter(func(nodeagent.Progress) {})
@@ -117,17 +117,17 @@ func TestPullsThatRunAtATimeDoNotCountOnTheSameRoom(t *testing.T) {
 		missing int64
 		want    bool
 	}{
-		{"the first has the disk for itself", none, "a", 60, true},
-		{"another has what the first leaves", none, "b", 45, false},
-		{"what was refused takes nothing", none, "c", 30, true},
-		{"who asks again does not count twice", none, "a", 60, true},
-		{"what ended takes nothing any more", pulls["c"].stop, "b", 35, true},
-		{"room is left where there is little", none, "d", 15, false},
-		{"what was received is no longer free, and no longer to come", func() { pulls["a"].add(50 * percent) }, "d", 15, true},
+		{"the first pull has the whole disk", none, "a", 60, true},
+		{"the second gets no more than the first leaves", none, "b", 45, false},
+		{"the second has reserved nothing", none, "c", 30, true},
+		{"a pull that reserves again does not count twice", none, "a", 60, true},
+		{"a pull that ended reserves nothing", pulls["c"].stop, "b", 35, true},
+		{"there is too little left", none, "d", 15, false},
+		{"received bytes leave the reservation", func() { pulls["a"].addBytes(50 * percent) }, "d", 15, true},
 	} {
 		step.happen()
-		if err := r.room(t.Context(), pulls[step.pull], step.missing*percent); (err == nil) != step.want {
-			t.Errorf("%s: %v, want room: %v", step.reason, err, step.want)
+		if err := r.reserveDisk(t.Context(), pulls[step.pull], step.missing*percent); (err == nil) != step.want {
+			t.Errorf("%s: %v, want it to fit: %v", step.reason, err, step.want)
 		}
 	}
 	for _, name := range []string{"a", "b", "d"} {
@@ -140,8 +140,8 @@ func TestMediaType(t *testing.T) {
 	for _, tt := range []struct {
 		reason, raw, served, want string
 	}{
-		{"what it says of itself", `{"mediaType":"` + images.MediaTypeDockerSchema2Manifest + `"}`, manifest, images.MediaTypeDockerSchema2Manifest},
-		{"else what the server says", `{"manifests":[]}`, index, index},
+		{"the type that it states", `{"mediaType":"` + images.MediaTypeDockerSchema2Manifest + `"}`, manifest, images.MediaTypeDockerSchema2Manifest},
+		{"otherwise the type that the server states", `{"manifests":[]}`, index, index},
 		{"unless that is nonsense", `{"manifests":[]}`, "application/octet-stream", index},
 		{"or nothing", `{"config":{}}`, "", manifest},
 		{"neither manifest nor index", `{}`, "", ""},
@@ -169,9 +169,9 @@ func TestBytesOfAnEarlierTryAreNotReceivedAgain(t *testing.T) {
 			defer m.stop()
 			track := newTracker(m, tt.unfinished)
 			defer track.close()
-			track.progress(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 50, Desc: &ocispec.Descriptor{Size: 100}})
-			track.progress(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 80, Desc: &ocispec.Descriptor{Size: 100}})
-			if got := m.pulled(); got != tt.want {
+			track.onEvent(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 50, Desc: &ocispec.Descriptor{Size: 100}})
+			track.onEvent(transfer.Progress{Event: "downloading", Name: "layer-a", Progress: 80, Desc: &ocispec.Descriptor{Size: 100}})
+			if got := m.pulledBytes(); got != tt.want {
 				t.Errorf("%d bytes, want %d", got, tt.want)
 			}
 		})
@@ -179,28 +179,28 @@ func TestBytesOfAnEarlierTryAreNotReceivedAgain(t *testing.T) {
 }
 
 func TestMeterSaysWhenNothingIsLeftToReceive(t *testing.T) {
-	var told nodeagent.Progress
-	m := &meter{report: func(p nodeagent.Progress) { told = p }}
+	var last nodeagent.Progress
+	m := &meter{onProgress: func(p nodeagent.Progress) { last = p }}
 	end := func() {}
 	for _, step := range []struct {
 		after string
 		do    func()
 		want  bool
 	}{
-		{"nothing is known of it", func() { m.add(1) }, false},
-		{"its size is known while a blob is on the way", func() { end = m.begin(); m.sized(10) }, false},
-		{"the blob is there", func() { end() }, true},
-		{"another blob is waited for", func() { end = m.begin() }, false},
+		{"nothing is known of the image", func() { m.addBytes(1) }, false},
+		{"its size is known while a blob is on the way", func() { end = m.beginTransfer(); m.setSize(10) }, false},
+		{"the last blob is there", func() { end() }, true},
+		{"the pull waits for another blob", func() { end = m.beginTransfer() }, false},
 	} {
 		step.do()
-		m.tell()
-		if told.Received != step.want {
-			t.Errorf("after %s: %+v", step.after, told)
+		m.notify()
+		if last.Received != step.want {
+			t.Errorf("after %s: %+v", step.after, last)
 		}
 	}
 }
 
-func TestMeaning(t *testing.T) {
+func TestClassify(t *testing.T) {
 	status := func(code int) error {
 		return fmt.Errorf("resolve: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: code})
 	}
@@ -214,13 +214,13 @@ func TestMeaning(t *testing.T) {
 		{"a token that is refused", fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), nodeagent.ErrUnauthorized},
 		{"404", status(404), nodeagent.ErrImageNotFound},
 		{"not found", fmt.Errorf("app: %w", errdefs.ErrNotFound), nodeagent.ErrImageNotFound},
-		{"429 passes", status(429), nodeagent.ErrRegistryUnavailable},
-		{"503 too", status(503), nodeagent.ErrRegistryUnavailable},
+		{"429 is temporary", status(429), nodeagent.ErrRegistryUnavailable},
+		{"503 is temporary", status(503), nodeagent.ErrRegistryUnavailable},
 		{"no answer", errors.New("dial tcp: connection refused"), nodeagent.ErrRegistryUnavailable},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			if got := meaning(tt.err); got != tt.want { //nolint:errorlint // the sentinel itself
-				t.Errorf("meaning(%v) = %v, want %v", tt.err, got, tt.want)
+			if got := classify(tt.err); got != tt.want { //nolint:errorlint // the sentinel itself
+				t.Errorf("classify(%v) = %v, want %v", tt.err, got, tt.want)
 			}
 		})
 	}
@@ -230,7 +230,7 @@ func TestOthersPinsStayTheirs(t *testing.T) {
 	theirs := images.Image{Labels: map[string]string{managedLabel: managedValue, pinnedLabel: pinnedValue}}
 	ours := images.Image{Labels: recordLabels(true)}
 	if fields := changedFields(theirs, ours); len(fields) != 0 {
-		t.Errorf("changes %q of a record that another has pinned", fields)
+		t.Errorf("changes %q of a record that another client has pinned", fields)
 	}
 	if fields := changedFields(images.Image{}, ours); len(fields) != 3 {
 		t.Errorf("changes %q of an empty record, want three labels", fields)

@@ -19,13 +19,14 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
-// askTimeout bounds one question to the registry. A node may have no way out but
-// through its mirrors.
-const askTimeout = 10 * time.Second
+// resolveTimeout is for one question to the registry. It is short, because a node may reach nothing
+// but its mirrors.
+const resolveTimeout = 10 * time.Second
 
-// ask sends the registry itself one HEAD. Its error wraps what the answer means.
-func (r *Runtime) ask(ctx context.Context, hosts mirror.Hosts, ref string) (digest.Digest, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// resolveUpstream asks the registry itself, by one HEAD, for the digest of a reference. Its error
+// wraps one of nodeagent's errors.
+func (r *Runtime) resolveUpstream(ctx context.Context, hosts mirror.Hosts, ref string) (digest.Digest, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{hosts.Upstream}, nil },
@@ -33,13 +34,13 @@ func (r *Runtime) ask(ctx context.Context, hosts mirror.Hosts, ref string) (dige
 	})
 	_, desc, err := resolver.Resolve(ctx, ref)
 	if err != nil {
-		return "", fmt.Errorf("%w: ask %s: %w", meaning(err), hosts.Upstream.Host, err)
+		return "", fmt.Errorf("%w: ask %s: %w", classify(err), hosts.Upstream.Host, err)
 	}
 	return desc.Digest, nil
 }
 
-// meaning is what a registry's answer means for the image.
-func meaning(err error) error {
+// classify returns which of nodeagent's errors a failed answer of the registry is.
+func classify(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
 		switch status.StatusCode {
@@ -60,9 +61,9 @@ func meaning(err error) error {
 	}
 }
 
-// basicAuth is a credential in the form that containerd's resolver takes: an identity
-// token goes without a user name. Like the kubelet's, it is for any host that the
-// node's configuration names for the registry.
+// basicAuth converts a credential into the form that containerd's resolver takes; an identity token
+// has no user name. Like the kubelet, it gives the credential to every host that the node's
+// configuration names for the registry.
 func basicAuth(c nodeagent.Credential) func(string) (string, string, error) {
 	if c == (nodeagent.Credential{}) {
 		return nil

@@ -19,68 +19,68 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// leaseLifetime ends what an agent left behind that never came back. A try that finds a
-// lease past its half renews it.
+// leaseLifetime is when containerd itself ends a lease, so that an agent which never comes back
+// leaves nothing for ever. A pull renews a lease that is past half of it.
 const leaseLifetime = 24 * time.Hour
 
-// lingering is how long what was fetched of an image stays after the spec last named it:
-// who takes a failed seed's place gets from it, through the mirror, what it had brought.
-const lingering = 10 * time.Minute
+// unwantedGrace is how long an image's unfinished content stays after its entry has left the spec.
+// A seed that replaces this one gets the blobs from here, through the mirror.
+const unwantedGrace = 10 * time.Minute
 
-// lease holds all that is fetched for an image. It bears the image's name, so that a
-// later try, also of another process, finds what is there already.
-func (r *Runtime) lease(ctx context.Context, ref imageref.Reference) (context.Context, error) {
-	held, err := r.leases(ctx, ref)
+// ensureLease finds or creates the lease that keeps all content fetched for an image. It has the
+// image's name, so that a later try finds it, also in another process.
+func (r *Runtime) ensureLease(ctx context.Context, ref imageref.Reference) (context.Context, error) {
+	existing, err := r.listLeases(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if len(held) == 0 || time.Since(held[0].CreatedAt) > leaseLifetime/2 {
+	if len(existing) == 0 || time.Since(existing[0].CreatedAt) > leaseLifetime/2 {
 		fresh, err := r.client.LeasesService().Create(ctx, leases.WithID(leaseID(ref, time.Now())),
 			leases.WithExpiration(leaseLifetime), leases.WithLabel(leaseLabel, ref.String()))
 		if err != nil {
 			return nil, fmt.Errorf("create lease for %s: %w", ref, err)
 		}
-		held = slices.Insert(held, 0, fresh)
+		existing = slices.Insert(existing, 0, fresh)
 	}
-	for _, old := range held[1:] {
-		if err := r.move(ctx, old, held[0]); err != nil {
+	for _, old := range existing[1:] {
+		if err := r.renewLease(ctx, old, existing[0]); err != nil {
 			return nil, err
 		}
 	}
-	return leases.WithLease(ctx, held[0].ID), nil
+	return leases.WithLease(ctx, existing[0].ID), nil
 }
 
-// leases of an image, the latest first. There is one, unless an agent was killed while
-// it renewed it.
-func (r *Runtime) leases(ctx context.Context, ref imageref.Reference) ([]leases.Lease, error) {
-	held, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%q", leaseLabel, ref.String()))
+// listLeases returns the leases of an image, the latest first. There is at most one, unless an agent
+// was killed while it renewed it.
+func (r *Runtime) listLeases(ctx context.Context, ref imageref.Reference) ([]leases.Lease, error) {
+	existing, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%q", leaseLabel, ref.String()))
 	if err != nil {
 		return nil, fmt.Errorf("list leases for %s: %w", ref, err)
 	}
-	slices.SortFunc(held, func(a, b leases.Lease) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	return held, nil
+	slices.SortFunc(existing, func(a, b leases.Lease) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return existing, nil
 }
 
-// move hands what one lease holds to another, and ends it: containerd cannot put off the
-// end of a lease.
-func (r *Runtime) move(ctx context.Context, from, to leases.Lease) error {
+// renewLease gives the content of one lease to another and deletes the first: containerd cannot
+// extend a lease.
+func (r *Runtime) renewLease(ctx context.Context, from, to leases.Lease) error {
 	manager := r.client.LeasesService()
 	resources, err := manager.ListResources(ctx, from)
 	if errdefs.IsNotFound(err) {
 		return nil // it has just ended
 	}
 	if err != nil {
-		return fmt.Errorf("list what lease %q holds: %w", from.ID, err)
+		return fmt.Errorf("list resources of lease %q: %w", from.ID, err)
 	}
 	for _, resource := range resources {
 		if err := manager.AddResource(ctx, to, resource); err != nil {
 			return fmt.Errorf("renew lease %q: %w", from.ID, err)
 		}
 	}
-	return r.release(ctx, from)
+	return r.deleteLease(ctx, from)
 }
 
-func (r *Runtime) release(ctx context.Context, lease leases.Lease) error {
+func (r *Runtime) deleteLease(ctx context.Context, lease leases.Lease) error {
 	err := r.client.LeasesService().Delete(ctx, lease)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete lease %q: %w", lease.ID, err)
@@ -88,11 +88,11 @@ func (r *Runtime) release(ctx context.Context, lease leases.Lease) error {
 	return nil
 }
 
-// releaseImage ends the leases of an image whose records hold its content.
-func (r *Runtime) releaseImage(ctx context.Context, ref imageref.Reference) error {
-	held, err := r.leases(ctx, ref)
-	for _, lease := range held {
-		err = errors.Join(err, r.release(ctx, lease))
+// deleteLeases deletes the leases of an image once image records keep its content.
+func (r *Runtime) deleteLeases(ctx context.Context, ref imageref.Reference) error {
+	existing, err := r.listLeases(ctx, ref)
+	for _, lease := range existing {
+		err = errors.Join(err, r.deleteLease(ctx, lease))
 	}
 	return err
 }
@@ -113,14 +113,14 @@ func (r *Runtime) Retain(ctx context.Context, retained []nodeagent.Retained) err
 			}
 		}
 	}
-	if err := r.pin(ctx, pinned); err != nil {
+	if err := r.setPins(ctx, pinned); err != nil {
 		return r.translate(ctx, err)
 	}
-	return r.translate(ctx, r.releaseOthers(ctx, wanted))
+	return r.translate(ctx, r.deleteUnwantedLeases(ctx, wanted))
 }
 
-// pin sets and takes off our pins where that changes anything.
-func (r *Runtime) pin(ctx context.Context, pinned map[string]bool) error {
+// setPins sets and removes our pins, by image name. It updates only the records that change.
+func (r *Runtime) setPins(ctx context.Context, pinned map[string]bool) error {
 	store := r.client.ImageService()
 	records, err := store.List(ctx)
 	if err != nil {
@@ -145,27 +145,27 @@ func (r *Runtime) pin(ctx context.Context, pinned map[string]bool) error {
 	return nil
 }
 
-// releaseOthers drops the leases of images that nobody has wanted for a while.
-func (r *Runtime) releaseOthers(ctx context.Context, wanted map[string]bool) error {
-	held, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q", leaseLabel))
+// deleteUnwantedLeases deletes the leases of images that were unwanted for unwantedGrace.
+func (r *Runtime) deleteUnwantedLeases(ctx context.Context, wanted map[string]bool) error {
+	existing, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q", leaseLabel))
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	now, unwanted := time.Now(), map[string]time.Time{}
-	for _, lease := range held {
+	for _, lease := range existing {
 		if wanted[lease.Labels[leaseLabel]] {
 			continue
 		}
-		since, known := r.unwanted[lease.ID]
+		since, known := r.unwantedSince[lease.ID]
 		if !known {
 			since = now
 		}
-		if now.Sub(since) < lingering {
+		if now.Sub(since) < unwantedGrace {
 			unwanted[lease.ID] = since
-		} else if err := r.release(ctx, lease); err != nil {
+		} else if err := r.deleteLease(ctx, lease); err != nil {
 			return err
 		}
 	}
-	r.unwanted = unwanted
+	r.unwantedSince = unwanted
 	return nil
 }

@@ -19,13 +19,13 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// manager keeps leases as containerd does, without their end.
-type manager struct {
+// leaseManager keeps leases as containerd does, but does not let them expire.
+type leaseManager struct {
 	leases    map[string]leases.Lease
 	resources map[string][]leases.Resource
 }
 
-func (m *manager) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, error) {
+func (m *leaseManager) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, error) {
 	lease := leases.Lease{CreatedAt: time.Now()}
 	for _, opt := range opts {
 		if err := opt(&lease); err != nil {
@@ -39,38 +39,38 @@ func (m *manager) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, e
 	return lease, nil
 }
 
-func (m *manager) Delete(_ context.Context, lease leases.Lease, _ ...leases.DeleteOpt) error {
+func (m *leaseManager) Delete(_ context.Context, lease leases.Lease, _ ...leases.DeleteOpt) error {
 	delete(m.leases, lease.ID)
 	delete(m.resources, lease.ID)
 	return nil
 }
 
-func (m *manager) List(_ context.Context, filters ...string) (held []leases.Lease, _ error) {
+func (m *leaseManager) List(_ context.Context, filters ...string) (found []leases.Lease, _ error) {
 	for _, lease := range m.leases {
 		image := lease.Labels[leaseLabel]
 		if slices.Contains(filters, fmt.Sprintf("labels.%q", leaseLabel)) || slices.Contains(filters, fmt.Sprintf("labels.%q==%q", leaseLabel, image)) {
-			held = append(held, lease)
+			found = append(found, lease)
 		}
 	}
-	return held, nil
+	return found, nil
 }
 
-func (m *manager) AddResource(_ context.Context, lease leases.Lease, resource leases.Resource) error {
+func (m *leaseManager) AddResource(_ context.Context, lease leases.Lease, resource leases.Resource) error {
 	m.resources[lease.ID] = append(m.resources[lease.ID], resource)
 	return nil
 }
 
-func (m *manager) DeleteResource(context.Context, leases.Lease, leases.Resource) error {
+func (m *leaseManager) DeleteResource(context.Context, leases.Lease, leases.Resource) error {
 	return errdefs.ErrNotImplemented
 }
 
-func (m *manager) ListResources(_ context.Context, lease leases.Lease) ([]leases.Resource, error) {
+func (m *leaseManager) ListResources(_ context.Context, lease leases.Lease) ([]leases.Resource, error) {
 	return m.resources[lease.ID], nil
 }
 
-func leasing(t *testing.T) (*Runtime, *manager) {
+func newLeaseRuntime(t *testing.T) (*Runtime, *leaseManager) {
 	t.Helper()
-	m := &manager{leases: map[string]leases.Lease{}, resources: map[string][]leases.Resource{}}
+	m := &leaseManager{leases: map[string]leases.Lease{}, resources: map[string][]leases.Resource{}}
 	c, err := client.New("", client.WithServices(client.WithLeasesService(m)))
 	if err != nil {
 		t.Fatal(err)
@@ -89,10 +89,10 @@ func parse(t *testing.T, name string) imageref.Reference {
 
 func TestLeaseOfAnImageThatIsTriedAgainNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, m := leasing(t)
+		r, m := newLeaseRuntime(t)
 		app, web := parse(t, "ghcr.io/org/app:v1"), parse(t, "ghcr.io/org/web:v1")
 		lease := func(ref imageref.Reference) string {
-			ctx, err := r.lease(t.Context(), ref)
+			ctx, err := r.ensureLease(t.Context(), ref)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestLeaseOfAnImageThatIsTriedAgainNeverEnds(t *testing.T) {
 		advance(time.Hour)
 		renewed := lease(app)
 		if renewed == first || len(m.resources[renewed]) != 2 {
-			t.Errorf("%q holds %v", renewed, m.resources[renewed])
+			t.Errorf("lease %q has %v", renewed, m.resources[renewed])
 		}
 		end, err := time.Parse(time.RFC3339, m.leases[renewed].Labels["containerd.io/gc.expire"])
 		if err != nil || time.Until(end) < leaseLifetime-time.Minute {
@@ -117,7 +117,7 @@ func TestLeaseOfAnImageThatIsTriedAgainNeverEnds(t *testing.T) {
 		if _, ok := m.leases[first]; ok {
 			t.Error("the old lease was left behind")
 		}
-		if err := r.releaseImage(t.Context(), app); err != nil {
+		if err := r.deleteLeases(t.Context(), app); err != nil {
 			t.Error(err)
 		}
 		if left := slices.Collect(maps.Keys(m.leases)); !slices.Equal(left, []string{other}) {
@@ -126,37 +126,37 @@ func TestLeaseOfAnImageThatIsTriedAgainNeverEnds(t *testing.T) {
 	})
 }
 
-func TestLeaseLingersForWhoTakesTheSeedsPlace(t *testing.T) {
+func TestUnfinishedContentStaysForASeedThatTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, m := leasing(t)
+		r, m := newLeaseRuntime(t)
 		app := parse(t, "ghcr.io/org/app:v1")
-		if _, err := r.lease(t.Context(), app); err != nil {
+		if _, err := r.ensureLease(t.Context(), app); err != nil {
 			t.Fatal(err)
 		}
 		for _, step := range []struct {
 			reason string
 			after  time.Duration
 			wanted bool
-			held   int
+			leases int
 		}{
-			{"wanted", time.Hour, true, 1},
-			{"wanted no more, from now on", 0, false, 1},
-			{"not for long", lingering - 1, false, 1},
-			{"wanted again, which counts from the beginning", 0, true, 1},
-			{"wanted no more once more", time.Hour, false, 1},
-			{"not for long", lingering - 1, false, 1},
-			{"for too long", 1, false, 0},
+			{"its image is wanted", time.Hour, true, 1},
+			{"it is unwanted from now on", 0, false, 1},
+			{"it was unwanted for less than the grace", unwantedGrace - 1, false, 1},
+			{"it is wanted again, so the grace begins again", 0, true, 1},
+			{"it is unwanted again", time.Hour, false, 1},
+			{"it was unwanted for less than the grace", unwantedGrace - 1, false, 1},
+			{"the grace is over", 1, false, 0},
 		} {
 			advance(step.after)
-			if err := r.releaseOthers(t.Context(), map[string]bool{app.String(): step.wanted}); err != nil {
+			if err := r.deleteUnwantedLeases(t.Context(), map[string]bool{app.String(): step.wanted}); err != nil {
 				t.Fatal(err)
 			}
-			if len(m.leases) != step.held {
-				t.Fatalf("%s: %d leases, want %d", step.reason, len(m.leases), step.held)
+			if len(m.leases) != step.leases {
+				t.Fatalf("%s: %d leases, want %d", step.reason, len(m.leases), step.leases)
 			}
 		}
 	})
 }
 
-// advance lets the time of the synctest bubble pass.
+// advance lets time pass in the synctest bubble.
 func advance(by time.Duration) { <-time.After(by) }

@@ -1,32 +1,31 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package containerd is the node agent's Runtime on containerd: the only package
-// that knows it.
+// Package containerd is the node agent's Runtime on containerd. Only it and the package mirror below
+// it import containerd.
 //
-// A seed (RegistryPolicyDefault) has the daemon pull through its transfer service,
-// as it does for the kubelet (transfer.go). A peer (RegistryPolicyMirror) follows the
-// mirrors blob by blob (follow.go) and writes into the same content store under the
-// same ingest keys, so that a pull of the kubelet's and ours share their work:
+// A seed (RegistryPolicyDefault) has the daemon pull through its transfer service (seed.go,
+// transfer.go). A peer (RegistryPolicyMirror) fetches each blob from the mirrors as soon as they
+// have it (peer.go, fetch.go), and writes into the same content store under the same ingest keys:
+// if the kubelet pulls at the same time, each blob is fetched once.
 //
 //	          content complete already? ──yes──────────────┐
 //	                    │ no                               │
 //	     Default        ▼          Mirror                  │
 //	   ┌────────────────┴────────────────┐                 │
-//	ask the tag's digest         manifest by digest        │
-//	transfer, unpack             disk check                │
-//	disk check meanwhile         each blob when it is there│
-//	   │                         unpack behind it          │
+//	resolve the tag              fetch the manifests       │
+//	transfer and unpack,         check the disk            │
+//	check the disk meanwhile     fetch blobs, unpack layers│
+//	   │                                 │                 │
 //	   └────────────────┬────────────────┘                 ▼
 //	                    └──▶ image records: id, repo@digest, repo:tag
 //
-// Everything that a pull fetches is held by a lease named after the image until the
-// pull succeeds or nobody wants the image any more; so containerd's garbage collection
-// takes nothing between two tries, and no blob is fetched twice.
+// A lease with the image's name keeps all content that a pull fetches, until the pull succeeds or
+// the image has been out of the spec for a while. So containerd's garbage collection takes nothing
+// between two tries, and no blob is fetched twice.
 //
-// The daemon must keep discard_unpacked_layers = false (its default): an image
-// without its layers can be run, but no mirror can serve it, and it does not count as
-// present here.
+// The daemon must keep discard_unpacked_layers = false, its default. An image without its layers can
+// run, but no mirror can serve it; here it does not count as present.
 package containerd
 
 import (
@@ -50,45 +49,45 @@ import (
 type Options struct {
 	// Address is the path of the daemon's socket.
 	Address string
-	// Namespace is where CRI looks: "k8s.io".
+	// Namespace is the containerd namespace of CRI's images: "k8s.io".
 	Namespace string
 	// RegistryConfigPath is the directory of the hosts.toml files. It must be the same
 	// path for the daemon and for this process.
 	RegistryConfigPath string
-	// Snapshotter that CRI uses.
+	// Snapshotter is the one that CRI uses.
 	Snapshotter string
 	// MinFreeDisk is the share of a filesystem, 0 to 1, that a pull must leave free.
 	MinFreeDisk float64
-	// NoProgressTimeout is how long a mirror may keep silent within one request.
+	// NoProgressTimeout is how long a mirror may send nothing within one request.
 	NoProgressTimeout time.Duration
-	// UserAgent of requests that this process makes itself.
+	// UserAgent is sent with the HTTP requests that this process makes itself.
 	UserAgent string
 	Log       logr.Logger
 }
 
-// answerTimeout bounds calls that only ask whether the daemon is there.
-const answerTimeout = 5 * time.Second
+// versionTimeout is for one question whether the daemon answers.
+const versionTimeout = 5 * time.Second
 
 // Runtime is containerd. Make it with New.
 type Runtime struct {
 	Options
 
 	client *client.Client
-	// platform is the node's, as strict as CRI's own pulls are.
+	// platform is the node's. It is matched as strictly as CRI's own pulls match it.
 	platform ocispec.Platform
 	matcher  platforms.MatchComparer
-	throttle    mirror.Throttle
+	throttle mirror.Throttle
 	streams  *streams
 	disk     disk
-	// unwanted are leases by name, and since when no image that is wanted has them.
-	// Only Retain, which is called once at a time, uses it.
-	unwanted map[string]time.Time
+	// unwantedSince tells by the ID of a lease since when its image is unwanted. Only Retain uses
+	// it, which is called once at a time.
+	unwantedSince map[string]time.Time
 }
 
 var _ nodeagent.Runtime = (*Runtime)(nil)
 
-// New returns a Runtime. It does not connect yet: Watch does, and again after the
-// daemon was away.
+// New returns a Runtime, which is not yet connected. Watch connects it, and again after the daemon
+// was away.
 func New(opts Options) (*Runtime, error) {
 	c, err := client.New(opts.Address, client.WithDefaultNamespace(opts.Namespace))
 	if err != nil {
@@ -100,43 +99,45 @@ func New(opts Options) (*Runtime, error) {
 		client:   c,
 		platform: platform,
 		matcher:  platforms.Ordered(platform),
-		throttle:    mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second},
+		throttle: mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second},
 		streams:  newStreams(),
 	}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (r *Runtime) Close() error { return r.client.Close() }
 
-// oldest is the first containerd that offers blobs to peers as soon as they are
-// committed, and whose transfer service does all that is asked of it here.
-var oldest = [2]int{2, 1}
+// minVersion is the first containerd that lets a mirror serve a blob as soon as it is committed, and
+// whose transfer service has all functions that are used here.
+var minVersion = [2]int{2, 1}
 
-// supported asks the daemon for its version.
-func (r *Runtime) supported(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+// checkVersion returns ErrRuntimeUnavailable if the daemon does not answer, and
+// ErrUnsupportedRuntime if it is too old.
+func (r *Runtime) checkVersion(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	version, err := r.client.Version(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: ask for its version: %w", nodeagent.ErrRuntimeUnavailable, err)
 	}
-	if !atLeast(version.Version, oldest) {
-		return fmt.Errorf("%w: containerd %s, need %d.%d or newer", nodeagent.ErrUnsupportedRuntime, version.Version, oldest[0], oldest[1])
+	if !atLeast(version.Version, minVersion) {
+		return fmt.Errorf("%w: containerd %s, need %d.%d or newer", nodeagent.ErrUnsupportedRuntime, version.Version, minVersion[0], minVersion[1])
 	}
 	return nil
 }
 
-// atLeast compares "v2.4.2", "2.1.0-rc.1+dist" and the like. What does not parse is a
-// build of somebody's own: it is let through.
-func atLeast(version string, least [2]int) bool {
+// atLeast reports whether a version such as "v2.4.2" or "2.1.0-rc.1+dist" is the minimum or newer.
+// It accepts a version that does not parse, since custom builds have such.
+func atLeast(version string, minimum [2]int) bool {
 	var major, minor int
 	if _, err := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &major, &minor); err != nil {
 		return true
 	}
-	return major > least[0] || major == least[0] && minor >= least[1]
+	return major > minimum[0] || major == minimum[0] && minor >= minimum[1]
 }
 
-// translate adds what an error means to the agent, if nothing has said so yet.
+// translate wraps an error in ErrRuntimeUnavailable if the daemon is away, unless it already wraps
+// one of nodeagent's errors.
 func (r *Runtime) translate(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -149,10 +150,10 @@ func (r *Runtime) translate(ctx context.Context, err error) error {
 			return err
 		}
 	}
-	// containerd says "unavailable" of a locked ingest too; the daemon itself is asked
-	// rather than the text of the error.
+	// containerd says "unavailable" also of a locked ingest. So the daemon is asked whether it is
+	// there.
 	if errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) || errdefs.IsUnknown(err) {
-		if down := r.supported(ctx); errors.Is(down, nodeagent.ErrRuntimeUnavailable) {
+		if down := r.checkVersion(ctx); errors.Is(down, nodeagent.ErrRuntimeUnavailable) {
 			return fmt.Errorf("%w: %w", nodeagent.ErrRuntimeUnavailable, err)
 		}
 	}

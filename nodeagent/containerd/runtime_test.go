@@ -39,7 +39,7 @@ var _ = Describe("Seed", func() {
 		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
 		Expect(present(ctx, runtime, p)).To(BeTrue())
 
-		By("asking only once more when asked again")
+		By("asking the registry one question in another pull")
 		p.registry.Reset()
 		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Source", v1alpha1.SourceLocal))
 		requests := p.registry.Requests()
@@ -47,7 +47,7 @@ var _ = Describe("Seed", func() {
 		Expect(requests[0]).To(And(HaveField("Method", http.MethodHead), HaveField("UserAgent", "sluice-agent/test")))
 	}, SpecTimeout(specTimeout))
 
-	It("takes what the mirror says where the registry cannot be asked, as the kubelet does", func(ctx context.Context) {
+	It("takes the mirror's answer where the registry does not answer, as the kubelet does", func(ctx context.Context) {
 		p := newPair("airgapped")
 		p.configure("resolve")
 		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
@@ -80,7 +80,7 @@ var _ = Describe("Seed", func() {
 		Entry("500", 500, nodeagent.ErrRegistryUnavailable, SpecTimeout(specTimeout)),
 	)
 
-	It("brings layers whose snapshots have outlived them", func(ctx context.Context) {
+	It("fetches layers of which only the snapshots are left", func(ctx context.Context) {
 		p := newPair("outlived")
 		runtime := start(options())
 		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
@@ -102,7 +102,7 @@ var _ = Describe("Seed", func() {
 		Expect(p.mirror.Requests().Where(upstream.Blobs)).NotTo(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	It("goes on in the middle of a blob after a restart of the agent", func(ctx context.Context) {
+	It("resumes a blob in the middle after a restart of the agent", func(ctx context.Context) {
 		p := newPair("seed-resume")
 		p.push("seed-resume", 3, 4*images.MiB) // containerd writes a MiB at a time
 		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
@@ -122,7 +122,7 @@ var _ = Describe("Seed", func() {
 			}
 			return status.Offset
 		}).Should(BeNumerically(">=", 2*images.MiB))
-		for _, whole := range layers[:2] { // of the bytes that were sent, none is still on the way
+		for _, whole := range layers[:2] { // so that no sent byte is still on the way
 			Eventually(ctx, func() error {
 				_, err := direct.ContentStore().Info(ctx, digest.Digest(whole))
 				return err
@@ -153,7 +153,7 @@ var _ = Describe("Seed", func() {
 			HaveField("SizeBytes", result.SizeBytes),
 			HaveField("PulledBytes", BeNumerically("~", result.SizeBytes/2, result.SizeBytes*3/8)),
 			HaveField("Received", BeFalse()))))
-		Expect(seen[len(seen)-1].Received).To(BeTrue(), "then nothing is left to receive")
+		Expect(seen[len(seen)-1].Received).To(BeTrue(), "at the end nothing is left to receive")
 	}, SpecTimeout(specTimeout))
 })
 
@@ -172,7 +172,7 @@ var _ = Describe("Peer", func() {
 		Expect(result.PulledBytes).To(BeNumerically("~", result.SizeBytes, images.KiB*4), "nothing came twice")
 	}, SpecTimeout(specTimeout))
 
-	It("leaves a mirror that went silent, and comes back", func(ctx context.Context) {
+	It("leaves a mirror that went silent, and tries it again", func(ctx context.Context) {
 		p := newPair("silent")
 		DeferCleanup(p.mirror.Inject(upstream.Of(p.layers()[0]), 1, upstream.StallAfter(100*images.KiB)))
 		impatient := options()
@@ -180,7 +180,7 @@ var _ = Describe("Peer", func() {
 		Expect(pull(ctx, start(impatient), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
 	}, SpecTimeout(specTimeout))
 
-	It("is not told to be stuck while another image has all streams", func(ctx context.Context) {
+	It("has progress while another image has all streams", func(ctx context.Context) {
 		const streams, rate = 8, images.MiB
 		wide, narrow := newPair("wide"), newPair("narrow")
 		wide.push("wide", streams, images.MiB)
@@ -221,7 +221,7 @@ server = %q
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	It("throws away what is not what its digest says", func(ctx context.Context) {
+	It("throws away content with the wrong digest", func(ctx context.Context) {
 		p := newPair("garbage")
 		layer := p.layers()[2]
 		lies := lie(p, layer, 1)
@@ -231,7 +231,7 @@ server = %q
 		Expect(lies.Load()).To(Equal(int32(2)))
 	}, SpecTimeout(specTimeout))
 
-	It("does not go on for ever with a mirror that always lies", func(ctx context.Context) {
+	It("gives up on a mirror that always sends the wrong content", func(ctx context.Context) {
 		p := newPair("liar")
 		layer := p.layers()[2]
 		lies := lie(p, layer, 1000)
@@ -240,10 +240,10 @@ server = %q
 		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
 		Expect(err).To(MatchError(ContainSubstring("not what its digest says")))
 		Expect(lies.Load()).To(Equal(int32(3)))
-		Expect(last.SizeBytes-last.PulledBytes).To(BeNumerically(">", p.sizes()[layer]/2), "what was thrown away counts for nothing")
+		Expect(last.SizeBytes-last.PulledBytes).To(BeNumerically(">", p.sizes()[layer]/2), "bytes that were thrown away do not count")
 	}, SpecTimeout(specTimeout))
 
-	It("brings layers whose snapshots have outlived them", func(ctx context.Context) {
+	It("fetches layers of which only the snapshots are left", func(ctx context.Context) {
 		p := newPair("peer-outlived")
 		runtime := start(options())
 		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Digest", p.digest))
@@ -262,8 +262,8 @@ server = %q
 	}, SpecTimeout(specTimeout))
 })
 
-// lie puts a mirror before the pair's that sends zeros for a layer so many times, and
-// returns how often it was asked for it.
+// lie puts a mirror before the pair's that sends zeros for a layer so many times. It returns how often
+// that mirror was asked for the layer.
 func lie(p *pair, layer string, times int32) *atomic.Int32 {
 	GinkgoHelper()
 	target, err := url.Parse(p.mirror.URL())

@@ -15,101 +15,102 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
-// seed has the daemon pull as it would for the kubelet: from the mirrors as far as
-// they have something, else from the registry. Credentials are tried one after the
-// other, whatever the registry has against those before, as the kubelet does: an account
-// may be over its limit, too.
-func (r *Runtime) seed(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
+// pullAsSeed has the daemon pull as it does for the kubelet: from the mirrors what they have, and
+// from the registry the rest. Like the kubelet it tries the credentials one after the other, after
+// errors of every kind: an account may also be over its rate limit.
+func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	credentials := req.Credentials
 	if len(credentials) == 0 {
 		credentials = []nodeagent.Credential{{}}
 	}
-	var refused, failed []error
+	var refusals, failures []error
 	for _, credential := range credentials {
-		target, err := r.seedWith(ctx, req, credential, m)
+		target, err := r.pullWithCredential(ctx, req, credential, m)
 		switch {
 		case err == nil:
 			return target, nil
 		case ctx.Err() != nil, errors.Is(err, nodeagent.ErrInsufficientDisk), errors.Is(err, nodeagent.ErrRuntimeUnavailable):
 			return ocispec.Descriptor{}, err // no credential can help
 		case errors.Is(err, nodeagent.ErrUnauthorized), errors.Is(err, nodeagent.ErrImageNotFound):
-			// Registries answer 404, too, to an account that may not see a repository.
-			refused = append(refused, err)
+			// Some registries answer 404 to an account that may not see the repository.
+			refusals = append(refusals, err)
 		default:
-			failed = append(failed, err)
+			failures = append(failures, err)
 		}
 	}
-	if len(failed) == 0 {
-		return ocispec.Descriptor{}, errors.Join(refused...)
+	if len(failures) == 0 {
+		return ocispec.Descriptor{}, errors.Join(refusals...)
 	}
-	if len(refused) == 0 {
-		return ocispec.Descriptor{}, errors.Join(failed...)
+	if len(refusals) == 0 {
+		return ocispec.Descriptor{}, errors.Join(failures...)
 	}
-	// The refusals are not final while another credential may be accepted later.
-	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %s", errors.Join(failed...), errors.Join(refused...).Error())
+	// A refusal is final, but another credential may still be accepted later. So the refusals go
+	// into the text alone.
+	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %s", errors.Join(failures...), errors.Join(refusals...).Error())
 }
 
-func (r *Runtime) seedWith(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
 	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), basicAuth(credential))
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	defer hosts.Close()
-	want, asked := req.Digest, error(nil)
+	want, resolveErr := req.Digest, error(nil)
 	if want == "" && hosts.MirrorMayResolve() {
-		// A mirror would answer with what some node holds. Where the registry cannot be
-		// asked from here, that is still what the kubelet would get.
-		if want, asked = r.ask(ctx, hosts, req.Ref.String()); asked != nil {
-			r.Log.V(1).Info("Asking the registry failed; leaving it to containerd", "image", req.Ref.String(), "error", nodeagent.Redact(asked, req.Credentials).Error())
+		// The daemon would ask a mirror, which answers with what some node has. So the registry is
+		// asked from here. If it does not answer, the mirror's word is what the kubelet would get.
+		if want, resolveErr = r.resolveUpstream(ctx, hosts, req.Ref.String()); resolveErr != nil {
+			r.Log.V(1).Info("Left the tag to containerd, because the registry gave no digest", "image", req.Ref.String(), "error", nodeagent.Redact(resolveErr, req.Credentials).Error())
 		}
 	}
 	if want != "" {
-		m.resolved(want)
-		if target, ok, err := r.complete(ctx, want, m); ok || err != nil {
+		m.setDigest(want)
+		if target, ok, err := r.findComplete(ctx, want, m); ok || err != nil {
 			return target, err
 		}
 	}
 	target, err := r.transfer(ctx, req, want, credential, m)
 	if err != nil {
-		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, asked, err)
+		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, resolveErr, err)
 	}
 	return target, nil
 }
 
-// complete finds content that needs no pull, only names, and perhaps unpacking.
-func (r *Runtime) complete(ctx context.Context, want digest.Digest, m *meter) (ocispec.Descriptor, bool, error) {
-	target, known, err := r.locate(ctx, want)
+// findComplete returns the descriptor of content that is all there, and whether it is. Such an image
+// needs no pull, only names and perhaps unpacking.
+func (r *Runtime) findComplete(ctx context.Context, want digest.Digest, m *meter) (ocispec.Descriptor, bool, error) {
+	target, known, err := r.describe(ctx, want)
 	if err != nil || !known {
 		return ocispec.Descriptor{}, false, err
 	}
-	held, err := r.inspect(ctx, target)
-	if err != nil || held.manifest == nil || held.missing > 0 {
+	local, err := r.inspect(ctx, target)
+	if err != nil || local.manifest == nil || local.missing > 0 {
 		return ocispec.Descriptor{}, false, err
 	}
-	m.sized(held.size)
+	m.setSize(local.size)
 	return target, true, nil
 }
 
-// diagnose finds out what a failed transfer means. Its error has come through an RPC
-// that kept little but its text, and containerd reports a mirror's 404 rather than the
-// registry's silence, which would make an outage look final. So the registry is asked
-// again, from here: asked is its answer if it has just been.
-func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.PullRequest, asked, err error) error {
+// diagnose finds out which of nodeagent's errors a failed transfer is. The error itself does not
+// tell: it has come through an RPC, and containerd returns a mirror's 404 even where the registry is
+// away, which would make an outage look final. So the registry is asked from here. resolveErr is its
+// answer if it has been asked already.
+func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.PullRequest, resolveErr, err error) error {
 	if ctx.Err() != nil || errors.Is(err, nodeagent.ErrInsufficientDisk) {
 		return err
 	}
-	if down := r.supported(ctx); down != nil {
+	if down := r.checkVersion(ctx); down != nil {
 		return fmt.Errorf("%w: %w", down, err)
 	}
-	if asked == nil {
+	if resolveErr == nil {
 		ref := req.Ref.String()
 		if req.Digest != "" {
 			ref = req.Ref.WithDigest(req.Digest).String()
 		}
-		_, asked = r.ask(ctx, hosts, ref)
+		_, resolveErr = r.resolveUpstream(ctx, hosts, ref)
 	}
-	if asked == nil {
-		return err // it is something else than the registry's answer to this image
+	if resolveErr == nil {
+		return err // the registry has no objection to this image: the cause is another one
 	}
-	return fmt.Errorf("%w: %w", asked, err)
+	return fmt.Errorf("%w: %w", resolveErr, err)
 }

@@ -18,10 +18,10 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// moment is longer than it takes to tell of progress.
+// moment is longer than progressInterval.
 const moment = 2 * time.Second
 
-// lockedStore has an ingest of every blob under way that got nothing yet.
+// lockedStore has for every blob an ingest by another pull, without a byte.
 type lockedStore struct{ content.Store }
 
 func (lockedStore) Status(context.Context, string) (content.Status, error) {
@@ -45,16 +45,16 @@ func TestWaitingForAStreamIsProgressAsLongAsAnyReceives(t *testing.T) {
 		acquired := make(chan error)
 		go func() { acquired <- s.acquire(t.Context(), blob.Digest, waiting) }()
 		f := &fetcher{store: lockedStore{}, streams: s, meter: behind}
-		// told is what was reported by each since the last call.
-		told := func() (byFirst, bySecond bool) {
+		// progressed reports which of the two had progress since the last call.
+		progressed := func() (ofFirst, ofSecond bool) {
 			time.Sleep(moment) //nolint:forbidigo // of the synctest bubble's clock
-			if err := f.locked(t.Context(), blob, nil); !errors.Is(err, errLocked) {
+			if err := f.observeLocked(t.Context(), blob, nil); !errors.Is(err, errLocked) {
 				t.Fatal(err)
 			}
 			time.Sleep(moment) //nolint:forbidigo // of the synctest bubble's clock
 			return first.Swap(0) > 0, second.Swap(0) > 0
 		}
-		told()
+		progressed()
 		for _, step := range []struct {
 			reason string
 			bytes  int64
@@ -63,26 +63,26 @@ func TestWaitingForAStreamIsProgressAsLongAsAnyReceives(t *testing.T) {
 			{"no stream receives anything", 0, false},
 			{"one does", 1, true},
 			{"and again", 1, true},
-			{"it stalls", 0, false},
+			{"all stall", 0, false},
 		} {
-			s.add(step.bytes)
-			if waits, follows := told(); waits != step.want || follows != step.want {
-				t.Errorf("%s: who waits for a stream told of progress: %v, who waits for its blob: %v, want %v", step.reason, waits, follows, step.want)
+			s.addBytes(step.bytes)
+			if waits, follows := progressed(); waits != step.want || follows != step.want {
+				t.Errorf("%s: progress of the pull that waits for a stream: %v, of the one that waits for its blob: %v, want %v", step.reason, waits, follows, step.want)
 			}
 		}
 		s.release()
 		if err := <-acquired; err != nil {
 			t.Fatal(err)
 		}
-		told()
-		s.add(1)
-		if _, follows := told(); follows {
+		progressed()
+		s.addBytes(1)
+		if _, follows := progressed(); follows {
 			t.Error("a blob that has a stream and gets nothing counts as progress")
 		}
 	})
 }
 
-func TestWhoWaitsForAStreamCanGiveUp(t *testing.T) {
+func TestAPullThatWaitsForAStreamCanGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStreams()
 		m := newMeter(func(nodeagent.Progress) {})
@@ -99,7 +99,7 @@ func TestWhoWaitsForAStreamCanGiveUp(t *testing.T) {
 		}
 		s.release()
 		if err := s.acquire(t.Context(), "sha256:small", m); err != nil {
-			t.Errorf("what was given up took a stream: %v", err)
+			t.Errorf("the pull that gave up took a stream: %v", err)
 		}
 	})
 }

@@ -38,7 +38,7 @@ func TestContainerd(t *testing.T) {
 }
 
 var (
-	// Shared by all specs; those that need no other use the first node.
+	// machines are shared by all specs. Those that need one node use the first.
 	machines *cluster.Cluster
 	node     *cluster.Node
 	// direct is a client of that node's containerd, beside the Runtime's.
@@ -69,7 +69,7 @@ func options() containerd.Options {
 	}
 }
 
-// No spec leaves a goroutine behind, its registries' included.
+// No spec leaves a goroutine behind; its registries do not either.
 var _ = BeforeEach(func() {
 	before := goleak.IgnoreCurrent()
 	daemons := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.startProcess.func2") // restarted by a spec
@@ -98,7 +98,7 @@ func serve() *upstream.Server {
 	return server
 }
 
-// hosts writes what the node is configured with for a registry.
+// hosts writes the node's hosts.toml for a registry.
 func hosts(registry, format string, args ...any) {
 	GinkgoHelper()
 	Expect(node.WriteHostsTOML(registry, fmt.Sprintf(format, args...))).To(Succeed())
@@ -120,7 +120,7 @@ func deleteName(name string) {
 	Expect(direct.ImageService().Delete(context.Background(), name, images.SynchronousDelete())).To(Succeed())
 }
 
-// point makes a name as somebody else would, for content that is there.
+// point makes or moves a name as another client would, for content that is there.
 func point(name string, d digest.Digest, pinned bool) {
 	GinkgoHelper()
 	ctx := context.Background()
@@ -138,39 +138,39 @@ func point(name string, d digest.Digest, pinned bool) {
 	Expect(err).NotTo(HaveOccurred())
 }
 
-// hang stops the node's daemon, as if it were stuck, until resume is called.
+// hang stops the node's daemon, so that it does not answer, until resume is called.
 func hang() (resume func()) {
 	daemon := node.Containerd.Process()
 	daemon.Signal(unix.SIGSTOP)
 	return func() { daemon.Signal(unix.SIGCONT) }
 }
 
-// place is an upstream.Server as the conformance suite sees it.
-type place struct{ *upstream.Server }
+// contentSource is an upstream.Server for the conformance suite.
+type contentSource struct{ *upstream.Server }
 
-func (p place) Withhold(d digest.Digest) func() {
-	return p.Inject(upstream.Of(d.String()), 0, upstream.Answer(404))
+func (s contentSource) Withhold(d digest.Digest) func() {
+	return s.Inject(upstream.Of(d.String()), 0, upstream.Answer(404))
 }
 
-func (p place) SetDown(down bool) {
+func (s contentSource) SetDown(down bool) {
 	if down {
-		Expect(p.CutOff(upstream.Refuse)).To(Succeed())
+		Expect(s.CutOff(upstream.Refuse)).To(Succeed())
 		return
 	}
-	Expect(p.Restore()).To(Succeed())
+	Expect(s.Restore()).To(Succeed())
 }
 
-func (p place) Protect(repository string) {
-	p.Server.Protect(repository, &upstream.Auth{
+func (s contentSource) Protect(repository string) {
+	s.Server.Protect(repository, &upstream.Auth{
 		Scheme:    upstream.Bearer,
 		Users:     map[string]string{runtimetest.User: runtimetest.Password, runtimetest.OverLimit: runtimetest.Password},
 		OverLimit: map[string]bool{runtimetest.OverLimit: true},
 	})
 }
 
-func (p place) Fetched(d digest.Digest) int {
+func (s contentSource) Fetched(d digest.Digest) int {
 	n := 0
-	for _, t := range p.Requests().Tallies() {
+	for _, t := range s.Requests().Tallies() {
 		if t.Digest == d.String() {
 			n += t.Complete + t.Partial
 		}
@@ -178,25 +178,25 @@ func (p place) Fetched(d digest.Digest) int {
 	return n
 }
 
-func (p place) Resolved() int {
-	return len(p.Requests().Where(upstream.Manifests, func(r upstream.Request) bool {
+func (s contentSource) Resolved() int {
+	return len(s.Requests().Where(upstream.Manifests, func(r upstream.Request) bool {
 		return digest.Digest(r.Reference).Validate() != nil
 	}))
 }
 
 var _ = Describe("containerd", func() {
-	runtimetest.Conformance(func(context.Context) *runtimetest.World {
+	runtimetest.Conformance(func(context.Context) *runtimetest.TestNode {
 		registry, mirror := serve(), serve()
 		hosts(registry.Host(), `
 server = %q
 [host.%q]
   capabilities = ["pull"]
 `, registry.URL(), mirror.URL())
-		return &runtimetest.World{
+		return &runtimetest.TestNode{
 			Runtime:  start(options()),
 			Registry: registry.Host(),
-			Upstream: place{registry},
-			Mirror:   place{mirror},
+			Upstream: contentSource{registry},
+			Mirror:   contentSource{mirror},
 			Record:   record,
 			Delete:   deleteName,
 			Point:    point,

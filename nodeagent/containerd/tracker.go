@@ -11,28 +11,28 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// tracker reads the progress that the transfer service reports, about three times a
-// second and a little late, into a meter. The events' names are containerd's
+// tracker turns the progress events of the transfer service, which come about three times a second
+// and a little late, into bytes of a meter. The names of the events are containerd's
 // (core/transfer/local/pull.go and progress.go).
 type tracker struct {
 	meter *meter
-	// began are the bytes of unfinished ingests by their key, as an earlier try left them.
-	began map[string]int64
+	// resumedFrom is the offset of each ingest, by its key, that an earlier try has left unfinished.
+	resumedFrom map[string]int64
 
 	mu    sync.Mutex
 	root  *ocispec.Descriptor
-	blobs map[string]*blob
+	blobs map[string]*trackedBlob
 }
 
-type blob struct {
+type trackedBlob struct {
 	size, received int64
 	end            func()
 }
 
 func newTracker(m *meter, unfinished []content.Status) *tracker {
-	t := &tracker{meter: m, began: map[string]int64{}, blobs: map[string]*blob{}}
+	t := &tracker{meter: m, resumedFrom: map[string]int64{}, blobs: map[string]*trackedBlob{}}
 	for _, ingest := range unfinished {
-		t.began[ingest.Ref] = ingest.Offset
+		t.resumedFrom[ingest.Ref] = ingest.Offset
 	}
 	return t
 }
@@ -46,12 +46,12 @@ func (t *tracker) target() (ocispec.Descriptor, bool) {
 	return *t.root, true
 }
 
-func (t *tracker) progress(p transfer.Progress) {
+func (t *tracker) onEvent(p transfer.Progress) {
 	if p.Event == "fetching image content" && p.Desc != nil {
 		t.mu.Lock()
 		t.root = p.Desc
 		t.mu.Unlock()
-		t.meter.resolved(p.Desc.Digest)
+		t.meter.setDigest(p.Desc.Digest)
 		return
 	}
 	t.mu.Lock()
@@ -61,32 +61,32 @@ func (t *tracker) progress(p transfer.Progress) {
 	}
 	b := t.blobs[p.Name]
 	if b == nil {
-		b = &blob{size: p.Desc.Size, received: t.began[p.Name], end: t.meter.begin()}
+		b = &trackedBlob{size: p.Desc.Size, received: t.resumedFrom[p.Name], end: t.meter.beginTransfer()}
 		t.blobs[p.Name] = b
 	}
 	switch p.Event {
 	case "downloading":
-		t.received(b, p.Progress)
+		t.setReceived(b, p.Progress)
 	case "already exists":
 		b.received = b.size // by an earlier pull
 		b.end()
 	case "complete":
-		t.received(b, b.size)
+		t.setReceived(b, b.size)
 		b.end()
 	case "extracting", "extracted":
 		b.end()
 	}
 }
 
-// received is called with the lock held.
-func (t *tracker) received(b *blob, bytes int64) {
+// setReceived counts the bytes that are new. The caller holds the lock.
+func (t *tracker) setReceived(b *trackedBlob, bytes int64) {
 	if bytes > b.received {
-		t.meter.add(bytes - b.received)
+		t.meter.addBytes(bytes - b.received)
 		b.received = bytes
 	}
 }
 
-// close ends what the transfer has left open.
+// close ends the blobs that the transfer has left open.
 func (t *tracker) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -20,8 +20,8 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// transfer pulls through the daemon's transfer service: by the tag, which costs the
-// registry one HEAD, or by the digest where it is known.
+// transfer pulls through the daemon's transfer service: by the digest if it is known, and otherwise
+// by the tag, which costs the registry one HEAD.
 func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
 	from := req.Ref
 	if want != "" {
@@ -33,23 +33,23 @@ func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want 
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	held, err := r.inspect(ctx, target)
-	if err == nil && held.manifest != nil && held.missing > 0 {
-		// The transfer leaves out layers whose snapshots are there already; without
-		// unpacking it brings them. Mirrors serve layers, not snapshots.
+	local, err := r.inspect(ctx, target)
+	if err == nil && local.manifest != nil && local.missing > 0 {
+		// A transfer with unpacking leaves out the layers whose snapshots are already there. Mirrors
+		// serve layers, so one without unpacking fetches those too.
 		_, err = r.transferFrom(ctx, req, req.Ref.WithDigest(target.Digest).String(), credential, m)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	received, err := r.newer(ctx, target, began)
-	m.settle(received)
+	received, err := r.committedSince(ctx, target, began)
+	m.setBytes(received)
 	return target, err
 }
 
-// newer is the size of what was committed since. The transfer's reports say so only
-// roughly: its last ones may be lost.
-func (r *Runtime) newer(ctx context.Context, target ocispec.Descriptor, since time.Time) (size int64, err error) {
+// committedSince is the size of the image's content that was committed since then. The sum of the
+// progress events is less exact, since the last of them may be lost.
+func (r *Runtime) committedSince(ctx context.Context, target ocispec.Descriptor, since time.Time) (size int64, err error) {
 	store := r.client.ContentStore()
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	err = images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -80,14 +80,14 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	measured := make(chan struct{})
 	go func() {
 		defer close(measured)
-		cancel(r.measureSeed(ctx, t, m))
+		cancel(r.reserveDiskForSeed(ctx, t, m))
 	}()
 	defer func() { <-measured }()
 	defer cancel(nil)
 
 	options := []registry.Opt{registry.WithHostDir(r.RegistryConfigPath)}
 	if auth := basicAuth(credential); auth != nil {
-		options = append(options, registry.WithCredentials(helper(auth)))
+		options = append(options, registry.WithCredentials(credentialHelper(auth)))
 	}
 	source, err := registry.NewOCIRegistry(ctx, from, options...)
 	if err != nil {
@@ -95,7 +95,7 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	}
 	store := image.NewStore(req.Ref.String(), append(opts,
 		image.WithPlatforms(r.platform), image.WithImageLabels(recordLabels(req.Pinned)))...)
-	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.progress)); err != nil {
+	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.onEvent)); err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, nodeagent.ErrInsufficientDisk) {
 			return ocispec.Descriptor{}, cause
 		}
@@ -108,17 +108,17 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	return record.Target, nil
 }
 
-// measureSeed waits for the manifests to arrive, then says how large the image is and
-// refuses what does not fit. It returns nil when ctx ends.
-func (r *Runtime) measureSeed(ctx context.Context, t *tracker, m *meter) error {
-	ticker := time.NewTicker(tick)
+// reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves the
+// space on the disk. It returns ErrInsufficientDisk at once, and nil when ctx ends.
+func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, m *meter) error {
+	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	for {
 		if target, ok := t.target(); ok {
-			held, err := r.inspect(ctx, target)
-			if err == nil && held.manifest != nil {
-				m.sized(held.size)
-				if err := r.room(ctx, m, held.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
+			local, err := r.inspect(ctx, target)
+			if err == nil && local.manifest != nil {
+				m.setSize(local.size)
+				if err := r.reserveDisk(ctx, m, local.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
 					return err
 				}
 				<-ctx.Done()
@@ -133,10 +133,10 @@ func (r *Runtime) measureSeed(ctx context.Context, t *tracker, m *meter) error {
 	}
 }
 
-// helper hands a credential to the daemon when it asks.
-type helper func(host string) (username, secret string, err error)
+// credentialHelper gives the daemon a credential when it asks for one.
+type credentialHelper func(host string) (username, secret string, err error)
 
-func (h helper) GetCredentials(_ context.Context, _, host string) (registry.Credentials, error) {
+func (h credentialHelper) GetCredentials(_ context.Context, _, host string) (registry.Credentials, error) {
 	username, secret, err := h(host)
 	return registry.Credentials{Host: host, Username: username, Secret: secret}, err
 }

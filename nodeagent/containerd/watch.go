@@ -17,31 +17,31 @@ import (
 )
 
 const (
-	// askPause is how often the daemon is asked whether it is still there.
-	askPause = 5 * time.Second
-	// maxUnanswered is how many questions in a row it may leave without an answer: one
-	// that is slow for a while is not lost.
-	maxUnanswered = 3
+	// pingInterval is the time between two questions whether the daemon is still there.
+	pingInterval = 5 * time.Second
+	// maxFailedPings is how many questions in a row stay without an answer until the daemon counts
+	// as lost. One that is slow for a while is not lost.
+	maxFailedPings = 3
 )
 
 // Watch implements nodeagent.Runtime.
 func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change)) error {
-	if err := r.supported(ctx); err != nil {
+	if err := r.checkVersion(ctx); err != nil {
 		return err
 	}
-	var asking sync.WaitGroup
-	defer asking.Wait()
+	var pinging sync.WaitGroup
+	defer pinging.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, errs := r.client.Subscribe(ctx, fmt.Sprintf(`namespace==%q,topic~="^/images/"`, r.Namespace))
-	// The subscription was sent before this question, so once it is answered nothing
-	// that happens later is missed.
-	if err := r.supported(ctx); err != nil {
+	// The subscription was sent before this question. Once the question is answered, no later event
+	// is missed.
+	if err := r.checkVersion(ctx); err != nil {
 		return err
 	}
 	connected()
 	lost := make(chan error, 1)
-	asking.Go(func() { lost <- silence(ctx, r.supported) })
+	pinging.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })
 	for {
 		select {
 		case err := <-lost:
@@ -69,19 +69,19 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 	}
 }
 
-// silence returns when the daemon answers no more, or ctx ends. A daemon that hangs
-// leaves the event stream open.
-func silence(ctx context.Context, ask func(context.Context) error) error {
-	for unanswered := 0; ; {
-		if err := pause(ctx, askPause); err != nil {
+// pingUntilLost returns when the daemon no longer answers, or ctx ends. The event stream alone does
+// not tell: a daemon that hangs leaves it open.
+func pingUntilLost(ctx context.Context, ping func(context.Context) error) error {
+	for failed := 0; ; {
+		if err := sleep(ctx, pingInterval); err != nil {
 			return err
 		}
-		err := ask(ctx)
+		err := ping(ctx)
 		if err == nil {
-			unanswered = 0
+			failed = 0
 			continue
 		}
-		if unanswered++; unanswered == maxUnanswered {
+		if failed++; failed == maxFailedPings {
 			return err
 		}
 	}

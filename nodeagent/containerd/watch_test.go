@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-func TestADaemonIsLostWhenItAnswersNoMore(t *testing.T) {
+func TestADaemonIsLostWhenItNoLongerAnswers(t *testing.T) {
 	const no, yes = false, true
 	for _, tt := range []struct {
 		reason  string
-		answers []bool // none to the questions after these
+		answers []bool // to the first questions; the later ones stay without an answer
 		asked   int
 	}{
 		{"it hangs from the beginning", nil, 3},
@@ -26,7 +26,7 @@ func TestADaemonIsLostWhenItAnswersNoMore(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				asked, hung := 0, errors.New("no answer")
 				began := time.Now()
-				err := silence(t.Context(), func(context.Context) error {
+				err := pingUntilLost(t.Context(), func(context.Context) error {
 					asked++
 					if asked <= len(tt.answers) && tt.answers[asked-1] {
 						return nil
@@ -36,18 +36,18 @@ func TestADaemonIsLostWhenItAnswersNoMore(t *testing.T) {
 				if !errors.Is(err, hung) || asked != tt.asked {
 					t.Errorf("lost after %d questions: %v, want after %d", asked, err, tt.asked)
 				}
-				if took, want := time.Since(began), time.Duration(tt.asked)*askPause; took != want {
+				if took, want := time.Since(began), time.Duration(tt.asked)*pingInterval; took != want {
 					t.Errorf("lost after %v, want %v", took, want)
 				}
 			})
 		})
 	}
-	t.Run("nobody watches any more", func(t *testing.T) {
+	t.Run("the context ends", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
-			if err := silence(ctx, func(context.Context) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("silence: %v", err)
+			if err := pingUntilLost(ctx, func(context.Context) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("pingUntilLost: %v", err)
 			}
 		})
 	})

@@ -1,8 +1,8 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package runtimetest says what a nodeagent.Runtime has to do (Conformance), and has
-// one in memory that does it (Fake).
+// Package runtimetest has the specs that every nodeagent.Runtime must pass (Conformance), and a Runtime
+// in memory that passes them (Fake).
 package runtimetest
 
 import (
@@ -22,38 +22,37 @@ import (
 	"github.com/sluice-dev/sluice/test/images"
 )
 
-// Place is where a node may get content.
-type Place interface {
+// ContentSource is a registry or a mirror, as the specs control it.
+type ContentSource interface {
 	// Push serves an artifact under "repository:tag".
 	Push(ref string, artifact images.Artifact) error
-	// Withhold has a digest be missing until the returned function is called.
+	// Withhold makes a digest be missing until serve is called.
 	Withhold(d digest.Digest) (serve func())
-	// SetDown takes it out of reach, or back.
+	// SetDown cuts it off from the node, or ends that.
 	SetDown(down bool)
-	// Protect has a repository ask for User and Password. To OverLimit it says, with the
-	// same password, to come back later.
+	// Protect makes a repository ask for User and Password. It answers OverLimit, who has the same
+	// password, that there were too many requests.
 	Protect(repository string)
-	// Fetched says how often content was sent.
+	// Fetched is how often the content of a digest was sent.
 	Fetched(d digest.Digest) int
-	// Resolved says how often a tag was asked for.
+	// Resolved is how often the digest of a tag was asked for.
 	Resolved() int
 }
 
-// World is a node with a runtime, for one spec of the suite.
-type World struct {
+// TestNode is a node with the runtime under test, for one spec.
+type TestNode struct {
 	Runtime nodeagent.Runtime
 	// Registry is the host in the names of images.
 	Registry string
-	// Upstream is the registry; Mirror is what the node asks before it.
-	Upstream, Mirror Place
+	// Upstream is the registry. Mirror is the mirror that the node is configured with.
+	Upstream, Mirror ContentSource
 	// Record looks an image name up.
 	Record func(name string) (Record, bool)
 	// Delete deletes an image name.
 	Delete func(name string)
-	// Point makes or moves a name as somebody else would.
+	// Point makes or moves a name as another client would.
 	Point func(name string, d digest.Digest, pinned bool)
-	// Hang has the runtime answer nothing until the returned function is called, which
-	// may be called again.
+	// Hang makes the runtime answer nothing until resume is called. resume may be called twice.
 	Hang func() (resume func())
 }
 
@@ -62,27 +61,27 @@ const (
 	layerSize   = 200 * images.KiB
 )
 
-// serial makes the images of each spec its own.
+// serial numbers the specs, so that each has images of its own.
 var serial struct {
 	sync.Mutex
 	n int
 }
 
-// Conformance are the specs that every Runtime passes. world is called in each, and
-// may use DeferCleanup.
-func Conformance(world func(ctx context.Context) *World) {
+// Conformance adds the specs that every Runtime passes. newNode is called in each, and may use
+// DeferCleanup.
+func Conformance(newNode func(ctx context.Context) *TestNode) {
 	var (
-		w          *World
+		node       *TestNode
 		repository string
 		tag        imageref.Reference
 	)
 	BeforeEach(func(ctx context.Context) {
-		w = world(ctx)
+		node = newNode(ctx)
 		serial.Lock()
 		defer serial.Unlock()
 		serial.n++
 		repository = fmt.Sprintf("team/app-%d", serial.n)
-		tag = parse(w.Registry + "/" + repository + ":v1")
+		tag = parse(node.Registry + "/" + repository + ":v1")
 	}, NodeTimeout(specTimeout))
 
 	makeImage := func(version string) (images.Artifact, digest.Digest) {
@@ -99,14 +98,14 @@ func Conformance(world func(ctx context.Context) *World) {
 		return nodeagent.PullRequest{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyMirror, Pinned: true}
 	}
 	pull := func(ctx context.Context, req nodeagent.PullRequest) (nodeagent.Result, error) {
-		return w.Runtime.Pull(ctx, req, func(nodeagent.Progress) {})
+		return node.Runtime.Pull(ctx, req, func(nodeagent.Progress) {})
 	}
 	present := func(ctx context.Context, d digest.Digest) bool {
-		p, err := w.Runtime.Check(ctx, tag, d)
+		p, err := node.Runtime.Check(ctx, tag, d)
 		Expect(err).NotTo(HaveOccurred())
 		return p.Present
 	}
-	everyBlob := func(place Place, artifact images.Artifact, times int) {
+	everyBlob := func(place ContentSource, artifact images.Artifact, times int) {
 		GinkgoHelper()
 		Expect(images.Walk(artifact, func(b images.Blob) error {
 			Expect(place.Fetched(digest.Digest(b.Digest.String()))).To(Equal(times), "fetches of %s %s", b.MediaType, b.Digest)
@@ -117,25 +116,25 @@ func Conformance(world func(ctx context.Context) *World) {
 	Context("as a seed", func() {
 		It("resolves the tag once and fetches each blob once", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
 			Expect(present(ctx, d)).To(BeFalse())
 
 			var resolved digest.Digest
-			result, err := w.Runtime.Pull(ctx, seed(""), func(p nodeagent.Progress) { resolved = p.Digest })
+			result, err := node.Runtime.Pull(ctx, seed(""), func(p nodeagent.Progress) { resolved = p.Digest })
 			Expect(err).NotTo(HaveOccurred())
 			Expect(resolved).To(Equal(d), "reported while pulling")
 			Expect(result.Digest).To(Equal(d))
 			Expect(result.Source).To(Equal(v1alpha1.SourceUpstream))
 			Expect(result.SizeBytes).To(BeNumerically(">", 3*layerSize))
 			Expect(result.PulledBytes).To(BeNumerically(">=", result.SizeBytes))
-			everyBlob(w.Upstream, image, 1)
-			Expect(w.Upstream.Resolved()).To(Equal(1))
+			everyBlob(node.Upstream, image, 1)
+			Expect(node.Upstream.Resolved()).To(Equal(1))
 
-			presence, err := w.Runtime.Check(ctx, tag, d)
+			presence, err := node.Runtime.Check(ctx, tag, d)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(presence).To(Equal(nodeagent.Presence{Present: true, SizeBytes: result.SizeBytes}))
 			for _, name := range tag.Names(d) {
-				record, ok := w.Record(name)
+				record, ok := node.Record(name)
 				Expect(ok).To(BeTrue(), name)
 				Expect(record).To(Equal(Record{Digest: d, Pinned: true}), name)
 			}
@@ -143,7 +142,7 @@ func Conformance(world func(ctx context.Context) *World) {
 
 		It("asks once and fetches nothing when the tag still means the same", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
 			Expect(pull(ctx, seed(""))).To(HaveField("Digest", d))
 
 			result, err := pull(ctx, seed(""))
@@ -151,55 +150,55 @@ func Conformance(world func(ctx context.Context) *World) {
 			Expect(result.Digest).To(Equal(d))
 			Expect(result.Source).To(Equal(v1alpha1.SourceLocal))
 			Expect(result.PulledBytes).To(BeZero())
-			everyBlob(w.Upstream, image, 1)
-			Expect(w.Upstream.Resolved()).To(Equal(2))
+			everyBlob(node.Upstream, image, 1)
+			Expect(node.Upstream.Resolved()).To(Equal(2))
 		}, SpecTimeout(specTimeout))
 
 		It("moves the name when the tag means something else now", func(ctx context.Context) {
 			first, old := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", first)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", first)).To(Succeed())
 			Expect(pull(ctx, seed(""))).To(HaveField("Digest", old))
 			second, d := makeImage("v2")
-			Expect(w.Upstream.Push(repository+":v1", second)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", second)).To(Succeed())
 
 			Expect(pull(ctx, seed(""))).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
 			Expect(present(ctx, old)).To(BeFalse())
 		}, SpecTimeout(specTimeout))
 
-		It("gives the tag's name to the digest that it is told, whatever the tag means", func(ctx context.Context) {
+		It("gives the tag's name to the digest that is asked for, whatever the tag means", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
 			moved, _ := makeImage("v2")
-			Expect(w.Upstream.Push(repository+":v1", moved)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", moved)).To(Succeed())
 
 			Expect(pull(ctx, seed(d))).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
-			everyBlob(w.Upstream, image, 1)
+			everyBlob(node.Upstream, image, 1)
 		}, SpecTimeout(specTimeout))
 
 		It("fetches the node's platform only", func(ctx context.Context) {
 			index, d, foreign := multiPlatform(repository)
-			Expect(w.Upstream.Push(repository+":v1", index)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", index)).To(Succeed())
 			Expect(pull(ctx, seed(""))).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
-			everyBlob(w.Upstream, foreign, 0)
+			everyBlob(node.Upstream, foreign, 0)
 		}, SpecTimeout(specTimeout))
 
 		It("uses the first credentials that the registry accepts", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
-			w.Upstream.Protect(repository)
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			node.Upstream.Protect(repository)
 			req := seed("")
 			req.Credentials = []nodeagent.Credential{{Username: "old", Password: "forgotten"}, {Username: User, Password: Password}}
 			Expect(pull(ctx, req)).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
 		}, SpecTimeout(specTimeout))
 
-		It("goes on to the next credentials when the registry is in trouble with those before", func(ctx context.Context) {
+		It("tries the next credentials when the registry does not answer those before", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
-			w.Upstream.Protect(repository)
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			node.Upstream.Protect(repository)
 			req := seed("")
 			req.Credentials = []nodeagent.Credential{{Username: OverLimit, Password: Password}, {Username: User, Password: "forgotten"}}
 			_, err := pull(ctx, req)
@@ -210,37 +209,37 @@ func Conformance(world func(ctx context.Context) *World) {
 			Expect(pull(ctx, req)).To(HaveField("Digest", d))
 		}, SpecTimeout(specTimeout))
 
-		It("tells a refusal from an unknown image and from a registry that is away", func(ctx context.Context) {
+		It("distinguishes a refusal, an unknown image and a registry that is away", func(ctx context.Context) {
 			_, err := pull(ctx, seed(""))
 			Expect(err).To(MatchError(nodeagent.ErrImageNotFound))
 
 			image, _ := makeImage("v1")
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
-			w.Upstream.Protect(repository)
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			node.Upstream.Protect(repository)
 			_, err = pull(ctx, seed(""))
 			Expect(err).To(MatchError(nodeagent.ErrUnauthorized))
 
-			w.Upstream.SetDown(true)
-			DeferCleanup(w.Upstream.SetDown, false)
+			node.Upstream.SetDown(true)
+			DeferCleanup(node.Upstream.SetDown, false)
 			_, err = pull(ctx, seed(""))
 			Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
 			Expect(err).NotTo(MatchError(nodeagent.ErrImageNotFound), "an outage is not final")
 		}, SpecTimeout(specTimeout))
 
-		It("says when the image is not for the node's platform", func(ctx context.Context) {
-			Expect(w.Upstream.Push(repository+":v1", foreignIndex(repository))).To(Succeed())
+		It("returns ErrPlatformNotProvided when the image is not for the node's platform", func(ctx context.Context) {
+			Expect(node.Upstream.Push(repository+":v1", foreignIndex(repository))).To(Succeed())
 			_, err := pull(ctx, seed(""))
 			Expect(err).To(MatchError(nodeagent.ErrPlatformNotProvided))
 		}, SpecTimeout(specTimeout))
 
 		It("keeps what it fetched before an error for the next try", func(ctx context.Context) {
-			// A runtime that fetches up to three layers at a time asks for the last one when all
-			// but two of the others are there. Its error may break off those two.
+			// A runtime that fetches three layers at a time may break off two others when the last
+			// one fails.
 			const layers, brokenOff = 6, 2
 			image, err := images.Image(images.Options{Layers: images.Layers(repository, layers, layerSize)})
 			Expect(err).NotTo(HaveOccurred())
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
-			serve := w.Upstream.Withhold(lastLayer(image))
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			serve := node.Upstream.Withhold(lastLayer(image))
 			_, err = pull(ctx, seed(""))
 			Expect(err).To(HaveOccurred())
 			serve()
@@ -248,7 +247,7 @@ func Conformance(world func(ctx context.Context) *World) {
 			var again []digest.Digest
 			Expect(images.Walk(image, func(b images.Blob) error {
 				d := digest.Digest(b.Digest.String())
-				if w.Upstream.Fetched(d) > 1 {
+				if node.Upstream.Fetched(d) > 1 {
 					again = append(again, d)
 				}
 				return nil
@@ -260,45 +259,45 @@ func Conformance(world func(ctx context.Context) *World) {
 	Context("as a peer", func() {
 		It("fetches each blob once from the mirror and never asks the registry", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
-			Expect(w.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
 
 			result, err := pull(ctx, peer(d))
 			Expect(err).NotTo(HaveOccurred())
 			Expect(result.Source).To(Equal(v1alpha1.SourceMirror))
 			Expect(result.PulledBytes).To(BeNumerically(">=", result.SizeBytes))
 			Expect(present(ctx, d)).To(BeTrue())
-			everyBlob(w.Mirror, image, 1)
-			everyBlob(w.Upstream, image, 0)
-			Expect(w.Upstream.Resolved()).To(BeZero())
-			Expect(w.Mirror.Resolved()).To(BeZero())
+			everyBlob(node.Mirror, image, 1)
+			everyBlob(node.Upstream, image, 0)
+			Expect(node.Upstream.Resolved()).To(BeZero())
+			Expect(node.Mirror.Resolved()).To(BeZero())
 		}, SpecTimeout(specTimeout))
 
-		It("follows: a layer that the mirror gets later holds up no other, and none is fetched twice", func(ctx context.Context) {
+		It("waits for a layer that the mirror gets later while it fetches the others, and fetches none twice", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
-			serve := w.Mirror.Withhold(lastLayer(image))
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			serve := node.Mirror.Withhold(lastLayer(image))
 			var once sync.Once
-			_, err := w.Runtime.Pull(ctx, peer(d), func(p nodeagent.Progress) {
+			_, err := node.Runtime.Pull(ctx, peer(d), func(p nodeagent.Progress) {
 				if p.PulledBytes > 2*layerSize {
-					once.Do(serve) // the other two are here
+					once.Do(serve) // the other two are there
 				}
 			})
 			Expect(err).NotTo(HaveOccurred())
 			Expect(present(ctx, d)).To(BeTrue())
-			everyBlob(w.Mirror, image, 1)
+			everyBlob(node.Mirror, image, 1)
 		}, SpecTimeout(specTimeout))
 
-		It("fetches nothing when the content is here under another name", func(ctx context.Context) {
+		It("fetches nothing when the content is there under another name", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
 			other := peer(d)
-			other.Ref = parse(w.Registry + "/" + repository + ":stable")
+			other.Ref = parse(node.Registry + "/" + repository + ":stable")
 
 			Expect(pull(ctx, other)).To(HaveField("Source", v1alpha1.SourceLocal))
-			everyBlob(w.Mirror, image, 1)
-			record, _ := w.Record(other.Ref.String())
+			everyBlob(node.Mirror, image, 1)
+			record, _ := node.Record(other.Ref.String())
 			Expect(record.Digest).To(Equal(d))
 		}, SpecTimeout(specTimeout))
 
@@ -308,13 +307,13 @@ func Conformance(world func(ctx context.Context) *World) {
 			for _, version := range []string{"a", "b"} {
 				image, err := images.Image(images.Options{Layers: append(images.Layers(repository+version, 1, layerSize), shared), Seed: version})
 				Expect(err).NotTo(HaveOccurred())
-				Expect(w.Mirror.Push(repository+":"+version, image)).To(Succeed())
+				Expect(node.Mirror.Push(repository+":"+version, image)).To(Succeed())
 				all = append(all, image)
 			}
 			var both sync.WaitGroup
 			for i, version := range []string{"a", "b"} {
 				req := peer(artifactDigest(all[i]))
-				req.Ref = parse(w.Registry + "/" + repository + ":" + version)
+				req.Ref = parse(node.Registry + "/" + repository + ":" + version)
 				both.Go(func() {
 					defer GinkgoRecover()
 					_, err := pull(ctx, req)
@@ -322,137 +321,137 @@ func Conformance(world func(ctx context.Context) *World) {
 				})
 			}
 			both.Wait()
-			Expect(w.Mirror.Fetched(layerDigest(shared))).To(Equal(1))
+			Expect(node.Mirror.Fetched(layerDigest(shared))).To(Equal(1))
 		}, SpecTimeout(specTimeout))
 
-		It("moves a name that means another digest here", func(ctx context.Context) {
+		It("moves a name that means another digest on the node", func(ctx context.Context) {
 			first, old := makeImage("old")
-			Expect(w.Mirror.Push(repository+":v1", first)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", first)).To(Succeed())
 			Expect(pull(ctx, peer(old))).To(HaveField("Digest", old))
 			second, d := makeImage("new")
-			Expect(w.Mirror.Push(repository+":v1", second)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", second)).To(Succeed())
 
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
-			record, _ := w.Record(tag.String())
+			record, _ := node.Record(tag.String())
 			Expect(record.Digest).To(Equal(d))
 			Expect(present(ctx, d)).To(BeTrue())
 		}, SpecTimeout(specTimeout))
 
 		It("fetches the node's platform only", func(ctx context.Context) {
 			index, d, foreign := multiPlatform(repository)
-			Expect(w.Mirror.Push(repository+":v1", index)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", index)).To(Succeed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
 			Expect(present(ctx, d)).To(BeTrue())
-			everyBlob(w.Mirror, foreign, 0)
+			everyBlob(node.Mirror, foreign, 0)
 		}, SpecTimeout(specTimeout))
 
-		It("blames the mirror for what it does not get, and keeps the rest", func(ctx context.Context) {
+		It("returns ErrNotOnMirror for a missing layer, and keeps the others", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
-			serve := w.Mirror.Withhold(lastLayer(image))
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			serve := node.Mirror.Withhold(lastLayer(image))
 			impatient, cancel := context.WithTimeoutCause(ctx, 2*time.Second, nodeagent.ErrNoProgress)
 			defer cancel()
 			_, err := pull(impatient, peer(d))
 			Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
 			serve()
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
-			everyBlob(w.Mirror, image, 1)
+			everyBlob(node.Mirror, image, 1)
 		}, SpecTimeout(specTimeout))
 
 		It("gives up by itself where no mirror answers at all", func(ctx context.Context) {
-			w.Mirror.SetDown(true)
-			DeferCleanup(w.Mirror.SetDown, false)
+			node.Mirror.SetDown(true)
+			DeferCleanup(node.Mirror.SetDown, false)
 			_, d := makeImage("v1")
 			_, err := pull(ctx, peer(d))
 			Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
-			Expect(w.Upstream.Resolved()).To(BeZero())
+			Expect(node.Upstream.Resolved()).To(BeZero())
 		}, SpecTimeout(specTimeout))
 
-		It("says when the image is not for the node's platform", func(ctx context.Context) {
+		It("returns ErrPlatformNotProvided when the image is not for the node's platform", func(ctx context.Context) {
 			index := foreignIndex(repository)
-			Expect(w.Mirror.Push(repository+":v1", index)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", index)).To(Succeed())
 			_, err := pull(ctx, peer(artifactDigest(index)))
 			Expect(err).To(MatchError(nodeagent.ErrPlatformNotProvided))
 		}, SpecTimeout(specTimeout))
 	})
 
-	Context("asked what is there", func() {
+	Context("when it checks an image", func() {
 		It("misses a name that was deleted, and one that was moved", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
-			w.Delete(tag.WithDigest(d).String())
+			node.Delete(tag.WithDigest(d).String())
 			Expect(present(ctx, d)).To(BeFalse())
 			Expect(pull(ctx, peer(d))).To(HaveField("Source", v1alpha1.SourceLocal))
 			Expect(present(ctx, d)).To(BeTrue())
 
 			other, old := makeImage("v2")
-			Expect(w.Mirror.Push(repository+":v2", other)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v2", other)).To(Succeed())
 			elsewhere := peer(old)
-			elsewhere.Ref = parse(w.Registry + "/" + repository + ":v2")
+			elsewhere.Ref = parse(node.Registry + "/" + repository + ":v2")
 			Expect(pull(ctx, elsewhere)).To(HaveField("Digest", old))
-			w.Point(tag.String(), old, false)
+			node.Point(tag.String(), old, false)
 			Expect(present(ctx, d)).To(BeFalse())
 		}, SpecTimeout(specTimeout))
 	})
 
-	Context("told what to retain", func() {
-		It("takes its own pins off what is not named, and leaves those of others", func(ctx context.Context) {
+	Context("when it is to retain images", func() {
+		It("removes its own pins from names that are not listed, and keeps those of others", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
-			theirs := w.Registry + "/" + repository + ":theirs"
-			w.Point(theirs, d, true)
+			theirs := node.Registry + "/" + repository + ":theirs"
+			node.Point(theirs, d, true)
 			pins := func() (all []bool) {
 				for _, name := range append(tag.Names(d), theirs) {
-					record, _ := w.Record(name)
+					record, _ := node.Record(name)
 					all = append(all, record.Pinned)
 				}
 				return all
 			}
 			Expect(pins()).To(Equal([]bool{true, true, true}))
-			Expect(w.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: tag, Digest: d}})).To(Succeed())
+			Expect(node.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: tag, Digest: d}})).To(Succeed())
 			Expect(pins()).To(Equal([]bool{false, false, true}), "BestEffort")
-			Expect(w.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: tag, Digest: d, Pinned: true}})).To(Succeed())
+			Expect(node.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: tag, Digest: d, Pinned: true}})).To(Succeed())
 			Expect(pins()).To(Equal([]bool{true, true, true}), "Pinned again")
-			Expect(w.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: parse(theirs), Digest: d, Pinned: true}})).To(Succeed())
-			Expect(w.Runtime.Retain(ctx, nil)).To(Succeed())
+			Expect(node.Runtime.Retain(ctx, []nodeagent.Retained{{Ref: parse(theirs), Digest: d, Pinned: true}})).To(Succeed())
+			Expect(node.Runtime.Retain(ctx, nil)).To(Succeed())
 			Expect(pins()).To(Equal([]bool{false, false, true}), "no longer wanted")
 			Expect(present(ctx, d)).To(BeTrue(), "no image is deleted")
 		}, SpecTimeout(specTimeout))
 	})
 
-	Context("watched", func() {
-		It("tells of names that come and go", func(ctx context.Context) {
+	Context("when it is watched", func() {
+		It("reports names that come and go", func(ctx context.Context) {
 			image, d := makeImage("v1")
-			Expect(w.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
 			watching, cancel := context.WithCancel(ctx)
 			connected, ended := make(chan struct{}), make(chan error, 1)
 			changes := make(chan nodeagent.Change, 100)
 			go func() {
-				ended <- w.Runtime.Watch(watching, func() { close(connected) }, func(c nodeagent.Change) { changes <- c })
+				ended <- node.Runtime.Watch(watching, func() { close(connected) }, func(c nodeagent.Change) { changes <- c })
 			}()
 			Eventually(ctx, connected).Should(BeClosed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
 			Eventually(ctx, changes).Should(Receive(Equal(nodeagent.Change{Name: tag.String()})))
-			w.Delete(tag.String())
+			node.Delete(tag.String())
 			Eventually(ctx, changes).Should(Receive(Equal(nodeagent.Change{Name: tag.String(), Deleted: true})))
 			cancel()
 			Eventually(ctx, ended).Should(Receive(HaveOccurred()))
 		}, SpecTimeout(specTimeout))
 
-		It("says when the runtime answers no more, and connects when it does again", Serial, func(ctx context.Context) {
+		It("returns when the runtime no longer answers, and connects again when it does", Serial, func(ctx context.Context) {
 			watching, cancel := context.WithCancel(ctx)
 			connected, ended := make(chan struct{}, 1), make(chan error, 1)
 			watch := func() {
-				ended <- w.Runtime.Watch(watching, func() { connected <- struct{}{} }, func(nodeagent.Change) {})
+				ended <- node.Runtime.Watch(watching, func() { connected <- struct{}{} }, func(nodeagent.Change) {})
 			}
 			go watch()
 			Eventually(ctx, connected).Should(Receive())
-			resume := w.Hang()
+			resume := node.Hang()
 			DeferCleanup(resume)
 			Eventually(ctx, ended).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
-			Expect(w.Runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
+			Expect(node.Runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
 
 			resume()
 			go watch()
@@ -470,7 +469,7 @@ func parse(s string) imageref.Reference {
 	return ref
 }
 
-// artifactDigest is that of an image or an index.
+// artifactDigest is the digest of an image or an index.
 func artifactDigest(artifact images.Artifact) digest.Digest {
 	GinkgoHelper()
 	d, err := artifact.Digest()
@@ -485,7 +484,7 @@ func layerDigest(layer v1.Layer) digest.Digest {
 	return digest.Digest(d.String())
 }
 
-// lastLayer of a single-platform image.
+// lastLayer is the digest of the topmost layer of a single-platform image.
 func lastLayer(artifact images.Artifact) (last digest.Digest) {
 	GinkgoHelper()
 	Expect(images.Walk(artifact, func(b images.Blob) error {

@@ -18,19 +18,19 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// platform of every Fake.
+// platform is that of every Fake.
 const platform = "linux/amd64"
 
-// missPause is how long a Fake leaves a mirror alone that missed something.
+// missPause is how long a Fake waits after a mirror's miss before it asks again.
 const missPause = 5 * time.Second
 
-// workTick is how often work on the node is told of as progress.
+// workTick is the time between two progress reports while a Fake unpacks.
 const workTick = time.Second
 
-// Record is an image name in a runtime.
+// Record is what an image name means in a runtime.
 type Record struct {
 	Digest digest.Digest
-	// Pinned against the kubelet's garbage collection, by whomever.
+	// Pinned reports whether any client has pinned the name against the kubelet's garbage collection.
 	Pinned bool
 }
 
@@ -39,9 +39,9 @@ type Fake struct {
 	Upstream, Mirror *Registry
 	// PerBlob is how long each blob takes to arrive.
 	PerBlob time.Duration
-	// Unpacking is how long the work takes that follows the last blob.
+	// Unpacking is how long it takes to unpack the image after the last blob.
 	Unpacking time.Duration
-	// Fail, if set, is asked for an error before each pull.
+	// Fail, if set, is called before each pull. The pull ends with its error.
 	Fail func(nodeagent.PullRequest) error
 
 	mu       sync.Mutex
@@ -63,7 +63,7 @@ type record struct {
 
 var _ nodeagent.Runtime = (*Fake)(nil)
 
-// NewFake returns a Fake that holds nothing.
+// NewFake returns a Fake without any image.
 func NewFake() *Fake {
 	return &Fake{
 		Upstream: NewRegistry(), Mirror: NewRegistry(),
@@ -92,7 +92,7 @@ func (f *Fake) Check(_ context.Context, ref imageref.Reference, want digest.Dige
 }
 
 // Pull implements nodeagent.Runtime.
-func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, report func(nodeagent.Progress)) (nodeagent.Result, error) {
+func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, onProgress func(nodeagent.Progress)) (nodeagent.Result, error) {
 	f.mu.Lock()
 	f.pulls = append(f.pulls, req)
 	f.pulling++
@@ -120,13 +120,13 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, report func(
 			return nodeagent.Result{}, err
 		}
 	}
-	report(p)
-	if err := f.bring(ctx, req, &p, report); err != nil {
+	onProgress(p)
+	if err := f.fetchMissing(ctx, req, &p, onProgress); err != nil {
 		return nodeagent.Result{}, err
 	}
 	p.Received = true
 	for left := f.Unpacking; left > 0; left -= workTick {
-		report(p)
+		onProgress(p)
 		if !sleep(ctx, min(left, workTick)) {
 			return nodeagent.Result{}, context.Cause(ctx)
 		}
@@ -148,8 +148,8 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, report func(
 	return result, nil
 }
 
-// bring fetches what is missing until nothing is.
-func (f *Fake) bring(ctx context.Context, req nodeagent.PullRequest, p *nodeagent.Progress, report func(nodeagent.Progress)) error {
+// fetchMissing fetches manifests, config and layers until nothing is missing.
+func (f *Fake) fetchMissing(ctx context.Context, req nodeagent.PullRequest, p *nodeagent.Progress, onProgress func(nodeagent.Progress)) error {
 	for {
 		f.mu.Lock()
 		blobs, missing := f.tree(p.Digest)
@@ -168,7 +168,7 @@ func (f *Fake) bring(ctx context.Context, req nodeagent.PullRequest, p *nodeagen
 				continue
 			}
 			p.PulledBytes += n
-			report(*p)
+			onProgress(*p)
 		}
 		if missed == nil {
 			continue
@@ -205,8 +205,8 @@ func (f *Fake) fetch(ctx context.Context, req nodeagent.PullRequest, d digest.Di
 	return c.descriptor.Size, nil
 }
 
-// tree is what an image consists of for the platform, as far as its manifests are
-// here, without them, and the digests that are to be fetched next.
+// tree returns the config and the layers of an image for the platform, as far as its manifests are
+// there, and the digests to fetch next.
 func (f *Fake) tree(root digest.Digest) (blobs []content, missing []digest.Digest) {
 	c, ok := f.contents[root]
 	switch {
@@ -261,7 +261,7 @@ func (f *Fake) Retain(_ context.Context, retained []nodeagent.Retained) error {
 	return nil
 }
 
-// collect is the garbage collection: content that neither a record nor a lease needs.
+// collect deletes the content that neither a record nor a lease needs.
 func (f *Fake) collect() {
 	needed := map[digest.Digest]bool{}
 	for _, leased := range f.leased {
@@ -310,7 +310,7 @@ func (f *Fake) Watch(ctx context.Context, connected func(), changed func(nodeage
 	}
 }
 
-// Stop has every call fail with the error until Start.
+// Stop makes every call fail with the error until Start.
 func (f *Fake) Stop(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -326,7 +326,7 @@ func (f *Fake) Start() {
 	f.stopped = nil
 }
 
-// Record looks a name up.
+// Record looks up a name.
 func (f *Fake) Record(name string) (Record, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -337,15 +337,15 @@ func (f *Fake) Record(name string) (Record, bool) {
 	return Record{Digest: r.digest, Pinned: r.ours || r.theirsPin}, true
 }
 
-// Delete deletes a name, and the content that only it held.
+// Delete deletes a name, and the content that no other name needs.
 func (f *Fake) Delete(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.delete(name)
-	f.tell(nodeagent.Change{Name: name, Deleted: true})
+	f.notify(nodeagent.Change{Name: name, Deleted: true})
 }
 
-// Lose deletes as Delete does, and tells no watcher.
+// Lose deletes as Delete does, but notifies no watcher.
 func (f *Fake) Lose(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -357,12 +357,12 @@ func (f *Fake) delete(name string) {
 	f.collect()
 }
 
-// Point makes or moves a name as somebody else would.
+// Point makes or moves a name as another client would.
 func (f *Fake) Point(name string, d digest.Digest, pinned bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.records[name] = &record{digest: d, theirsPin: pinned}
-	f.tell(nodeagent.Change{Name: name})
+	f.notify(nodeagent.Change{Name: name})
 }
 
 func (f *Fake) set(name string, d digest.Digest, pinned bool) {
@@ -371,10 +371,10 @@ func (f *Fake) set(name string, d digest.Digest, pinned bool) {
 	}
 	f.records[name].digest = d
 	f.records[name].ours = f.records[name].ours || pinned
-	f.tell(nodeagent.Change{Name: name})
+	f.notify(nodeagent.Change{Name: name})
 }
 
-func (f *Fake) tell(c nodeagent.Change) {
+func (f *Fake) notify(c nodeagent.Change) {
 	for changes := range f.watchers {
 		changes <- c
 	}
@@ -387,7 +387,7 @@ func (f *Fake) Pulls() []nodeagent.PullRequest {
 	return append([]nodeagent.PullRequest(nil), f.pulls...)
 }
 
-// MostPulling is how many pulls ran at a time.
+// MostPulling is the largest number of pulls that ran at the same time.
 func (f *Fake) MostPulling() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

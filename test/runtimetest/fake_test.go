@@ -20,9 +20,9 @@ func TestFake(t *testing.T) {
 }
 
 var _ = Describe("Fake runtime", func() {
-	runtimetest.Conformance(func(context.Context) *runtimetest.World {
+	runtimetest.Conformance(func(context.Context) *runtimetest.TestNode {
 		fake := runtimetest.NewFake()
-		return &runtimetest.World{
+		return &runtimetest.TestNode{
 			Runtime:  fake,
 			Registry: "registry.test",
 			Upstream: fake.Upstream,

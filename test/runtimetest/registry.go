@@ -46,7 +46,7 @@ func NewRegistry() *Registry {
 	}
 }
 
-// Push serves an artifact under "repository:tag".
+// Push implements ContentSource.
 func (r *Registry) Push(ref string, artifact images.Artifact) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +92,7 @@ func (c *content) read(b images.Blob) error {
 	return nil
 }
 
-// Withhold has a digest be missing until the returned function is called.
+// Withhold implements ContentSource.
 func (r *Registry) Withhold(d digest.Digest) (serve func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -104,28 +104,28 @@ func (r *Registry) Withhold(d digest.Digest) (serve func()) {
 	}
 }
 
-// SetDown takes the registry out of reach, or back.
+// SetDown implements ContentSource.
 func (r *Registry) SetDown(down bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.down = down
 }
 
-// Protect implements Place.
+// Protect implements ContentSource.
 func (r *Registry) Protect(repository string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed[repository] = true
 }
 
-// Fetched says how often each digest was sent.
+// Fetched implements ContentSource.
 func (r *Registry) Fetched(d digest.Digest) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.fetched[d]
 }
 
-// Resolved says how often a tag was asked for.
+// Resolved implements ContentSource.
 func (r *Registry) Resolved() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,8 +167,8 @@ func (r *Registry) fetch(d digest.Digest) (content, error) {
 	return c, nil
 }
 
-// User and Password open repositories that are protected. OverLimit has the same
-// password, and has fetched too much.
+// User and Password open protected repositories. OverLimit is a user with the same password who has
+// sent too many requests.
 const User, OverLimit, Password = "robot", "glutton", "hunter2"
 
 func login(credentials []nodeagent.Credential) error {

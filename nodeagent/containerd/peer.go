@@ -22,38 +22,38 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
-// follow brings the content from the mirrors, each blob as soon as they have it, and
-// unpacks behind it.
-func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
-	m.resolved(req.Digest)
+// pullAsPeer fetches the content from the mirrors, each blob as soon as they have it, and unpacks
+// each layer as soon as it is there.
+func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
+	m.setDigest(req.Digest)
 	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), nil)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	defer hosts.Close()
 	f := &fetcher{
-		store:   r.client.ContentStore(),
-		origin:  content.WithLabels(sourceLabel(req.Ref)),
-		streams: r.streams,
-		meter:   m,
+		store:       r.client.ContentStore(),
+		sourceLabel: content.WithLabels(sourceLabel(req.Ref)),
+		streams:     r.streams,
+		meter:       m,
 		mirrors: &mirror.Client{
-			Hosts:      hosts.Mirrors,
-			Registry:   req.Ref.Domain(),
-			Repository: req.Ref.Path(),
-			UserAgent:  r.UserAgent,
-			Throttle:      &r.throttle,
-			SilenceTimeout:   r.NoProgressTimeout,
+			Hosts:          hosts.Mirrors,
+			Registry:       req.Ref.Domain(),
+			Repository:     req.Ref.Path(),
+			UserAgent:      r.UserAgent,
+			Throttle:       &r.throttle,
+			SilenceTimeout: r.NoProgressTimeout,
 		},
 	}
-	target, known, err := r.locate(ctx, req.Digest)
+	target, known, err := r.describe(ctx, req.Digest)
 	if err == nil && !known {
-		target, err = f.root(ctx, req.Digest)
+		target, err = f.fetchRoot(ctx, req.Digest)
 	}
 	if err == nil {
-		err = r.measure(ctx, target, f, m)
+		err = r.fetchManifests(ctx, target, f, m)
 	}
 	if err == nil {
-		err = r.followAll(ctx, req, target, f)
+		err = r.fetchAndUnpack(ctx, req, target, f)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, f.explain(ctx, err)
@@ -61,15 +61,16 @@ func (r *Runtime) follow(ctx context.Context, req nodeagent.PullRequest, m *mete
 	return target, nil
 }
 
-// sourceLabel says where content comes from, in the form of containerd's own pulls, which
-// leave out the port.
+// sourceLabel is the label for the repository that content comes from, as containerd's own pulls
+// write it: without the registry's port.
 func sourceLabel(ref imageref.Reference) map[string]string {
 	registry := url.URL{Host: ref.Domain()}
 	return map[string]string{labels.LabelDistributionSource + "." + registry.Hostname(): ref.Path()}
 }
 
-// measure brings the manifests, which tell the size, and refuses what does not fit.
-func (r *Runtime) measure(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) error {
+// fetchManifests fetches the manifests, which tell the size of the image, and reserves the space on
+// the disk.
+func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) error {
 	store := r.client.ContentStore()
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	for desc := target; images.IsIndexType(desc.MediaType); {
@@ -85,16 +86,16 @@ func (r *Runtime) measure(ctx context.Context, target ocispec.Descriptor, f *fet
 			return err
 		}
 	}
-	held, err := r.inspect(ctx, target)
+	local, err := r.inspect(ctx, target)
 	if err != nil {
 		return err
 	}
-	m.sized(held.size)
-	return r.room(ctx, m, held.missing)
+	m.setSize(local.size)
+	return r.reserveDisk(ctx, m, local.missing)
 }
 
-// followAll walks from the target down as containerd's own pulls do.
-func (r *Runtime) followAll(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, f *fetcher) error {
+// fetchAndUnpack walks down from the target as containerd's own pulls do.
+func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, f *fetcher) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	store := r.client.ContentStore()
@@ -102,7 +103,7 @@ func (r *Runtime) followAll(ctx context.Context, req nodeagent.PullRequest, targ
 	if err != nil {
 		return err
 	}
-	// The labels that keep children from garbage collection as long as their parent.
+	// These labels keep the children from garbage collection for as long as their parent is there.
 	children := images.SetChildrenMappedLabels(store, images.ChildrenHandler(store), nil)
 	children = images.LimitManifests(images.FilterPlatforms(children, r.matcher), r.matcher, 1)
 	fetch := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -115,7 +116,7 @@ func (r *Runtime) followAll(ctx context.Context, req nodeagent.PullRequest, targ
 			Snapshotter:    r.client.SnapshotService(r.Snapshotter),
 			Applier:        r.client.DiffService(),
 		}),
-		// Layers whose snapshots outlived them are fetched too: the mirror serves them.
+		// A layer whose snapshot is still there is fetched too: the mirror serves layers.
 		unpack.WithFetchAllContent())
 	if err != nil {
 		return err
@@ -123,24 +124,23 @@ func (r *Runtime) followAll(ctx context.Context, req nodeagent.PullRequest, targ
 	handler := unpacker.Unpack(images.Handlers(fetch, children, source))
 	if err := images.Dispatch(ctx, handler, nil, target); err != nil {
 		cancel()
-		_, _ = unpacker.Wait() // for its end; its error is ours or follows from it
+		_, _ = unpacker.Wait() // its error is err, or follows from the cancellation
 		return err
 	}
 	_, err = unpacker.Wait()
 	return err
 }
 
-// explain says what the agent is to make of an error: whatever the mirror is to blame
-// for is temporary.
+// explain wraps an error that is the mirrors' in ErrNotOnMirror, which is temporary.
 func (f *fetcher) explain(ctx context.Context, err error) error {
 	var failed *mirror.Error
-	switch waiting := f.waiting(); {
+	switch pending := f.pendingError(); {
 	case errors.Is(err, mirror.ErrNoMirror):
 		return fmt.Errorf("%w: %w for %s", nodeagent.ErrNotOnMirror, mirror.ErrNoMirror, f.mirrors.Registry)
-	case errors.Is(err, errRejected):
+	case errors.Is(err, errCorrupt):
 		return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, err)
-	case waiting != nil && (ctx.Err() != nil || errors.As(err, &failed)):
-		return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, waiting)
+	case pending != nil && (ctx.Err() != nil || errors.As(err, &failed)):
+		return fmt.Errorf("%w: %w", nodeagent.ErrNotOnMirror, pending)
 	default:
 		return err
 	}
