@@ -163,7 +163,7 @@ func setupGate(ctx context.Context, manager ctrl.Manager, options webhook.Option
 	}
 	reconciler := &gate.Reconciler{
 		Client:   manager.GetClient(),
-		Live:     manager.GetAPIReader(),
+		APIReader:     manager.GetAPIReader(),
 		Recorder: manager.GetEventRecorder("sluice-gate"),
 		Clock:    clock.RealClock{},
 		Metrics:  figures,

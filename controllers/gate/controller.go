@@ -32,8 +32,8 @@ const lookAgain = 100 * time.Millisecond
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	Client client.Client
-	// Live reads from the API server, where the cache is not enough.
-	Live client.Reader
+	// APIReader reads from the API server, where the cache is not enough.
+	APIReader client.Reader
 	// Recorder records events on Deployments.
 	Recorder events.EventRecorder
 	// Clock is compared with the times that the webhook wrote.
@@ -89,7 +89,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*appsv1.Deployment, *v1alpha1.ImagePrefetch, error) {
 	deployment, err := held(ctx, r.Client, key)
 	if err == nil && deployment != nil && hold.NeedsManagedFields(deployment) {
-		deployment, err = held(ctx, r.Live, key) // the cache has none
+		deployment, err = held(ctx, r.APIReader, key) // the cache has none
 	}
 	if err != nil || deployment == nil {
 		return nil, nil, err
@@ -144,7 +144,7 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 // policy refuses: only the object tells them apart.
 func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
 	var live appsv1.Deployment
-	switch err := r.Live.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {
+	switch err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {
 	case apierrors.IsNotFound(err):
 		return true, nil
 	case err != nil:

@@ -52,7 +52,7 @@ var _ = Describe("Gate controller", func() {
 				return c.Get(ctx, key, into, opts...)
 			},
 		})
-		controller = &gate.Reconciler{Client: cache, Live: api, Recorder: &events.FakeRecorder{Events: told}, Clock: clock.RealClock{}, Metrics: metrics}
+		controller = &gate.Reconciler{Client: cache, APIReader: api, Recorder: &events.FakeRecorder{Events: told}, Clock: clock.RealClock{}, Metrics: metrics}
 	})
 	reconciled := func(ctx context.Context) (reconcile.Result, error) {
 		return controller.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(held)})

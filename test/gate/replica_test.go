@@ -79,7 +79,7 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 	if controller {
 		metrics, err := gate.NewMetrics(r.figures)
 		Expect(err).NotTo(HaveOccurred())
-		reconciler := &gate.Reconciler{Client: manager.GetClient(), Live: manager.GetAPIReader(),
+		reconciler := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(),
 			Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
 		Expect(reconciler.SetupWithManager(ctx, manager)).To(Succeed())
 	}
