@@ -51,18 +51,18 @@ type Reconciler struct {
 	// Metrics counts what the passes do.
 	Metrics *Metrics
 
-	// primed says that what the API server holds is known: from reading it back, and
+	// synced says that what the API server holds is known: from reading it back, and
 	// from all that was written since.
-	primed     bool
-	lastPass   time.Time
-	memory     plan.Memory
-	sets       written[*v1alpha1.NodeImageSet]
-	prefetches written[*v1alpha1.ImagePrefetch]
-	departed   departures
-	nodes      map[string]*observedNode
-	references referenceMemo
-	verdicts   policyMemo
-	reports    reportTimes
+	synced            bool
+	lastPass          time.Time
+	memory            plan.Memory
+	writtenSets       writeOverlay[*v1alpha1.NodeImageSet]
+	writtenPrefetches writeOverlay[*v1alpha1.ImagePrefetch]
+	deletions         deletionLog
+	nodeViews         map[string]*observedNode
+	references        referenceMemo
+	verdicts          policyMemo
+	statusTimes       statusTimes
 }
 
 // +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list;watch
@@ -79,9 +79,9 @@ type Reconciler struct {
 
 // Reconcile makes one pass over the whole distribution. Every pass sees the whole
 // state anew, so any of them may be repeated.
-func (r *Reconciler) Reconcile(ctx context.Context, _ distribution) (reconcile.Result, error) {
-	if rest := r.lastPass.Add(passInterval).Sub(r.Clock.Now()); rest > 0 {
-		return reconcile.Result{RequeueAfter: rest}, nil
+func (r *Reconciler) Reconcile(ctx context.Context, _ clusterKey) (reconcile.Result, error) {
+	if wait := r.lastPass.Add(passInterval).Sub(r.Clock.Now()); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	defer func() { r.lastPass = r.Clock.Now() }()
 
@@ -91,10 +91,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ distribution) (reconcile.R
 	}
 	step := plan.Next(seen.state, r.Limits) // pure
 	r.memory = step.Memory
-	started := r.start(ctx, seen, step) // writes NodeImageSets
+	sets := r.writeSets(ctx, seen, step) // writes NodeImageSets
 	// Status is written also on failure: the user must see why nothing moves.
-	reported := r.report(ctx, seen, step, started)
+	statuses := r.writeStatuses(ctx, seen, step, sets)
 
-	delay := requeue.After(r.Clock.Now(), step.WakeAt, started.again, reported.again, seen.recheck)
-	return reconcile.Result{RequeueAfter: delay}, errors.Join(started.err(), reported.err)
+	delay := requeue.After(r.Clock.Now(), step.WakeAt, sets.retryAt, statuses.retryAt, seen.cacheDueAt)
+	return reconcile.Result{RequeueAfter: delay}, errors.Join(sets.err(), statuses.err)
 }

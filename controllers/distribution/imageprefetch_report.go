@@ -24,44 +24,44 @@ import (
 	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
-// reported is what became of the statuses of a pass.
-type reported struct {
+// statusResult is what became of the statuses of a pass.
+type statusResult struct {
 	err error
-	// again is when a status that waits is due, or one that had moved on is looked at
+	// retryAt is when a status that waits is due, or one that had moved on is looked at
 	// again; zero if there is none.
-	again time.Time
+	retryAt time.Time
 }
 
-// report writes the statuses that differ, and then the events of their transitions.
-func (r *Reconciler) report(ctx context.Context, seen *observation, step plan.Step, begun started) reported {
-	var result reported
-	var news []statusWrite
+// writeStatuses writes the statuses that differ, and then the events of their transitions.
+func (r *Reconciler) writeStatuses(ctx context.Context, seen *observation, step plan.Step, sets setResult) statusResult {
+	var result statusResult
+	var writes []statusWrite
 	now := r.Clock.Now()
-	held := heldIn(seen.nodes)
+	anyNodeHas := nodesHave(seen.nodes)
 	for _, prefetch := range seen.prefetches {
 		before := &prefetch.object.Status
-		after := summarize(account{
+		after := summarize(statusInput{
 			now: now, prefetch: prefetch, outcome: step.Prefetches[prefetch.key()], nodes: seen.nodes,
-			held: held, unwritten: begun.failed, fallback: r.Limits.MirrorFallback != plan.FallbackNever,
+			anyNodeHas: anyNodeHas, setErrors: sets.errors, mirrorFallback: r.Limits.MirrorFallback != plan.FallbackNever,
 		})
 		if equality.Semantic.DeepEqual(before, &after) {
 			continue
 		}
-		if due := r.reports.due(prefetch.object.UID); now.Before(due) && !pressing(before, &after) {
-			result.again = requeue.Earliest(result.again, due)
+		if due := r.statusTimes.due(prefetch.object.UID); now.Before(due) && !isUrgent(before, &after) {
+			result.retryAt = requeue.Earliest(result.retryAt, due)
 			continue
 		}
 		write := statusWrite{before: before, object: prefetch.object.DeepCopy()}
 		write.object.Status = after
-		news = append(news, write)
+		writes = append(writes, write)
 	}
-	errs := inParallel(news, func(w statusWrite) error { return r.Client.Status().Update(ctx, w.object) })
-	for i, write := range news {
+	errs := forEach(writes, func(w statusWrite) error { return r.Client.Status().Update(ctx, w.object) })
+	for i, write := range writes {
 		switch err := errs[i]; {
 		case err == nil:
-			r.told(ctx, write)
-		case movedOn(err):
-			result.again = requeue.Earliest(result.again, r.Clock.Now().Add(passInterval))
+			r.afterStatusWrite(ctx, write)
+		case isStale(err):
+			result.retryAt = requeue.Earliest(result.retryAt, r.Clock.Now().Add(passInterval))
 		default:
 			result.err = errors.Join(result.err, fmt.Errorf("write status of ImagePrefetch %s: %w", client.ObjectKeyFromObject(write.object), err))
 		}
@@ -69,10 +69,10 @@ func (r *Reconciler) report(ctx context.Context, seen *observation, step plan.St
 	return result
 }
 
-// pressing tells whether somebody waits for this news: a condition changed, or the
+// isUrgent tells whether somebody waits for this news: a condition changed, or the
 // digest of a tag became known, which must survive the node that resolved it. Counts
 // can wait, or a large distribution would write its status for every node.
-func pressing(before, after *v1alpha1.ImagePrefetchStatus) bool {
+func isUrgent(before, after *v1alpha1.ImagePrefetchStatus) bool {
 	if before.ObservedGeneration != after.ObservedGeneration || len(before.Images) != len(after.Images) {
 		return true
 	}
@@ -102,11 +102,11 @@ type statusWrite struct {
 	object *v1alpha1.ImagePrefetch
 }
 
-// told follows up on a status that was written.
-func (r *Reconciler) told(ctx context.Context, write statusWrite) {
+// afterStatusWrite follows up on a status that was written.
+func (r *Reconciler) afterStatusWrite(ctx context.Context, write statusWrite) {
 	now, object := r.Clock.Now(), write.object
-	r.prefetches.put(object, now)
-	r.reports.wrote(object.UID, now)
+	r.writtenPrefetches.record(object, now)
+	r.statusTimes.record(object.UID, now)
 	for _, condition := range transitions(write.before, &object.Status) {
 		was := meta.FindStatusCondition(write.before.Conditions, condition.Type)
 		if was == nil && condition.Reason == v1alpha1.ReasonAsExpected {
@@ -122,7 +122,7 @@ func (r *Reconciler) told(ctx context.Context, write statusWrite) {
 		if was := meta.FindStatusCondition(write.before.Conditions, v1alpha1.ConditionReady); was != nil {
 			since = was.LastTransitionTime
 		}
-		r.Metrics.becameReady(now.Sub(since.Time))
+		r.Metrics.observeTimeToReady(now.Sub(since.Time))
 	}
 }
 
@@ -136,14 +136,14 @@ func eventType(condition metav1.Condition) string {
 	return corev1.EventTypeWarning
 }
 
-// heldIn tells of a name and a digest whether any node holds it. Few ask, so it looks
+// nodesHave tells of a name and a digest whether any node holds it. Few ask, so it looks
 // only when the first does.
-func heldIn(nodes map[string]*observedNode) func(name, digest string) bool {
+func nodesHave(nodes map[string]*observedNode) func(name, digest string) bool {
 	type holding struct{ name, digest string }
 	held := sync.OnceValue(func() map[holding]bool {
 		all := map[holding]bool{}
 		for _, node := range nodes {
-			for name, entry := range node.plan.Entries {
+			for name, entry := range node.planNode.Entries {
 				if entry.Status != nil && entry.Status.State == v1alpha1.ImagePresent {
 					all[holding{name, entry.Status.Digest}] = true
 				}
@@ -154,12 +154,12 @@ func heldIn(nodes map[string]*observedNode) func(name, digest string) bool {
 	return func(name, digest string) bool { return held()[holding{name, digest}] }
 }
 
-// reportTimes is when each status was last written.
-type reportTimes struct {
+// statusTimes is when each status was last written.
+type statusTimes struct {
 	last map[types.UID]time.Time
 }
 
-func (t *reportTimes) wrote(uid types.UID, now time.Time) {
+func (t *statusTimes) record(uid types.UID, now time.Time) {
 	if t.last == nil {
 		t.last = map[types.UID]time.Time{}
 	}
@@ -167,7 +167,7 @@ func (t *reportTimes) wrote(uid types.UID, now time.Time) {
 }
 
 // due is when counts alone may be written again.
-func (t *reportTimes) due(uid types.UID) time.Time {
+func (t *statusTimes) due(uid types.UID) time.Time {
 	if last, ok := t.last[uid]; ok {
 		return last.Add(statusInterval)
 	}
@@ -175,6 +175,6 @@ func (t *reportTimes) due(uid types.UID) time.Time {
 }
 
 // keep forgets all but the ImagePrefetches that are alive.
-func (t *reportTimes) keep(alive map[types.UID]bool) {
+func (t *statusTimes) keep(alive map[types.UID]bool) {
 	maps.DeleteFunc(t.last, func(uid types.UID, _ time.Time) bool { return !alive[uid] })
 }

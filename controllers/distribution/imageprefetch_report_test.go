@@ -50,17 +50,17 @@ func TestCountsWaitAndConditionsDoNot(t *testing.T) {
 		clock.SetTime(noon.Add(after))
 		had := len(server.writes)
 		seen := &observation{prefetches: []observedPrefetch{s.prefetch}, nodes: s.nodes}
-		result := r.report(t.Context(), seen, plan.Step{Prefetches: map[string]plan.Outcome{"shop/app": s.outcome}}, started{})
+		result := r.writeStatuses(t.Context(), seen, plan.Step{Prefetches: map[string]plan.Outcome{"shop/app": s.outcome}}, setResult{})
 		if result.err != nil {
 			t.Fatal(result.err)
 		}
 		if len(server.writes) > had {
 			s.prefetch.object = server.writes[had]
 		}
-		return len(server.writes) > had, result.again
+		return len(server.writes) > had, result.retryAt
 	}
 	hold := func(node string) {
-		s.nodes[node].plan.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{}, Status: new(present(appV1, one))}
+		s.nodes[node].planNode.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{}, Status: new(present(appV1, one))}
 	}
 
 	if wrote, _ := pass(0); !wrote {

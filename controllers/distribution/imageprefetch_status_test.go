@@ -34,7 +34,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // situation builds an account: one prefetch of generation 3 over nodes that say what
 // they hold.
 type situation struct {
-	account
+	statusInput
 }
 
 func prefetchOf(images ...v1alpha1.ImageReference) *situation {
@@ -42,8 +42,8 @@ func prefetchOf(images ...v1alpha1.ImageReference) *situation {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app", UID: "u1", Generation: 3},
 		Spec:       v1alpha1.ImagePrefetchSpec{Images: images},
 	}
-	s := &situation{account{
-		now: noon, nodes: map[string]*observedNode{}, fallback: true,
+	s := &situation{statusInput{
+		now: noon, nodes: map[string]*observedNode{}, mirrorFallback: true,
 		outcome: plan.Outcome{Digests: map[string]plan.Resolved{}},
 	}}
 	s.prefetch = observePrefetch(object, &referenceMemo{}, false)
@@ -58,13 +58,13 @@ func (s *situation) resolved(image, digest string) *situation {
 // node adds a desired node with its entries.
 func (s *situation) node(name string, answers ...v1alpha1.NodeImageStatus) *situation {
 	s.outcome.Nodes = append(s.outcome.Nodes, name)
-	node := &observedNode{plan: plan.Node{Name: name, Entries: map[string]plan.Entry{}}}
+	node := &observedNode{planNode: plan.Node{Name: name, Entries: map[string]plan.Entry{}}}
 	for _, answer := range answers {
 		policy := v1alpha1.RegistryPolicyMirror
 		if answer.Source == v1alpha1.SourceUpstream {
 			policy = v1alpha1.RegistryPolicyDefault
 		}
-		node.plan.Entries[answer.Name] = plan.Entry{
+		node.planNode.Entries[answer.Name] = plan.Entry{
 			Wanted: &v1alpha1.NodeImage{Name: answer.Name, RegistryPolicy: policy}, Status: &answer,
 		}
 	}
@@ -78,8 +78,8 @@ func (s *situation) with(change func(*situation)) *situation {
 }
 
 func (s *situation) summarize() v1alpha1.ImagePrefetchStatus {
-	s.held = heldIn(s.nodes)
-	return summarize(s.account)
+	s.anyNodeHas = nodesHave(s.nodes)
+	return summarize(s.statusInput)
 }
 
 func present(image, digest string) v1alpha1.NodeImageStatus {
@@ -104,7 +104,7 @@ func asking(node, digest, reason string, attempts int32) func(*situation) {
 	return func(s *situation) {
 		answer := present(appV1, digest)
 		answer.Request, answer.Reason, answer.Attempts = "m1", reason, attempts
-		s.nodes[node].plan.Entries[appV1] = plan.Entry{Status: &answer, Wanted: &v1alpha1.NodeImage{
+		s.nodes[node].planNode.Entries[appV1] = plan.Entry{Status: &answer, Wanted: &v1alpha1.NodeImage{
 			Name: appV1, Digest: digest, Request: "m2", RegistryPolicy: v1alpha1.RegistryPolicyDefault, ImageDownloadRetryLimit: ptr.To[int32](3),
 		}}
 	}
@@ -178,7 +178,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"an image that the spec of the node does not name any more is not kept there",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) {
-				s.nodes["a"].plan.Entries[appV1] = plan.Entry{Status: ptr.To(present(appV1, one))}
+				s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Status: ptr.To(present(appV1, one))}
 			}),
 			"False Distributing: 0 of 1 node holds the image", "",
 		}, {
@@ -228,7 +228,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"and it has failed where the registry is out of bounds",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)).
-				with(func(s *situation) { s.fallback = false }),
+				with(func(s *situation) { s.mirrorFallback = false }),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (NotOnMirror); see status.failures",
 			"NodeFailures: 1 node failed (NotOnMirror)",
 		}, {
@@ -250,7 +250,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"so is a container runtime that does not answer",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
-				with(func(s *situation) { s.nodes["b"].plan.RuntimeDown = true }),
+				with(func(s *situation) { s.nodes["b"].planNode.RuntimeDown = true }),
 			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance admits 1",
 			"NodeFailures: 1 node failed (RuntimeUnavailable)",
 		}, {
@@ -275,11 +275,11 @@ func TestConditions(t *testing.T) {
 				"and ImagePrefetches of the same image that come first by namespace and name have as many",
 		}, {
 			"what the controller cannot write, the user must see",
-			prefetchOf(appV1).node("a").node("b").with(func(s *situation) { s.unwritten = map[string]error{"b": fmt.Errorf("write: %w", conflict)} }),
+			prefetchOf(appV1).node("a").node("b").with(func(s *situation) { s.setErrors = map[string]error{"b": fmt.Errorf("write: %w", conflict)} }),
 			`False ReconcileFailed: the NodeImageSet of node "b" could not be written: Forbidden; the controller tries again`, "",
 		}, {
 			"an error without a reason may differ from try to try, so it is not quoted",
-			prefetchOf(appV1).node("a").with(func(s *situation) { s.unwritten = map[string]error{"a": errors.New("dial tcp 10.0.0.1:4711")} }),
+			prefetchOf(appV1).node("a").with(func(s *situation) { s.setErrors = map[string]error{"a": errors.New("dial tcp 10.0.0.1:4711")} }),
 			`False ReconcileFailed: the NodeImageSet of node "a" could not be written: the API server could not be reached; the controller tries again`, "",
 		}, {
 			"pull secrets are of no use where no agent can ask for what is in them",
@@ -383,14 +383,14 @@ func TestTransitionTimes(t *testing.T) {
 	first := s.summarize()
 	s.prefetch.object.Status = first
 	s.now = noon.Add(time.Minute)
-	s.nodes["a"].plan.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{RegistryPolicy: v1alpha1.RegistryPolicyDefault}, Status: ptr.To(upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)))}
+	s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{RegistryPolicy: v1alpha1.RegistryPolicyDefault}, Status: ptr.To(upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)))}
 	second := s.summarize()
 	if was, is := first.Conditions[0], second.Conditions[0]; was.Reason == is.Reason || !was.LastTransitionTime.Equal(&is.LastTransitionTime) {
 		t.Errorf("Ready was %+v and is %+v: want another reason at the same time of transition", was, is)
 	}
 	s.prefetch.object.Status = second
 	s.now = noon.Add(time.Hour)
-	s.nodes["a"].plan.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{}, Status: ptr.To(present(appV1, one))}
+	s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{}, Status: ptr.To(present(appV1, one))}
 	if third := s.summarize().Conditions[0]; !third.LastTransitionTime.Time.Equal(s.now) {
 		t.Errorf("Ready became True at %s, and says %s", s.now, third.LastTransitionTime)
 	}
@@ -419,7 +419,7 @@ func TestPressingNews(t *testing.T) {
 		t.Run(test.because, func(t *testing.T) {
 			after := base.DeepCopy()
 			test.change(after)
-			if got := pressing(&base, after); got != test.want {
+			if got := isUrgent(&base, after); got != test.want {
 				t.Errorf("got %v", got)
 			}
 		})

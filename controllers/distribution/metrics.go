@@ -49,13 +49,13 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// started counts what was handed out by writes that went through. wanted tells
+// countAssignments counts what was handed out by writes that went through. wanted tells
 // whether any ImagePrefetch wants an image.
-func (m *Metrics) started(writes []*setWrite, wanted func(image string) bool) {
+func (m *Metrics) countAssignments(writes []*setWrite, wanted func(image string) bool) {
 	waves := map[string]int{}
 	for _, write := range writes {
 		for _, name := range gained(write.before, write.set.Spec.ImageSet, v1alpha1.RegistryPolicyMirror) {
-			if !write.holds(name) {
+			if !write.reportsPresent(name) {
 				m.assigned.WithLabelValues(string(v1alpha1.RegistryPolicyMirror)).Inc()
 				waves[name]++
 			}
@@ -63,8 +63,8 @@ func (m *Metrics) started(writes []*setWrite, wanted func(image string) bool) {
 		for range gained(write.before, write.set.Spec.ImageSet, v1alpha1.RegistryPolicyDefault) {
 			m.assigned.WithLabelValues(string(v1alpha1.RegistryPolicyDefault)).Inc()
 		}
-		for _, name := range gained(write.set.Spec.ImageSet, write.before, v1alpha1.RegistryPolicyDefault) {
-			if !write.holds(name) && wanted(name) {
+		for _, name := range lost(write.before, write.set.Spec.ImageSet, v1alpha1.RegistryPolicyDefault) {
+			if !write.reportsPresent(name) && wanted(name) {
 				m.seedsReplaced.Inc()
 			}
 		}
@@ -74,5 +74,5 @@ func (m *Metrics) started(writes []*setWrite, wanted func(image string) bool) {
 	}
 }
 
-// becameReady notes how long an ImagePrefetch was not Ready.
-func (m *Metrics) becameReady(took time.Duration) { m.timeToReady.Observe(took.Seconds()) }
+// observeTimeToReady notes how long an ImagePrefetch was not Ready.
+func (m *Metrics) observeTimeToReady(took time.Duration) { m.timeToReady.Observe(took.Seconds()) }

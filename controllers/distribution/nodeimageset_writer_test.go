@@ -71,13 +71,13 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 			r := &Reconciler{Client: server, Clock: clocktesting.NewFakePassiveClock(noon), Metrics: metrics}
 			seen := &observation{nodes: map[string]*observedNode{}}
 			for _, name := range []string{"a", "b", "c", "doomed"} {
-				seen.nodes[name] = &observedNode{plan: plan.Node{Name: name}, uid: types.UID(name), doomed: name == "doomed"}
+				seen.nodes[name] = &observedNode{planNode: plan.Node{Name: name}, uid: types.UID(name), foreignSet: name == "doomed"}
 			}
 			seen.nodes["b"].set = &v1alpha1.NodeImageSet{
 				ObjectMeta: metav1.ObjectMeta{Name: "b", ResourceVersion: "1"},
 				Spec:       v1alpha1.NodeImageSetSpec{NodeName: "b", ImageSet: image(v1alpha1.RegistryPolicyDefault)},
 			}
-			got := r.start(t.Context(), seen, plan.Step{Sets: map[string][]v1alpha1.NodeImage{
+			got := r.writeSets(t.Context(), seen, plan.Step{Sets: map[string][]v1alpha1.NodeImage{
 				"a": image(v1alpha1.RegistryPolicyDefault), "b": image(v1alpha1.RegistryPolicyMirror), "c": image(v1alpha1.RegistryPolicyMirror),
 				"doomed": image(v1alpha1.RegistryPolicyDefault), "gone": image(v1alpha1.RegistryPolicyDefault),
 			}})
@@ -85,10 +85,10 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 			if !slices.Equal(server.writes, test.writes) {
 				t.Errorf("wrote %q, want %q", server.writes, test.writes)
 			}
-			if got.again.IsZero() == test.again || (got.err() != nil) != test.failed {
-				t.Errorf("look again at %v, error %v", got.again, got.err())
+			if got.retryAt.IsZero() == test.again || (got.err() != nil) != test.failed {
+				t.Errorf("look again at %v, error %v", got.retryAt, got.err())
 			}
-			if _, remembered := r.sets.objects[client.ObjectKey{Name: "b"}]; remembered != (test.fails == nil) {
+			if _, remembered := r.writtenSets.entries[client.ObjectKey{Name: "b"}]; remembered != (test.fails == nil) {
 				t.Errorf("the write is remembered: %v", remembered)
 			}
 		})
@@ -107,7 +107,7 @@ func TestNodesOfAWaveAreCounted(t *testing.T) {
 	write := func(before []v1alpha1.NodeImage, after ...v1alpha1.NodeImage) *setWrite {
 		return &setWrite{before: before, set: &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: after}}}
 	}
-	metrics.started([]*setWrite{
+	metrics.countAssignments([]*setWrite{
 		write(nil, peer(appV1), peer(webV1)),
 		write([]v1alpha1.NodeImage{peer(webV1)}, peer(appV1), peer(webV1)), // it had the one before
 		write(nil, v1alpha1.NodeImage{Name: webV1, RegistryPolicy: v1alpha1.RegistryPolicyDefault}),
@@ -141,7 +141,7 @@ func TestWhatMakesTheStateUncertain(t *testing.T) {
 		"the agent wrote its status":       {apierrors.NewConflict(sets, "a", errors.New("changed")), false},
 		"a refusal, which changes nothing": {apierrors.NewForbidden(sets, "a", errors.New("no")), false},
 	} {
-		if got := uncertain(test.err); got != test.want {
+		if got := mayBeStored(test.err); got != test.want {
 			t.Errorf("%s: got %v", because, got)
 		}
 	}

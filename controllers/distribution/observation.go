@@ -26,17 +26,17 @@ type observation struct {
 	// prefetches are sorted by key; those that are being deleted are left out.
 	prefetches []observedPrefetch
 	nodes      map[string]*observedNode
-	// recheck is when the cache should show what it does not show yet.
-	recheck time.Time
+	// cacheDueAt is when the cache should show what it does not show yet.
+	cacheDueAt time.Time
 }
 
 // observe reads the cache, lays over it what was written last, and makes the plan's
 // state of it.
 func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 	now := r.Clock.Now()
-	for _, uid := range r.departed.take() {
-		r.sets.forget(uid)
-		r.prefetches.forget(uid)
+	for _, uid := range r.deletions.drain() {
+		r.writtenSets.forget(uid)
+		r.writtenPrefetches.forget(uid)
 	}
 	var (
 		nodes      corev1.NodeList
@@ -49,13 +49,13 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 			return nil, fmt.Errorf("list %T from the cache: %w", list, err)
 		}
 	}
-	setsNow, prefetchesNow := r.sets.over(byKey(sets.Items)), r.prefetches.over(byKey(prefetches.Items))
-	if !r.primed || r.sets.overdue(now) || r.prefetches.overdue(now) {
+	setsNow, prefetchesNow := r.writtenSets.applyTo(byKey(sets.Items)), r.writtenPrefetches.applyTo(byKey(prefetches.Items))
+	if !r.synced || r.writtenSets.overdue(now) || r.writtenPrefetches.overdue(now) {
 		if err := r.readBack(ctx, now); err != nil {
 			return nil, err
 		}
-		r.primed = true
-		setsNow, prefetchesNow = r.sets.over(byKey(sets.Items)), r.prefetches.over(byKey(prefetches.Items))
+		r.synced = true
+		setsNow, prefetchesNow = r.writtenSets.applyTo(byKey(sets.Items)), r.writtenPrefetches.applyTo(byKey(prefetches.Items))
 	}
 	check, err := r.readPolicies(ctx)
 	if err != nil {
@@ -65,14 +65,14 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 		state:      plan.State{Now: now, Memory: r.memory},
 		nodes:      r.observeNodes(nodes.Items, setsNow, now),
 		prefetches: r.observePrefetches(prefetchesNow, check),
-		recheck:    requeue.Earliest(r.sets.recheck(), r.prefetches.recheck()),
+		cacheDueAt: requeue.Earliest(r.writtenSets.overdueAt(), r.writtenPrefetches.overdueAt()),
 	}
 	for _, node := range seen.nodes {
-		seen.state.Nodes = append(seen.state.Nodes, node.plan)
+		seen.state.Nodes = append(seen.state.Nodes, node.planNode)
 	}
 	for _, prefetch := range seen.prefetches {
-		if prefetch.refusal == nil {
-			seen.state.Prefetches = append(seen.state.Prefetches, prefetch.plan())
+		if prefetch.blocker == nil {
+			seen.state.Prefetches = append(seen.state.Prefetches, prefetch.planPrefetch())
 		}
 	}
 	return seen, nil
@@ -90,8 +90,8 @@ func (r *Reconciler) readBack(ctx context.Context, now time.Time) error {
 	if err := r.APIReader.List(ctx, &prefetches); err != nil {
 		return fmt.Errorf("list ImagePrefetches from the API server: %w", err)
 	}
-	r.sets.refill(pointers(sets.Items), now)
-	r.prefetches.refill(pointers(prefetches.Items), now)
+	r.writtenSets.reset(pointers(sets.Items), now)
+	r.writtenPrefetches.reset(pointers(prefetches.Items), now)
 	return nil
 }
 
@@ -123,24 +123,24 @@ func (r *Reconciler) observePrefetches(objects map[client.ObjectKey]*v1alpha1.Im
 	var all []observedPrefetch
 	alive := make(map[types.UID]bool, len(objects))
 	for _, object := range objects {
-		if !object.DeletionTimestamp.IsZero() || !check.knows(object) {
+		if !object.DeletionTimestamp.IsZero() || !check.canJudge(object) {
 			continue
 		}
 		alive[object.UID] = true
 		prefetch := observePrefetch(object, &r.references, r.PullSecrets)
-		if prefetch.refusal == nil {
-			prefetch.refusal = check.refuse(object)
+		if prefetch.blocker == nil {
+			prefetch.blocker = check.denial(object)
 		}
 		all = append(all, prefetch)
 	}
 	r.references.keep(alive)
 	r.verdicts.keep(alive)
-	r.reports.keep(alive)
+	r.statusTimes.keep(alive)
 	slices.SortFunc(all, func(a, b observedPrefetch) int { return strings.Compare(a.key(), b.key()) })
 	return all
 }
 
-// wants tells whether any prefetch that is served wants an image.
-func (o *observation) wants(image string) bool {
+// isWanted tells whether any prefetch that is served wants an image.
+func (o *observation) isWanted(image string) bool {
 	return slices.ContainsFunc(o.state.Prefetches, func(p plan.Prefetch) bool { return slices.Contains(p.Images, image) })
 }

@@ -23,11 +23,11 @@ type observedNode struct {
 	uid types.UID
 	// set is nil where the node has none.
 	set *v1alpha1.NodeImageSet
-	// doomed says that there is a NodeImageSet which belongs to an earlier node of the
+	// foreignSet says that there is a NodeImageSet which belongs to an earlier node of the
 	// same name: the garbage collector takes it away. What it says of images may not
 	// be true of this node, and what is written to it is lost.
-	doomed bool
-	plan   plan.Node
+	foreignSet bool
+	planNode   plan.Node
 	// nodeVersion and setVersion are what this view was made of.
 	nodeVersion, setVersion string
 }
@@ -38,9 +38,9 @@ func (r *Reconciler) observeNodes(nodes []corev1.Node, sets map[client.ObjectKey
 	views := make(map[string]*observedNode, len(nodes))
 	for i := range nodes {
 		node := &nodes[i]
-		views[node.Name] = observeNode(r.nodes[node.Name], node, sets[client.ObjectKey{Name: node.Name}], now)
+		views[node.Name] = observeNode(r.nodeViews[node.Name], node, sets[client.ObjectKey{Name: node.Name}], now)
 	}
-	r.nodes = views
+	r.nodeViews = views
 	return views
 }
 
@@ -54,10 +54,10 @@ func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImag
 		return before
 	}
 	view := &observedNode{uid: node.UID, set: set, nodeVersion: node.ResourceVersion, setVersion: setVersion}
-	if set != nil && belongsToAnother(set, node.UID) {
-		view.set, view.doomed = nil, true
+	if set != nil && ownedByOther(set, node.UID) {
+		view.set, view.foreignSet = nil, true
 	}
-	view.plan = plan.Node{
+	view.planNode = plan.Node{
 		Name:          node.Name,
 		Labels:        node.Labels,
 		Taints:        node.Spec.Taints,
@@ -70,47 +70,47 @@ func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImag
 	}
 	for _, image := range node.Status.Images {
 		// The kubelet has the names from CRI, which normalizes them.
-		view.plan.KubeletImages = append(view.plan.KubeletImages, image.Names...)
+		view.planNode.KubeletImages = append(view.planNode.KubeletImages, image.Names...)
 	}
 	if before != nil && before.uid != node.UID {
 		before = nil
 	}
 	if view.set != nil {
-		view.takeSet(before, now)
+		view.readSet(before, now)
 	}
 	return view
 }
 
-// takeSet fills in what the NodeImageSet says, and when it last moved.
-func (v *observedNode) takeSet(before *observedNode, now time.Time) {
+// readSet fills in what the NodeImageSet says, and when it last moved.
+func (v *observedNode) readSet(before *observedNode, now time.Time) {
 	status := &v.set.Status
-	v.plan.Acknowledged = status.ObservedGeneration == v.set.Generation
+	v.planNode.Acknowledged = status.ObservedGeneration == v.set.Generation
 	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
-	v.plan.Unsupported = ready != nil && ready.Reason == v1alpha1.ReasonUnsupportedRuntime
-	v.plan.RuntimeDown = ready != nil && ready.Reason == v1alpha1.ReasonRuntimeUnavailable
+	v.planNode.Unsupported = ready != nil && ready.Reason == v1alpha1.ReasonUnsupportedRuntime
+	v.planNode.RuntimeDown = ready != nil && ready.Reason == v1alpha1.ReasonRuntimeUnavailable
 
-	v.plan.HeardAt = now
+	v.planNode.HeardAt = now
 	var entriesBefore map[string]plan.Entry
 	if before != nil && before.set != nil {
-		entriesBefore = before.plan.Entries
-		fellSilent := before.plan.Acknowledged && !v.plan.Acknowledged
+		entriesBefore = before.planNode.Entries
+		fellSilent := before.planNode.Acknowledged && !v.planNode.Acknowledged
 		if !fellSilent && equality.Semantic.DeepEqual(&before.set.Status, status) {
-			v.plan.HeardAt = before.plan.HeardAt
+			v.planNode.HeardAt = before.planNode.HeardAt
 		}
 	}
 
-	v.plan.Entries = make(map[string]plan.Entry, len(v.set.Spec.ImageSet))
+	v.planNode.Entries = make(map[string]plan.Entry, len(v.set.Spec.ImageSet))
 	for i := range v.set.Spec.ImageSet {
 		wanted := &v.set.Spec.ImageSet[i]
-		v.plan.Entries[wanted.Name] = plan.Entry{Wanted: wanted}
+		v.planNode.Entries[wanted.Name] = plan.Entry{Wanted: wanted}
 	}
 	for i := range status.Images {
 		answer := &status.Images[i]
-		entry := v.plan.Entries[answer.Name]
+		entry := v.planNode.Entries[answer.Name]
 		entry.Status = answer
-		v.plan.Entries[answer.Name] = entry
+		v.planNode.Entries[answer.Name] = entry
 	}
-	for name, entry := range v.plan.Entries {
+	for name, entry := range v.planNode.Entries {
 		entry.ChangedAt, entry.ProgressAt = now, now
 		if was, ok := entriesBefore[name]; ok {
 			if equality.Semantic.DeepEqual(was.Wanted, entry.Wanted) && equality.Semantic.DeepEqual(was.Status, entry.Status) {
@@ -120,13 +120,13 @@ func (v *observedNode) takeSet(before *observedNode, now time.Time) {
 				entry.ProgressAt = was.ProgressAt
 			}
 		}
-		v.plan.Entries[name] = entry
+		v.planNode.Entries[name] = entry
 	}
 }
 
-// belongsToAnother tells whether the set was made for an earlier node of the same
+// ownedByOther tells whether the set was made for an earlier node of the same
 // name. One without an owner was made by hand, and is taken over.
-func belongsToAnother(set *v1alpha1.NodeImageSet, node types.UID) bool {
+func ownedByOther(set *v1alpha1.NodeImageSet, node types.UID) bool {
 	return len(set.OwnerReferences) > 0 && !slices.ContainsFunc(set.OwnerReferences, func(owner metav1.OwnerReference) bool {
 		return owner.UID == node
 	})

@@ -28,40 +28,40 @@ type observedPrefetch struct {
 	object *v1alpha1.ImagePrefetch
 	// images are those of the spec, in its order. Two of them may mean the same
 	// image: it is planned once, and reported under each name.
-	images []image
-	// refusal is why nothing is brought anywhere for it; nil where it is served.
-	refusal *refusal
+	images []parsedImage
+	// blocker is why nothing is brought anywhere for it; nil where it is served.
+	blocker *blocker
 }
 
-// image is an image of a spec as the plan and the nodes know it.
-type image struct {
+// parsedImage is an image of a spec as the plan and the nodes know it.
+type parsedImage struct {
 	name   string // normalized
 	digest string // in the name; empty where that is a tag
 }
 
-// refusal is why a prefetch is not served, as its Ready condition says it.
-type refusal struct {
+// blocker is why a prefetch is not served, as its Ready condition says it.
+type blocker struct {
 	reason, message string
 }
 
 func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSecrets bool) observedPrefetch {
 	images, err := memo.parse(object)
 	if err != nil {
-		return observedPrefetch{object: object, refusal: &refusal{
+		return observedPrefetch{object: object, blocker: &blocker{
 			reason:  v1alpha1.ReasonInvalidSpec,
 			message: fmt.Sprintf("spec.images: %v: write it as in a Pod, such as ghcr.io/org/app:v2", err),
 		}}
 	}
-	return observedPrefetch{object: object, images: images, refusal: unsupported(object, pullSecrets)}
+	return observedPrefetch{object: object, images: images, blocker: unservedSecrets(object, pullSecrets)}
 }
 
-// unsupported refuses pull secrets where no agent could ask for what is in them.
+// unservedSecrets refuses pull secrets where no agent could ask for what is in them.
 // Bringing the images without the credentials would fail in a way that explains less.
-func unsupported(object *v1alpha1.ImagePrefetch, pullSecrets bool) *refusal {
+func unservedSecrets(object *v1alpha1.ImagePrefetch, pullSecrets bool) *blocker {
 	if pullSecrets || len(object.Spec.ImagePullSecrets) == 0 {
 		return nil
 	}
-	return &refusal{
+	return &blocker{
 		reason: v1alpha1.ReasonUnsupported,
 		message: "spec.imagePullSecrets is not served, for the controller runs without --credentials-bind-address, and nothing is pulled: " +
 			"set that, or remove imagePullSecrets if the nodes themselves have credentials for the registry, or if it asks for none",
@@ -87,8 +87,8 @@ func (p observedPrefetch) resolution() string {
 	return generation + "/" + refresh
 }
 
-// plan is what the plan sees of the prefetch.
-func (p observedPrefetch) plan() plan.Prefetch {
+// planPrefetch is what the plan sees of the prefetch.
+func (p observedPrefetch) planPrefetch() plan.Prefetch {
 	spec := &p.object.Spec
 	view := plan.Prefetch{
 		Key:          p.key(),
@@ -146,11 +146,11 @@ type referenceMemo struct {
 
 type parsedImages struct {
 	generation int64
-	images     []image
+	images     []parsedImage
 	err        error
 }
 
-func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]image, error) {
+func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]parsedImage, error) {
 	if known, ok := m.parsed[object.UID]; ok && known.generation == object.Generation {
 		return known.images, known.err
 	}
@@ -161,7 +161,7 @@ func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]image, error) {
 			entry.images, entry.err = nil, err
 			break
 		}
-		entry.images = append(entry.images, image{name: reference.String(), digest: reference.Digest().String()})
+		entry.images = append(entry.images, parsedImage{name: reference.String(), digest: reference.Digest().String()})
 	}
 	if m.parsed == nil {
 		m.parsed = map[types.UID]parsedImages{}

@@ -70,7 +70,7 @@ func TestPlanOfPrefetch(t *testing.T) {
 		Retention:    v1alpha1.RetentionBestEffort,
 		PullSecrets:  []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
 	}
-	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).plan()); diff != "" {
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).planPrefetch()); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -99,7 +99,7 @@ func TestPlanOfNode(t *testing.T) {
 		Ready: true, Unschedulable: true, DiskPressure: true, KubeletImages: []string{appV1, webV1}, Acknowledged: true,
 	}
 	for what, node := range map[string]*corev1.Node{"as it is": node, "as the cache keeps it": trimmed.(*corev1.Node)} {
-		if diff := cmp.Diff(want, observeNode(nil, node, nil, noon).plan); diff != "" {
+		if diff := cmp.Diff(want, observeNode(nil, node, nil, noon).planNode); diff != "" {
 			t.Errorf("%s: %s", what, diff)
 		}
 	}
@@ -143,14 +143,14 @@ func TestWhenAnAgentMoved(t *testing.T) {
 	for i, step := range steps {
 		step.set.ResourceVersion, step.set.UID = string(rune('a'+i)), "s1"
 		view = observeNode(view, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, step.set, at(i))
-		if view.plan.Acknowledged != step.acknowledged {
-			t.Errorf("%s: acknowledged %v", step.because, view.plan.Acknowledged)
+		if view.planNode.Acknowledged != step.acknowledged {
+			t.Errorf("%s: acknowledged %v", step.because, view.planNode.Acknowledged)
 		}
-		if !view.plan.HeardAt.Equal(at(step.heard)) {
-			t.Errorf("%s: heard at %s, want %s", step.because, view.plan.HeardAt, at(step.heard))
+		if !view.planNode.HeardAt.Equal(at(step.heard)) {
+			t.Errorf("%s: heard at %s, want %s", step.because, view.planNode.HeardAt, at(step.heard))
 		}
 		for image, want := range map[string]int{appV1: step.app, webV1: step.in} {
-			if entry, ok := view.plan.Entries[image]; ok && !entry.ProgressAt.Equal(at(want)) {
+			if entry, ok := view.planNode.Entries[image]; ok && !entry.ProgressAt.Equal(at(want)) {
 				t.Errorf("%s: %s moved at %s, want %s", step.because, image, entry.ProgressAt, at(want))
 			}
 		}
@@ -197,7 +197,7 @@ func TestTryingAgainIsNoProgress(t *testing.T) {
 			}
 			node, later := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, noon.Add(time.Minute)
 			view := observeNode(observeNode(nil, node, at("1", test.before), noon), node, at("2", test.after), later)
-			entry, want := view.plan.Entries[appV1], noon
+			entry, want := view.planNode.Entries[appV1], noon
 			if test.progress {
 				want = later
 			}
@@ -227,8 +227,8 @@ func TestSetOfAnotherNode(t *testing.T) {
 		"there is none, so one is needed": {nil, false},
 	} {
 		view := observeNode(nil, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, test.set, noon)
-		if view.doomed != test.doomed || view.doomed && (view.set != nil || !view.plan.Acknowledged) {
-			t.Errorf("%s: doomed is %v", because, view.doomed)
+		if view.foreignSet != test.doomed || view.foreignSet && (view.set != nil || !view.planNode.Acknowledged) {
+			t.Errorf("%s: doomed is %v", because, view.foreignSet)
 		}
 	}
 }
@@ -268,7 +268,7 @@ func TestWhatBringsAPass(t *testing.T) {
 		}}}
 		after := before.DeepCopy()
 		test.change(after)
-		if nodeMoved(before, after) != test.want {
+		if nodeChanged(before, after) != test.want {
 			t.Errorf("%s: want %v", because, test.want)
 		}
 	}
@@ -285,7 +285,7 @@ func TestWhatBringsAPass(t *testing.T) {
 		before := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
 		after := before.DeepCopy()
 		test.change(after)
-		if prefetchMoved(before, after) != test.want {
+		if prefetchChanged(before, after) != test.want {
 			t.Errorf("%s: want %v", because, test.want)
 		}
 	}

@@ -66,7 +66,7 @@ func TestPassesRest(t *testing.T) {
 	} {
 		clock.SetTime(noon.Add(step.after))
 		m.lists = 0
-		result, err := r.Reconcile(t.Context(), distribution{})
+		result, err := r.Reconcile(t.Context(), clusterKey{})
 		if err != nil || m.lists != step.lists || result.RequeueAfter != step.again {
 			t.Errorf("%s: %d lists and again after %v, want %d and %v; error %v", step.because, m.lists, result.RequeueAfter, step.lists, step.again, err)
 		}
@@ -118,7 +118,7 @@ func BenchmarkPass(b *testing.B) {
 			pass := func(i int) {
 				clock.SetTime(clock.Now().Add(passInterval))
 				m.sets[i%size.nodes].ResourceVersion = fmt.Sprint(i + 2)
-				if _, err := r.Reconcile(b.Context(), distribution{}); err != nil {
+				if _, err := r.Reconcile(b.Context(), clusterKey{}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -38,7 +38,7 @@ type policyMemo map[types.UID]verdict
 type verdict struct {
 	generation                 int64
 	namespaceVersion, policies string
-	refusal                    *refusal
+	denial                     *blocker
 }
 
 // readPolicies reads the cache.
@@ -69,35 +69,35 @@ func (r *Reconciler) readPolicies(ctx context.Context) (policyCheck, error) {
 	return check, nil
 }
 
-// knows tells whether a prefetch can be judged: the cache may show it before it shows
+// canJudge tells whether a prefetch can be judged: the cache may show it before it shows
 // its namespace. The namespace's own event has the pass made again.
-func (c policyCheck) knows(object *v1alpha1.ImagePrefetch) bool {
+func (c policyCheck) canJudge(object *v1alpha1.ImagePrefetch) bool {
 	return c.namespaces == nil || c.namespaces[object.Namespace] != nil
 }
 
-// refuse tells why policies do not admit a prefetch; nil if they do.
-func (c policyCheck) refuse(object *v1alpha1.ImagePrefetch) *refusal {
+// denial tells why policies do not admit a prefetch; nil if they do.
+func (c policyCheck) denial(object *v1alpha1.ImagePrefetch) *blocker {
 	if c.namespaces == nil {
 		return nil
 	}
 	namespace := c.namespaces[object.Namespace]
-	known := verdict{generation: object.Generation, namespaceVersion: namespace.ResourceVersion, policies: c.version}
-	if was, ok := (*c.memo)[object.UID]; ok {
-		known.refusal = was.refusal
-		if known == was {
-			return was.refusal
+	next := verdict{generation: object.Generation, namespaceVersion: namespace.ResourceVersion, policies: c.version}
+	if last, ok := (*c.memo)[object.UID]; ok {
+		next.denial = last.denial
+		if next == last {
+			return last.denial
 		}
-		known.refusal = nil
+		next.denial = nil
 	}
 	violations := policy.Evaluate(policy.Namespace{Name: namespace.Name, Labels: namespace.Labels}, &object.Spec, c.policies, c.fallback)
 	if len(violations) > 0 {
-		known.refusal = &refusal{reason: v1alpha1.ReasonPolicyDenied, message: violations.ToAggregate().Error()}
+		next.denial = &blocker{reason: v1alpha1.ReasonPolicyDenied, message: violations.ToAggregate().Error()}
 	}
 	if *c.memo == nil {
 		*c.memo = policyMemo{}
 	}
-	(*c.memo)[object.UID] = known
-	return known.refusal
+	(*c.memo)[object.UID] = next
+	return next.denial
 }
 
 // keep forgets all but the ImagePrefetches that are alive.

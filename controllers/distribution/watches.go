@@ -27,32 +27,32 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// distribution is the only key of the work queue: whatever happens, the whole
+// clusterKey is the only key of the work queue: whatever happens, the whole
 // distribution is planned anew.
-type distribution struct{}
+type clusterKey struct{}
 
-type queue = workqueue.TypedRateLimitingInterface[distribution]
+type queue = workqueue.TypedRateLimitingInterface[clusterKey]
 
 // SetupWithManager registers the reconciler and what it watches.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	enqueue := handler.TypedFuncs[client.Object, distribution]{
-		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.Add(distribution{}) },
-		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.Add(distribution{}) },
+	enqueue := handler.TypedFuncs[client.Object, clusterKey]{
+		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.Add(clusterKey{}) },
+		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.Add(clusterKey{}) },
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
-			r.departed.add(e.Object.GetUID())
-			q.Add(distribution{})
+			r.deletions.add(e.Object.GetUID())
+			q.Add(clusterKey{})
 		},
 	}
-	return builder.TypedControllerManagedBy[distribution](mgr).
+	return builder.TypedControllerManagedBy[clusterKey](mgr).
 		Named("distribution").
-		Watches(&v1alpha1.ImagePrefetch{}, enqueue, builder.WithPredicates(onUpdate(prefetchMoved))).
-		Watches(&v1alpha1.NodeImageSet{}, enqueue, builder.WithPredicates(onUpdate(setMoved))).
-		Watches(&corev1.Node{}, enqueue, builder.WithPredicates(onUpdate(nodeMoved))).
+		Watches(&v1alpha1.ImagePrefetch{}, enqueue, builder.WithPredicates(onUpdate(prefetchChanged))).
+		Watches(&v1alpha1.NodeImageSet{}, enqueue, builder.WithPredicates(onUpdate(setChanged))).
+		Watches(&corev1.Node{}, enqueue, builder.WithPredicates(onUpdate(nodeChanged))).
 		Watches(&v1alpha1.PrefetchPolicy{}, enqueue).
-		Watches(&corev1.Namespace{}, enqueue, builder.WithPredicates(onUpdate(namespaceMoved))).
-		WithOptions(controller.TypedOptions[distribution]{
+		Watches(&corev1.Namespace{}, enqueue, builder.WithPredicates(onUpdate(namespaceChanged))).
+		WithOptions(controller.TypedOptions[clusterKey]{
 			// A pass that failed is due again soon: it stands for the whole cluster.
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[distribution](passInterval, 10*time.Second),
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[clusterKey](passInterval, 10*time.Second),
 			// A standby follows the watches, so that it can take over at once.
 			EnableWarmup: ptr.To(true),
 		}).
@@ -68,20 +68,20 @@ func onUpdate[T client.Object](moved func(before, after T) bool) predicate.Predi
 	}}
 }
 
-// prefetchMoved ignores what this controller itself writes.
-func prefetchMoved(before, after *v1alpha1.ImagePrefetch) bool {
+// prefetchChanged ignores what this controller itself writes.
+func prefetchChanged(before, after *v1alpha1.ImagePrefetch) bool {
 	return before.Generation != after.Generation ||
 		before.Annotations[v1alpha1.RefreshAnnotation] != after.Annotations[v1alpha1.RefreshAnnotation] ||
 		!before.DeletionTimestamp.Equal(after.DeletionTimestamp)
 }
 
-func setMoved(before, after *v1alpha1.NodeImageSet) bool {
+func setChanged(before, after *v1alpha1.NodeImageSet) bool {
 	return before.Generation != after.Generation || !equality.Semantic.DeepEqual(&before.Status, &after.Status)
 }
 
-// nodeMoved ignores heartbeats. It ignores the list of images as well: it is a hint
+// nodeChanged ignores heartbeats. It ignores the list of images as well: it is a hint
 // for the next pass, and no reason for one.
-func nodeMoved(before, after *corev1.Node) bool {
+func nodeChanged(before, after *corev1.Node) bool {
 	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
 		hasCondition(before, corev1.NodeReady) != hasCondition(after, corev1.NodeReady) ||
 		hasCondition(before, corev1.NodeDiskPressure) != hasCondition(after, corev1.NodeDiskPressure) ||
@@ -91,8 +91,8 @@ func nodeMoved(before, after *corev1.Node) bool {
 		before.Status.NodeInfo != after.Status.NodeInfo
 }
 
-// namespaceMoved looks at what policies select by.
-func namespaceMoved(before, after *corev1.Namespace) bool {
+// namespaceChanged looks at what policies select by.
+func namespaceChanged(before, after *corev1.Namespace) bool {
 	return before.UID != after.UID || !maps.Equal(before.Labels, after.Labels)
 }
 

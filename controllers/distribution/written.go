@@ -19,64 +19,64 @@ import (
 // itself is asked. It takes milliseconds as a rule.
 const cacheLag = 2 * time.Second
 
-// written is what was last written of a kind, as the API server returned it, for as
+// writeOverlay is what was last written of a kind, as the API server returned it, for as
 // long as the cache does not show it. It lies over the cache, so that a pass never
 // decides on less than what the passes before it did.
-type written[T client.Object] struct {
-	objects map[client.ObjectKey]stamped[T]
+type writeOverlay[T client.Object] struct {
+	entries map[client.ObjectKey]overlayEntry[T]
 }
 
-type stamped[T client.Object] struct {
-	object T
-	at     time.Time
+type overlayEntry[T client.Object] struct {
+	object    T
+	writtenAt time.Time
 }
 
-// put remembers object, which the API server returned.
-func (w *written[T]) put(object T, now time.Time) {
-	if w.objects == nil {
-		w.objects = map[client.ObjectKey]stamped[T]{}
+// record remembers object, which the API server returned.
+func (o *writeOverlay[T]) record(object T, now time.Time) {
+	if o.entries == nil {
+		o.entries = map[client.ObjectKey]overlayEntry[T]{}
 	}
-	w.objects[client.ObjectKeyFromObject(object)] = stamped[T]{object, now}
+	o.entries[client.ObjectKeyFromObject(object)] = overlayEntry[T]{object, now}
 }
 
-// refill replaces all that is remembered by what the API server holds.
-func (w *written[T]) refill(objects []T, now time.Time) {
-	clear(w.objects)
+// reset replaces all that is remembered by what the API server holds.
+func (o *writeOverlay[T]) reset(objects []T, now time.Time) {
+	clear(o.entries)
 	for _, object := range objects {
-		w.put(object, now)
+		o.record(object, now)
 	}
 }
 
 // forget forgets an object that was deleted.
-func (w *written[T]) forget(uid types.UID) {
-	maps.DeleteFunc(w.objects, func(_ client.ObjectKey, mine stamped[T]) bool { return mine.object.GetUID() == uid })
+func (o *writeOverlay[T]) forget(uid types.UID) {
+	maps.DeleteFunc(o.entries, func(_ client.ObjectKey, entry overlayEntry[T]) bool { return entry.object.GetUID() == uid })
 }
 
-// over lays what was written over what the cache holds, and forgets what the cache
+// applyTo lays what was written over what the cache holds, and forgets what the cache
 // has caught up with. It takes cached over.
-func (w *written[T]) over(cached map[client.ObjectKey]T) map[client.ObjectKey]T {
-	for key, mine := range w.objects {
-		if theirs, ok := cached[key]; ok && !newer(mine.object, theirs) {
-			delete(w.objects, key)
+func (o *writeOverlay[T]) applyTo(cached map[client.ObjectKey]T) map[client.ObjectKey]T {
+	for key, entry := range o.entries {
+		if shown, ok := cached[key]; ok && !newer(entry.object, shown) {
+			delete(o.entries, key)
 			continue
 		}
-		cached[key] = mine.object
+		cached[key] = entry.object
 	}
 	return cached
 }
 
 // overdue tells whether the cache should have shown an object by now. It lags badly,
 // or the object was deleted while the watch was interrupted.
-func (w *written[T]) overdue(now time.Time) bool {
-	due := w.recheck()
+func (o *writeOverlay[T]) overdue(now time.Time) bool {
+	due := o.overdueAt()
 	return !due.IsZero() && !due.After(now)
 }
 
-// recheck is when the first object is overdue; zero where nothing is waited for.
-func (w *written[T]) recheck() time.Time {
+// overdueAt is when the first object is overdue; zero where nothing is waited for.
+func (o *writeOverlay[T]) overdueAt() time.Time {
 	var first time.Time
-	for _, mine := range w.objects {
-		first = requeue.Earliest(first, mine.at.Add(cacheLag))
+	for _, entry := range o.entries {
+		first = requeue.Earliest(first, entry.writtenAt.Add(cacheLag))
 	}
 	return first
 }
@@ -89,28 +89,28 @@ func newer(a, b client.Object) bool {
 	return err == nil && order > 0
 }
 
-// departures are the objects whose deletion the watches have shown since the last
+// deletionLog are the objects whose deletion the watches have shown since the last
 // pass: what was written of them is no news any more. Before the first pass, which a
 // standby may wait for as long as it lives, nothing has been written and none is kept.
-type departures struct {
-	mu    sync.Mutex
-	begun bool
-	uids  []types.UID
+type deletionLog struct {
+	mu   sync.Mutex
+	open bool
+	uids []types.UID
 }
 
-func (d *departures) add(uid types.UID) {
+func (d *deletionLog) add(uid types.UID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.begun {
+	if d.open {
 		d.uids = append(d.uids, uid)
 	}
 }
 
-// take returns them, and begins anew.
-func (d *departures) take() []types.UID {
+// drain returns them, and begins anew.
+func (d *deletionLog) drain() []types.UID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	uids := d.uids
-	d.begun, d.uids = true, nil
+	d.open, d.uids = true, nil
 	return uids
 }

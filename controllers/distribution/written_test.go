@@ -36,18 +36,18 @@ func TestWhatWasWrittenLiesOverTheCache(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.because, func(t *testing.T) {
-			var w written[*v1alpha1.NodeImageSet]
+			var w writeOverlay[*v1alpha1.NodeImageSet]
 			if test.written != nil {
-				w.put(test.written, noon)
+				w.record(test.written, noon)
 			}
 			cached := map[client.ObjectKey]*v1alpha1.NodeImageSet{}
 			if test.cached != nil {
 				cached[client.ObjectKey{Name: "a"}] = test.cached
 			}
-			if got := w.over(cached)[client.ObjectKey{Name: "a"}].ResourceVersion; got != test.want {
+			if got := w.applyTo(cached)[client.ObjectKey{Name: "a"}].ResourceVersion; got != test.want {
 				t.Errorf("version %s is seen, want %s", got, test.want)
 			}
-			if kept := len(w.objects) == 1; kept != test.kept {
+			if kept := len(w.entries) == 1; kept != test.kept {
 				t.Errorf("the write is remembered: %v, want %v", kept, test.kept)
 			}
 		})
@@ -55,44 +55,44 @@ func TestWhatWasWrittenLiesOverTheCache(t *testing.T) {
 }
 
 func TestTheAPIServerIsAskedWhenTheCacheLags(t *testing.T) {
-	var w written[*v1alpha1.NodeImageSet]
-	if w.overdue(noon) || !w.recheck().IsZero() {
+	var w writeOverlay[*v1alpha1.NodeImageSet]
+	if w.overdue(noon) || !w.overdueAt().IsZero() {
 		t.Error("nothing was written, and something is waited for")
 	}
-	w.put(set("a", "1", "10"), noon)
-	w.put(set("b", "2", "11"), noon.Add(cacheLag/2))
+	w.record(set("a", "1", "10"), noon)
+	w.record(set("b", "2", "11"), noon.Add(cacheLag/2))
 	if w.overdue(noon.Add(cacheLag - 1)) {
 		t.Error("too early")
 	}
-	if due := noon.Add(cacheLag); !w.overdue(due) || !w.recheck().Equal(due) {
+	if due := noon.Add(cacheLag); !w.overdue(due) || !w.overdueAt().Equal(due) {
 		t.Error("the first write decides when to look again")
 	}
 	// b was deleted while nobody watched: the API server does not know it.
-	w.refill([]*v1alpha1.NodeImageSet{set("a", "1", "12")}, noon.Add(cacheLag))
-	seen := w.over(map[client.ObjectKey]*v1alpha1.NodeImageSet{})
+	w.reset([]*v1alpha1.NodeImageSet{set("a", "1", "12")}, noon.Add(cacheLag))
+	seen := w.applyTo(map[client.ObjectKey]*v1alpha1.NodeImageSet{})
 	if len(seen) != 1 || seen[client.ObjectKey{Name: "a"}].ResourceVersion != "12" {
 		t.Errorf("got %v", seen)
 	}
 }
 
 func TestWhatWasDeletedIsNoNews(t *testing.T) {
-	var w written[*v1alpha1.NodeImageSet]
-	var gone departures
-	w.put(set("a", "1", "10"), noon)
-	w.put(set("b", "2", "11"), noon)
+	var w writeOverlay[*v1alpha1.NodeImageSet]
+	var gone deletionLog
+	w.record(set("a", "1", "10"), noon)
+	w.record(set("b", "2", "11"), noon)
 	gone.add("2")
-	if early := gone.take(); len(early) != 0 {
+	if early := gone.drain(); len(early) != 0 {
 		t.Errorf("a standby kept %v", early)
 	}
 	gone.add("1")
-	for _, uid := range gone.take() {
+	for _, uid := range gone.drain() {
 		w.forget(uid)
 	}
-	seen := w.over(map[client.ObjectKey]*v1alpha1.NodeImageSet{})
+	seen := w.applyTo(map[client.ObjectKey]*v1alpha1.NodeImageSet{})
 	if _, ok := seen[client.ObjectKey{Name: "b"}]; !ok || len(seen) != 1 {
 		t.Errorf("got %v, want b alone", seen)
 	}
-	if again := gone.take(); len(again) != 0 {
+	if again := gone.drain(); len(again) != 0 {
 		t.Errorf("%v was taken twice", again)
 	}
 }
