@@ -29,7 +29,7 @@ func (w *world) overBounds(seen State) string {
 			added = added || new
 		}
 		for _, s := range im.placements {
-			if s.entry.Wanted == nil || s.state != pulling {
+			if s.Wanted == nil || s.state != pulling {
 				continue
 			}
 			old, had := was[s.node.Name+" "+im.name]
@@ -54,10 +54,10 @@ type sight struct {
 // seated is how each image stands on each node.
 func (w *world) seated(s State) *planner {
 	d := newPlanner(s, w.limits.orDefault())
-	for _, im := range d.images {
-		d.resolveDigest(im)
-		d.listPlacements(im)
-	}
+	d.selectNodes()
+	d.listImages(s.Memory)
+	d.resolveDigests()
+	d.listPlacements()
 	d.readKubeletImages()
 	return d
 }
@@ -69,17 +69,17 @@ func (w *world) overFanout(im *image, g *platformGroup, was map[string]sight) (a
 	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
 	for _, s := range g.placements {
 		old, had := was[s.node.Name+" "+im.name]
-		if had && s.entry.Wanted == nil && s.reportsPresent(im.digest) {
+		if had && s.Wanted == nil && s.reportsPresent(im.digest) {
 			sources++ // it held the image when the plan was made that lets go of it
 		}
-		if s.entry.Wanted == nil || !s.current || s.state != pulling {
+		if s.Wanted == nil || !s.current || s.state != pulling {
 			continue
 		}
-		fresh := !had || old.Digest != s.entry.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
+		fresh := !had || old.Digest != s.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
 		added = added || fresh
 		switch {
 		case s.isSeed():
-			if status := s.entry.Status; w.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
+			if status := s.Status; w.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
 				sources++
 			}
 		case fresh && s.reportsPresent(im.digest):
@@ -89,7 +89,7 @@ func (w *world) overFanout(im *image, g *platformGroup, was map[string]sight) (a
 			if fresh || old.busy {
 				pulls++
 			}
-			if status := s.entry.Status; w.limits.FollowSeed && old.pulls && status != nil && status.Digest == im.digest && status.SizeBytes > 0 {
+			if status := s.Status; w.limits.FollowSeed && old.pulls && status != nil && status.Digest == im.digest && status.SizeBytes > 0 {
 				shares += min(float64(status.PulledBytes)/float64(status.SizeBytes), 1)
 			}
 		}
@@ -108,13 +108,13 @@ func (d *planner) sights() map[string]sight {
 	for _, im := range d.images {
 		for _, g := range im.groups {
 			for _, s := range g.placements {
-				if s.entry.Wanted == nil {
+				if s.Wanted == nil {
 					continue
 				}
-				key, status := s.node.Name+" "+im.name, s.entry.Status
+				key, status := s.node.Name+" "+im.name, s.Status
 				pulls := s.state == pulling && !d.unresponsive(s)
 				vain := g.holders > 0 && !s.isSeed() && (s.state == stalled || s.state == failed || d.starves(g, s))
-				was[key] = sight{*s.entry.Wanted, pulls, pulls && !vain}
+				was[key] = sight{*s.Wanted, pulls, pulls && !vain}
 				starved[s.node.Name] = starved[s.node.Name] || vain
 				fed[s.node.Name] = fed[s.node.Name] || !vain && s.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
 				if status != nil && status.Attempts == 0 {
@@ -134,11 +134,11 @@ func (d *planner) sights() map[string]sight {
 // starves says that a node has failed and got nothing since, or got nothing for ten
 // seconds, though others hold the image.
 func (d *planner) starves(g *platformGroup, s *placement) bool {
-	status := s.entry.Status
+	status := s.Status
 	if s.state != pulling || !s.node.Acknowledged || status == nil || status.Attempts == 0 {
 		return false
 	}
-	long := d.now.Sub(s.entry.ProgressAt) >= 10*time.Second && d.now.Sub(g.holdersSince) >= 10*time.Second
+	long := d.now.Sub(s.ProgressAt) >= 10*time.Second && d.now.Sub(g.holdersSince) >= 10*time.Second
 	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 

@@ -1,82 +1,84 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plan decides which node pulls which image now, and from where. It is pure:
-// no client, no clock, no randomness, and the same State gives the same Step.
+// Package plan decides which node pulls which image now, and from where. It is pure: it has no
+// client, no clock and no randomness, and the same State gives the same Step.
 //
 // # One image on one node
 //
-// A node's spec names an image only once it is the node's turn, so that a node which
-// pulls from the mirror costs one write of its spec, and its agent one or two of the
-// status. The digest in the entry is what the node is to hold; while it waits for its
-// turn at a new digest, it keeps the entry of the old one, and the pin with it.
+// A node's spec names an image only from the node's turn on. So a node that pulls from the
+// mirror costs one write of its spec, and one or two writes of its status by its agent. The
+// digest in the entry is the one that the node is to have. A node that waits for its turn at a
+// new digest keeps the entry of the old one, and with it the pin.
 //
 //	             no entry, or another digest ◀───────────────┐
 //	                │                │                       │
-//	  appointed     │                │ admitted: a wave      │ nobody held it: taken
-//	  as a seed     │                │ has room              │ back, comes again
+//	  promoted      │                │ admitted: a wave      │ no node had it: the entry
+//	  to seed       │                │ has an opening        │ goes, and comes again
 //	                ▼                ▼                       │
 //	┌────────▶  Default           Mirror ── NotOnMirror ─────┤
-//	│               │ Present        │      after retries    │ somebody held it
+//	│               │ Present        │      after retries    │ some node had it
 //	│               ▼                │ Present               ▼
-//	│           Mirror, holds it ◀───┘               in line for an upstream slot
+//	│           Mirror, Present ◀────┘           waits to be promoted as well
 //	│                                                        │
 //	└────────────────────────────────────────────────────────┘
 //
-//	Default ── Failed, stalled, or its node or agent lost ──▶ relieved, as soon as
-//	           another can take over or a rest is over: no entry, or Mirror
+//	Default ── Failed, stalled, or its node or agent lost ──▶ demoted, as soon as another
+//	           node can take over or its own backoff is over: no entry, or Mirror
 //
-// A seed becomes Mirror once it holds the image, so that a deleted image comes back
-// from its peers. What an entry becomes on a node that nothing wants it on any more:
-// nothing, at once.
+// A seed that has the image becomes Mirror, so that an image deleted there comes back from
+// peers. An entry that no prefetch wants any more goes at once.
 //
 // # The limit of the upstream
 //
-// A node is appointed only while, in the state as it is, fewer than UpstreamPullers
-// seeds of the image and platform are in specs or may still be pulling. So a seed is
-// relieved in one step and the next appointed in a later one. A seed that was relieved
-// counts until its agent has acknowledged that; one whose agent has not acknowledged
-// its appointment is not relieved, because nothing would tell whether it had begun.
-// Silence (AgentTimeout) ends both: then its agent is taken to be gone, and should it
-// live in spite of that, two may pull at a time.
+// The invariant: at most UpstreamPullers nodes pull one image, for one platform, from the
+// upstream. A node is promoted only while fewer seeds than that, in the state as it is, are in
+// specs or may still be pulling. It follows that one step demotes a seed and a later one
+// promotes the next. A demoted seed counts until its agent has acknowledged the demotion. A
+// seed whose agent has not acknowledged its promotion is not demoted, because the plan could
+// not tell afterwards whether it had begun. AgentTimeout ends both: the plan takes a silent
+// agent to be gone. Should it run all the same, two nodes may pull at a time.
 //
-// A seed stalls when its image has not got on for SeedTimeout. One whose image waits for a
-// slot on its node stalls when nothing has come to the node either, and none of its tries
-// at the mirror has ended, for so long: images of one prefetch share a seed, and an agent
-// pulls a few at a time. One that has received everything and unpacks has longer: its
-// agent has nothing to tell meanwhile.
+// A seed stalls when its image has made no progress for SeedTimeout. While the image waits for
+// a slot of the agent, the seed stalls only if, for as long, no other image of the node has
+// received anything and no try at the mirror has ended: the images of one prefetch share a
+// seed, and an agent pulls a few at a time. A seed that has received everything and unpacks it
+// has longer, because its agent has nothing to report meanwhile.
 //
 // # Tags
 //
-// The resolver is a seed with a request that it has not answered, the only one in the
-// cluster: it is asked what the tag means, for every prefetch that has not been told
-// since its generation or refresh. Its answer holds for all prefetches that want the
-// image and for all platforms. Until a prefetch is told, its nodes get nothing new and
-// keep what they have, even while the registry is down. So does the resolver: the digest
-// in its entry is what it holds, pinned and there for others, until the answer takes its
-// place. That it asks in vain is a failure of the question, not of the image.
+// The resolver is the seed whose entry has a request that it has not answered yet. There is one
+// for each image in the whole cluster: it asks the registry what the tag means, for every
+// prefetch that has no answer for its present generation and refresh. Its answer holds for all
+// prefetches that want the image, and for all platforms. Until a prefetch has its answer, its
+// nodes get nothing new and keep what they have, also while the registry is down. The resolver
+// does the same: the digest in its entry is the one that it has, pinned and there for others,
+// until the answer replaces it. A question that gets no answer is a failure of the question and
+// not of the image.
 //
 // # Nodes
 //
-// Desired are the nodes where an ordinary Pod with the prefetch's selector and
-// tolerations could be scheduled now. A node that matches but is not Ready, cordoned
-// or under pressure is kept: Ready does not wait for it, it is given nothing new, and
-// it loses nothing, so that a node which comes back has its images pinned and needs no
-// write. Under disk pressure it loses what it does not hold, so that it does not pull
-// again what the kubelet deletes; that comes again in a wave when the pressure is over. A seed on a cordoned node may finish. A prefetch with replicas chooses
-// another node in its place, and when the first returns keeps whichever it prefers. A
-// taint that Kubernetes did not set by itself says whom the node is for: there the
-// entries go, as on a node whose labels no longer match.
+// The desired nodes are those where an ordinary Pod with the prefetch's selector and
+// tolerations could be scheduled now. A node that matches but is not Ready, cordoned or under
+// pressure is retained: Ready does not wait for it, it gets nothing new, and it loses nothing.
+// So a node that comes back has its images pinned and needs no write. Two exceptions: under
+// disk pressure a node loses the entries of images that it does not have, so that it does not
+// pull what the kubelet deletes (they come again in a wave when the pressure is over); and a
+// seed on a cordoned node may finish. A prefetch with replicas chooses another node in place of
+// a retained one; when that returns, the prefetch keeps whichever it prefers. A taint that
+// Kubernetes did not set by itself says whom the node is for: the entries go, as on a node
+// whose labels no longer match.
 //
-// An agent that leaves a spec unacknowledged for AgentTimeout is silent: never a seed,
-// no holder, in nobody's way, and given nothing more until it answers. So is one that
-// says that its container runtime is not supported or does not answer.
+// An agent that leaves a spec unacknowledged for AgentTimeout is silent. Its node is never a
+// seed or a holder, takes no opening of a wave, and gets nothing more until the agent answers.
+// The same holds for a node whose agent reports that its container runtime is not supported or
+// does not answer.
 //
-// Nor is a node in others' way for long that the mirror serves nothing: it keeps its
-// entry, and the next are let in (docs/design/0003).
+// A node that the mirror serves nothing keeps its entry, and takes an opening only for seconds:
+// after that the next nodes are let in (docs/design/0003).
 //
 // # Cost
 //
-// Work grows with nodes × images + prefetches × nodes, where an image counts once for
-// those of its prefetches that select alike.
+// Work grows with nodes × images + prefetches × nodes. An image counts once for all of its
+// prefetches that select alike.
 package plan

@@ -5,38 +5,38 @@ package plan
 
 import "time"
 
-// What is not worth a setting.
+// These limits are not worth a setting.
 const (
-	// answerTimeout is how long a node that was told to pull keeps its turn without a
-	// word. An agent that runs answers within a second.
+	// answerTimeout is how long a node that was told to pull keeps its opening before its agent
+	// answers. An agent that runs answers within a second.
 	answerTimeout = 5 * time.Second
-	// serveTimeout is how long a node that pulls from the mirror keeps its turn without a
-	// byte while others hold the image. The manifest comes first and at once, or 5 s later
-	// if it is missed, and agents tell of it 1 s, 3 s and 7 s after their beginning.
+	// serveTimeout is how long a node that pulls from the mirror keeps its opening before it has
+	// received anything, while another node has the image. The manifest is the first thing to
+	// come, at once or 5 s later if it is missed, and agents report 1 s, 3 s and 7 s after the
+	// pull began.
 	serveTimeout = 10 * time.Second
-	// maxPartialWeight is how many times the nodes that have all of an image those count who
-	// have some of it. Without a bound every node would be let in while a slow seed has
-	// its last layers to come, and then all would ask the one node that has them.
-	// test/simulation shows both: too little, and a hundred times too much.
+	// maxPartialWeight caps the weight of partial holders at this multiple of full holders.
+	// Without a cap the plan lets every node in while a slow seed fetches its last layers, and
+	// then all ask the one node that has them. test/simulation measures what too low and too
+	// high a cap cost.
 	maxPartialWeight = 3
-	// unpackFactor is how many times SeedTimeout a seed may take to unpack: meanwhile its
-	// agent has nothing to tell, and the content is there already for its peers.
+	// unpackFactor is how many times SeedTimeout a seed may take to unpack: its agent has nothing
+	// to report meanwhile, and its peers can fetch the content already.
 	unpackFactor = 10
-	// failureBackoff is how long a node that failed as a seed is passed over when
-	// nobody else is left to try: the longest backoff of an agent, which has tried for
-	// a while itself.
+	// failureBackoff is how long a node that failed as a seed is passed over when no other is
+	// left to try. It is the longest backoff of an agent, which has retried for a while itself.
 	failureBackoff = time.Minute
-	// refusalBackoff is that rest after an answer of the registry which trying again
-	// at once does not change. It doubles each time, up to maxRestAfterRefusal: an image
-	// may be pushed after it is asked for, and a registry in trouble says all sorts of things.
+	// refusalBackoff is that time after a refusal, which trying again at once does not change. It
+	// doubles each time, up to maxRefusalBackoff: an image may be pushed after it is asked for,
+	// and a registry in trouble may refuse what it has.
 	refusalBackoff    = 15 * time.Second
 	maxRefusalBackoff = 10 * time.Minute
-	// minRefusals is how many nodes with the same credentials the registry must
-	// refuse before the others are not sent to ask as well.
+	// minRefusals is how many nodes with the same credentials the registry must refuse before
+	// the plan believes it and sends no others to ask.
 	minRefusals = 2
 )
 
-// DefaultLimits are the limits of a controller that is told none.
+// DefaultLimits are the limits of a controller without flags.
 func DefaultLimits() Limits {
 	return Limits{
 		UpstreamPullers: 1,
@@ -48,7 +48,7 @@ func DefaultLimits() Limits {
 	}
 }
 
-// orDefault puts the default in place of what is unset and would stop everything.
+// orDefault replaces a limit that is unset, and would stop everything, by its default.
 func (l Limits) orDefault() Limits {
 	preset := DefaultLimits()
 	if l.UpstreamPullers < 1 {

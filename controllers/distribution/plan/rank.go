@@ -11,84 +11,72 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// seedScore are what speaks for a node as the next seed, the weightiest first.
-type seedScore struct {
-	placement     *placement
-	failedAt      time.Time // as a seed of this image; those who have not come first, then the longest ago
-	present       bool      // its agent says that it holds the image: nothing but a HEAD goes upstream
-	listing       kubeletListing
-	secrets       int   // credentials: one team's lack of them must not stop another
-	siblingImages int   // images of the same prefetches that it is bringing: shared layers come once
-	receivedBytes int64 // received already, following the last seed
-	imageCount    int   // images of any prefetch
-}
-
-// rankSeeds ranks those who may become a seed now.
-func (d *planner) rankSeeds(im *image, candidates []*placement) []*placement {
+// rankSeeds returns the candidates that may become a seed now, the best first.
+func (pl *planner) rankSeeds(im *image, candidates []*placement) []*placement {
 	if len(candidates) == 0 {
 		return nil
 	}
-	kin := make(map[int]int)
-	for _, p := range im.prefetches {
-		for index, n := range p.seedImages {
-			kin[index] += n
+	siblings := make(map[int]int)
+	for _, pf := range im.prefetches {
+		for index, count := range pf.seedImages {
+			siblings[index] += count
 		}
 	}
-	refusals := im.history.refusalsByGroup()
-	var line []seedScore
-	for _, s := range candidates {
-		if due := im.history.retryAt(s, refusals); due.After(d.now) {
-			d.wakeAt(due)
+	refusals := im.history.refusals()
+	var scores []seedScore
+	for _, p := range candidates {
+		if at := im.history.retryAt(p, refusals); at.After(pl.now) {
+			pl.wakeAt(at)
 			continue
 		}
-		line = append(line, im.score(s, kin[s.node.index]))
+		scores = append(scores, im.score(p, siblings[p.node.index]))
 	}
-	im.refused = im.refused || len(line) == 0 && len(refusals) > 0
-	slices.SortFunc(line, seedScore.compare)
-	ranked := make([]*placement, 0, len(line))
-	for _, m := range line {
-		ranked = append(ranked, m.placement)
+	im.refused = im.refused || len(scores) == 0 && len(refusals) > 0
+	slices.SortFunc(scores, seedScore.compare)
+	ranked := make([]*placement, 0, len(scores))
+	for _, s := range scores {
+		ranked = append(ranked, s.placement)
 	}
 	return ranked
 }
 
-func (im *image) score(s *placement, kin int) seedScore {
-	tried := im.history.failures[s.node.Name]
-	if tried.final && kin > 0 {
-		tried.at = time.Time{} // the registry serves it again, as it shows with another image
+func (im *image) score(p *placement, siblingImages int) seedScore {
+	failure := im.history.failures[p.node.Name]
+	if failure.refused && siblingImages > 0 {
+		failure.at = time.Time{} // the registry serves the node again, as a sibling image shows
 	}
-	m := seedScore{
-		placement:     s,
-		failedAt:      tried.at,
-		listing:       s.listing,
-		secrets:       len(s.requirements.secrets),
-		siblingImages: kin,
-		imageCount:    s.node.imageCount,
+	s := seedScore{
+		placement:     p,
+		failedAt:      failure.at,
+		listing:       p.listing,
+		secrets:       len(p.requirements.secrets),
+		siblingImages: siblingImages,
+		imageCount:    p.node.imageCount,
 	}
-	if status := s.entry.Status; status != nil {
-		m.present = status.State == v1alpha1.ImagePresent && (im.digest == "" || status.Digest == im.digest)
-		if s.current {
-			m.receivedBytes = status.PulledBytes
+	if p.Status != nil {
+		s.present = p.Status.State == v1alpha1.ImagePresent && (im.digest == "" || p.Status.Digest == im.digest)
+		if p.current {
+			s.receivedBytes = p.Status.PulledBytes
 		}
 	}
-	return m
+	return s
 }
 
-func (m seedScore) compare(other seedScore) int {
+func (s seedScore) compare(other seedScore) int {
 	return cmp.Or(
-		m.failedAt.Compare(other.failedAt),
-		firstIf(m.present, other.present),
-		firstIf(m.listing == digestListed, other.listing == digestListed),
-		cmp.Compare(other.secrets, m.secrets),
-		cmp.Compare(other.listing, m.listing),
-		cmp.Compare(other.siblingImages, m.siblingImages),
-		cmp.Compare(other.receivedBytes, m.receivedBytes),
-		cmp.Compare(other.imageCount, m.imageCount),
-		cmp.Compare(m.placement.node.index, other.placement.node.index),
+		s.failedAt.Compare(other.failedAt),
+		trueFirst(s.present, other.present),
+		trueFirst(s.listing == digestListed, other.listing == digestListed),
+		cmp.Compare(other.secrets, s.secrets),
+		cmp.Compare(other.listing, s.listing),
+		cmp.Compare(other.siblingImages, s.siblingImages),
+		cmp.Compare(other.receivedBytes, s.receivedBytes),
+		cmp.Compare(other.imageCount, s.imageCount),
+		cmp.Compare(s.placement.node.index, other.placement.node.index),
 	)
 }
 
-func firstIf(a, b bool) int {
+func trueFirst(a, b bool) int {
 	switch {
 	case a && !b:
 		return -1

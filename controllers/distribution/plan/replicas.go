@@ -9,35 +9,69 @@ import (
 	"slices"
 )
 
-// replicaCandidate is a node that may be one of a prefetch's replicas.
-type replicaCandidate struct {
-	node *node
-	// lacking is the number of images that its spec does not name yet; a node that
-	// does not work lacks more than any other.
-	lacking int
-	// zoneRank is its place among the nodes of its zone.
-	zoneRank int
-	hash     uint64
+// chooseNodes narrows the nodes that match to those that the prefetch gets: its replicas, or all,
+// as far as their sets have room.
+func (pf *prefetch) chooseNodes(fits func(*node) bool) {
+	matching := pf.targets
+	chosen := &targetNodes{}
+	for _, n := range matching.desired {
+		if fits(n) {
+			chosen.desired = append(chosen.desired, n)
+		} else {
+			chosen.full = append(chosen.full, n)
+		}
+	}
+	for _, n := range matching.retained {
+		if fits(n) {
+			chosen.retained = append(chosen.retained, n)
+		}
+	}
+	if pf.Replicas != nil {
+		chosen.desired = chooseReplicas(pf.Prefetch, chosen.desired)
+		count := int(*pf.Replicas)
+		chosen.full = chosen.full[:min(len(chosen.full), count-len(chosen.desired))]
+		pf.missingReplicas = count - len(chosen.desired) - len(chosen.full)
+	} else if len(chosen.full) == 0 && len(chosen.retained) == len(matching.retained) {
+		return // all of them: the shared list stays
+	}
+	chosen.setNames()
+	pf.targets = chosen
 }
 
-// chooseReplicas chooses the replicas of a prefetch among the nodes that match, as far as there
-// are enough: first those that have its images already, so that a choice once made
-// stays; then from each zone in turn; last by a draw that does not change when other
-// nodes come and go.
-func chooseReplicas(p *Prefetch, from []*node) []*node {
-	count := int(*p.Replicas)
+// setNames sets the names of the desired nodes.
+func (t *targetNodes) setNames() {
+	t.names = make([]string, 0, len(t.desired)+len(t.full))
+	for _, n := range slices.Concat(t.desired, t.full) {
+		t.names = append(t.names, n.Name)
+		if n.silent {
+			t.silentNames = append(t.silentNames, n.Name)
+		}
+	}
+	for _, n := range t.full {
+		t.fullNames = append(t.fullNames, n.Name)
+	}
+	slices.Sort(t.names)
+	slices.Sort(t.silentNames)
+	slices.Sort(t.fullNames)
+}
+
+// chooseReplicas chooses the replicas of a prefetch among the nodes that match, or all of these if
+// there are too few. Nodes that have its images come first, so that a choice once made stays; then
+// the zones take turns; last decides a hash, which does not change when other nodes come and go.
+func chooseReplicas(pf *Prefetch, from []*node) []*node {
+	count := int(*pf.Replicas)
 	if len(from) <= count {
 		return from
 	}
 	candidates := make([]replicaCandidate, 0, len(from))
 	for _, n := range from {
-		candidates = append(candidates, replicaCandidate{node: n, lacking: lacking(p, n)})
+		candidates = append(candidates, replicaCandidate{node: n, missing: missingImages(pf, n)})
 	}
-	if settled := withLacking(candidates, 0); len(settled) >= count {
-		candidates = settled // the usual case, and a short list
+	if complete := withMissing(candidates, 0); len(complete) >= count {
+		candidates = complete // the usual case, and a short list
 	}
 	for i := range candidates {
-		candidates[i].hash = stableHash(p.UID, candidates[i].node.Name)
+		candidates[i].hash = stableHash(pf.UID, candidates[i].node.Name)
 	}
 	slices.SortFunc(candidates, func(a, b replicaCandidate) int {
 		return cmp.Or(cmp.Compare(a.node.Zone, b.node.Zone), byPreference(a, b))
@@ -48,7 +82,7 @@ func chooseReplicas(p *Prefetch, from []*node) []*node {
 		}
 	}
 	slices.SortFunc(candidates, func(a, b replicaCandidate) int {
-		return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.zoneRank, b.zoneRank), byPreference(a, b))
+		return cmp.Or(cmp.Compare(a.missing, b.missing), cmp.Compare(a.zoneRank, b.zoneRank), byPreference(a, b))
 	})
 	chosen := make([]*node, 0, count)
 	for _, c := range candidates[:count] {
@@ -59,33 +93,34 @@ func chooseReplicas(p *Prefetch, from []*node) []*node {
 }
 
 func byPreference(a, b replicaCandidate) int {
-	return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(a.hash, b.hash), cmp.Compare(a.node.index, b.node.index))
+	return cmp.Or(cmp.Compare(a.missing, b.missing), cmp.Compare(a.hash, b.hash), cmp.Compare(a.node.index, b.node.index))
 }
 
-func lacking(p *Prefetch, n *node) int {
+// missingImages counts the images of a prefetch that a node's spec does not name.
+func missingImages(pf *Prefetch, n *node) int {
 	if !n.canPull() || n.DiskPressure {
-		return len(p.Images) + 1
+		return len(pf.Images) + 1
 	}
-	lacking := 0
-	for _, image := range p.Images {
+	missing := 0
+	for _, image := range pf.Images {
 		if n.Entries[image].Wanted == nil {
-			lacking++
+			missing++
 		}
 	}
-	return lacking
+	return missing
 }
 
-func withLacking(candidates []replicaCandidate, lacking int) []replicaCandidate {
-	var those []replicaCandidate
+func withMissing(candidates []replicaCandidate, missing int) []replicaCandidate {
+	var found []replicaCandidate
 	for _, c := range candidates {
-		if c.lacking == lacking {
-			those = append(those, c)
+		if c.missing == missing {
+			found = append(found, c)
 		}
 	}
-	return those
+	return found
 }
 
-// stableHash is the same for the same two names, and otherwise as if by chance.
+// stableHash is the same for the same two names, and otherwise spread evenly.
 func stableHash(first, second string) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(first)) // a hash does not fail

@@ -13,15 +13,132 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// maxRequestIDs keeps a request within the 2048 characters that the API allows; whoever
-// finds no room asks once these are answered.
+// maxRequestIDs keeps a request within the 2048 characters that the API allows. Prefetches beyond
+// it ask once the others have their answer.
 const maxRequestIDs = 200
 
-// newRequestID is how one prefetch asks for its tags, once per generation and refresh.
+// newRequestID is the mark by which one prefetch recognizes the answers about its tags. It changes
+// with the prefetch's generation and refresh.
 func newRequestID(uid, resolution string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid + "\x00" + resolution)) // a hash does not fail
 	return fmt.Sprintf("%08x", h.Sum32())
+}
+
+// resolveDigests finds, for each image, the digest as far as it is known, the prefetches that know
+// it, and the request IDs of those that have yet to ask.
+func (pl *planner) resolveDigests() {
+	for _, im := range pl.images {
+		im.resolveDigest()
+	}
+}
+
+func (im *image) resolveDigest() {
+	if digest := digestIn(im.name); digest != "" {
+		im.digest = digest
+		for _, pf := range im.prefetches {
+			im.resolved[pf] = true
+		}
+		return
+	}
+	im.requestIDs = make(map[string]bool, len(im.prefetches))
+	for _, pf := range im.prefetches {
+		im.requestIDs[pf.requestID] = true
+		im.resolved[pf] = im.hasRecordedAnswer(pf)
+	}
+	newest, answered := im.readAnswers()
+	for _, pf := range im.prefetches {
+		im.resolved[pf] = im.resolved[pf] || answered[pf.requestID]
+		if !im.resolved[pf] && len(pf.targets.desired) > 0 {
+			im.openRequestIDs = append(im.openRequestIDs, pf.requestID)
+		}
+	}
+	slices.Sort(im.openRequestIDs)
+	im.openRequestIDs = slices.Compact(im.openRequestIDs)
+	im.digest = cmp.Or(newest, im.recordedDigest())
+}
+
+// hasRecordedAnswer reports whether the prefetch's status has the answer for its present generation
+// and refresh.
+func (im *image) hasRecordedAnswer(pf *prefetch) bool {
+	record := pf.Resolved[im.name]
+	return record.Digest != "" && record.For == pf.Resolution
+}
+
+// readAnswers reads what agents answered: the newest digest, and the request IDs that are answered.
+// The agent whose spec still has the request is the last that was asked. The answers of others
+// count only for the request IDs of prefetches that have not recorded one.
+func (im *image) readAnswers() (newest string, answered map[string]bool) {
+	answered = make(map[string]bool)
+	unrecorded := make(map[string]bool)
+	for _, pf := range im.prefetches {
+		if !im.hasRecordedAnswer(pf) {
+			unrecorded[pf.requestID] = true
+		}
+	}
+	best := 0
+	for _, e := range im.entries {
+		if e.Status == nil || e.Status.Digest == "" {
+			continue
+		}
+		rank := 0
+		for _, id := range splitRequest(e.Status.Request) {
+			if !im.requestIDs[id] {
+				continue
+			}
+			answered[id] = true
+			if e.Wanted != nil && e.Wanted.Request != "" {
+				rank += len(im.requestIDs) + 1
+			} else if unrecorded[id] {
+				rank++
+			}
+		}
+		if rank > best {
+			newest, best = e.Status.Digest, rank
+		}
+	}
+	return newest, answered
+}
+
+// recordedDigest is the digest in the status of the prefetches that have recorded the answer. If
+// they disagree, as after a crash between two writes, it is the digest that most specs ask for, or
+// that of the first prefetch.
+func (im *image) recordedDigest() string {
+	var digests []string
+	for _, pf := range im.prefetches {
+		if digest := pf.Resolved[im.name].Digest; im.hasRecordedAnswer(pf) && !slices.Contains(digests, digest) {
+			digests = append(digests, digest)
+		}
+	}
+	if len(digests) < 2 {
+		return strings.Join(digests, "")
+	}
+	specs := make(map[string]int)
+	for _, e := range im.entries {
+		if e.Wanted != nil {
+			specs[e.Wanted.Digest]++
+		}
+	}
+	return slices.MaxFunc(digests, func(a, b string) int { return cmp.Compare(specs[a], specs[b]) })
+}
+
+// nextRequest is the request for the resolver, given its entry: the open request IDs, and those
+// that the entry has already, as long as some prefetch uses them.
+func (im *image) nextRequest(before *v1alpha1.NodeImage) string {
+	ids := slices.Clone(im.openRequestIDs[:min(len(im.openRequestIDs), maxRequestIDs)])
+	if before != nil {
+		had := splitRequest(before.Request)
+		if containsAll(had, ids) {
+			return before.Request // a shorter list would only make the node ask again
+		}
+		for _, id := range had {
+			if im.requestIDs[id] && len(ids) < maxRequestIDs {
+				ids = append(ids, id)
+			}
+		}
+	}
+	slices.Sort(ids)
+	return strings.Join(slices.Compact(ids), ",")
 }
 
 func splitRequest(request string) []string {
@@ -31,127 +148,17 @@ func splitRequest(request string) []string {
 	return strings.Split(request, ",")
 }
 
-// resolveDigest finds the digest of an image as far as it is known, who knows it, and who
-// has still to ask.
-func (d *planner) resolveDigest(im *image) {
-	if digest := digestIn(im.name); digest != "" {
-		im.digest = digest
-		for _, p := range im.prefetches {
-			im.resolved[p] = true
-		}
-		return
-	}
-	im.requestIDs = make(map[string]bool, len(im.prefetches))
-	for _, p := range im.prefetches {
-		im.requestIDs[p.requestID] = true
-		im.resolved[p] = im.hasRecordedAnswer(p)
-	}
-	newest, answered := im.readAnswers()
-	for _, p := range im.prefetches {
-		im.resolved[p] = im.resolved[p] || answered[p.requestID]
-		if !im.resolved[p] && len(p.targets.desired) > 0 {
-			im.openRequestIDs = append(im.openRequestIDs, p.requestID)
-		}
-	}
-	slices.Sort(im.openRequestIDs)
-	im.openRequestIDs = slices.Compact(im.openRequestIDs)
-	im.digest = cmp.Or(newest, im.recordedDigest())
-}
-
-// hasRecordedAnswer says that the prefetch's status has the answer to its present question.
-func (im *image) hasRecordedAnswer(p *prefetch) bool {
-	record := p.Resolved[im.name]
-	return record.Digest != "" && record.For == p.Resolution
-}
-
-// readAnswers reads what agents answered: the newest digest, and the marks that have one.
-// The one whose spec still carries the request is the last who was asked. Others
-// count only for questions whose answer nobody has recorded.
-func (im *image) readAnswers() (newest string, answered map[string]bool) {
-	answered = make(map[string]bool)
-	open := make(map[string]bool)
-	for _, p := range im.prefetches {
-		if !im.hasRecordedAnswer(p) {
-			open[p.requestID] = true
-		}
-	}
-	best := 0
-	for _, f := range im.entries {
-		status := f.entry.Status
-		if status == nil || status.Digest == "" {
-			continue
-		}
-		rank := 0
-		for _, mark := range splitRequest(status.Request) {
-			if !im.requestIDs[mark] {
-				continue
-			}
-			answered[mark] = true
-			if f.entry.Wanted != nil && f.entry.Wanted.Request != "" {
-				rank += len(im.requestIDs) + 1
-			} else if open[mark] {
-				rank++
-			}
-		}
-		if rank > best {
-			newest, best = status.Digest, rank
-		}
-	}
-	return newest, answered
-}
-
-// recordedDigest is the digest in the status of the prefetches that have been told. Should they
-// disagree, as after a crash between two writes, the digest that most nodes are
-// asked for stands, and else that of the first prefetch.
-func (im *image) recordedDigest() string {
-	var digests []string
-	for _, p := range im.prefetches {
-		if digest := p.Resolved[im.name].Digest; im.hasRecordedAnswer(p) && !slices.Contains(digests, digest) {
-			digests = append(digests, digest)
-		}
-	}
-	if len(digests) < 2 {
-		return strings.Join(digests, "")
-	}
-	asked := make(map[string]int)
-	for _, f := range im.entries {
-		if f.entry.Wanted != nil {
-			asked[f.entry.Wanted.Digest]++
-		}
-	}
-	return slices.MaxFunc(digests, func(a, b string) int { return cmp.Compare(asked[a], asked[b]) })
-}
-
-// nextRequest is what the resolver is to be asked: the open marks, and those that it has
-// been asked already as long as somebody still uses them.
-func (im *image) nextRequest(before *v1alpha1.NodeImage) string {
-	marks := slices.Clone(im.openRequestIDs[:min(len(im.openRequestIDs), maxRequestIDs)])
-	if before != nil {
-		had := splitRequest(before.Request)
-		if containsAll(had, marks) {
-			return before.Request // a shorter list would only make the node ask again
-		}
-		for _, mark := range had {
-			if im.requestIDs[mark] && len(marks) < maxRequestIDs {
-				marks = append(marks, mark)
-			}
-		}
-	}
-	slices.Sort(marks)
-	return strings.Join(slices.Compact(marks), ",")
-}
-
 func containsAll(set, subset []string) bool {
 	return !slices.ContainsFunc(subset, func(s string) bool { return !slices.Contains(set, s) })
 }
 
-// digestIn is the digest in a normalized name, if it names one.
+// digestIn is the digest in a normalized name, or empty.
 func digestIn(name string) string {
 	_, digest, _ := strings.Cut(name, "@")
 	return digest
 }
 
-// byDigest is the name of the image with that digest: what the kubelet lists beside a tag.
+// byDigest is the name of the image with that digest, which the kubelet lists beside a tag.
 func byDigest(name, digest string) string {
 	if strings.Contains(name, "@") {
 		return name

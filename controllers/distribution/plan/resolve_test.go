@@ -13,7 +13,7 @@ import (
 // resolvers are the nodes that are to resolve an image, in order.
 func (w *world) resolvers(image string) (names []string) {
 	for _, n := range w.state().Nodes {
-		if unanswered(n.Entries[image]) {
+		if n.Entries[image].unanswered() {
 			names = append(names, n.Name)
 		}
 	}

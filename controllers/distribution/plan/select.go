@@ -11,116 +11,75 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// targetNodes is the nodes of one prefetch, or of several that select alike.
-type targetNodes struct {
-	// desired nodes shall hold the images.
-	desired []*node
-	// retained nodes belong to the prefetch but take no Pods at the moment (not Ready,
-	// cordoned, under pressure). They are not waited for and get nothing new, and
-	// keep what they have: a node that comes back a minute later has lost no pin.
-	retained []*node
-	// full nodes are desired, and have no room for the images beside those of older
-	// prefetches.
-	full []*node
-
-	names, silentNames, fullNames []string // of the desired nodes, full ones included
-}
-
-// selectNodes finds the nodes of each prefetch; those that select alike share a scope.
-func (d *planner) selectNodes() {
-	scopes := make(map[string]*targetNodes)
-	for _, p := range d.prefetches {
-		p.requestID = newRequestID(p.UID, p.Resolution)
-		key := selectorKey(p.Prefetch)
-		matching, ok := scopes[key]
+// selectNodes finds the nodes of each prefetch. Prefetches that select alike share them.
+func (pl *planner) selectNodes() {
+	bySelector := make(map[string]*targetNodes)
+	for _, pf := range pl.prefetches {
+		key := selectorKey(pf.Prefetch)
+		matching, ok := bySelector[key]
 		if !ok {
-			matching = d.matchNodes(p.Prefetch)
-			matching.nameNodes()
-			scopes[key] = matching
+			matching = pl.matchNodes(pf.Prefetch)
+			matching.setNames()
+			bySelector[key] = matching
 		}
-		p.targets = matching
+		pf.targets = matching
 	}
-	if d.mayExceedCapacity() {
-		d.enforceCapacity()
+	if pl.mayExceedCapacity() {
+		pl.enforceCapacity()
 		return
 	}
-	for _, p := range d.prefetches {
-		p.chooseNodes(func(*node) bool { return true })
+	for _, pf := range pl.prefetches {
+		pf.chooseNodes(func(*node) bool { return true })
 	}
 }
 
-func (d *planner) matchNodes(p *Prefetch) *targetNodes {
-	s := &targetNodes{desired: make([]*node, 0, len(d.nodes))}
-	for _, n := range d.nodes {
-		switch eligibilityOf(n.Node, p) {
+func (pl *planner) matchNodes(pf *Prefetch) *targetNodes {
+	t := &targetNodes{desired: make([]*node, 0, len(pl.nodes))}
+	for _, n := range pl.nodes {
+		switch eligibilityOf(n.Node, pf) {
 		case eligibilityDesired:
-			s.desired = append(s.desired, n)
+			t.desired = append(t.desired, n)
 		case eligibilityRetained:
-			s.retained = append(s.retained, n)
+			t.retained = append(t.retained, n)
 		case eligibilityNone:
 		}
 	}
-	return s
+	return t
 }
 
-// nameNodes names the desired nodes.
-func (s *targetNodes) nameNodes() {
-	s.names = make([]string, 0, len(s.desired)+len(s.full))
-	for _, n := range slices.Concat(s.desired, s.full) {
-		s.names = append(s.names, n.Name)
-		if n.silent {
-			s.silentNames = append(s.silentNames, n.Name)
-		}
-	}
-	for _, n := range s.full {
-		s.fullNames = append(s.fullNames, n.Name)
-	}
-	slices.Sort(s.names)
-	slices.Sort(s.silentNames)
-	slices.Sort(s.fullNames)
-}
-
-type eligibility int
-
-const (
-	eligibilityNone eligibility = iota
-	eligibilityRetained
-	eligibilityDesired
-)
-
-// eligibilityOf says whether a prefetch wants its images on a node.
-func eligibilityOf(n *Node, p *Prefetch) eligibility {
+// eligibilityOf is what a node is for a prefetch, by its platform, labels, taints and conditions.
+func eligibilityOf(n *Node, pf *Prefetch) eligibility {
 	if !strings.HasPrefix(n.Platform, "linux/") {
 		return eligibilityNone
 	}
-	for key, value := range p.NodeSelector {
+	for key, value := range pf.NodeSelector {
 		if got, ok := n.Labels[key]; !ok || got != value {
 			return eligibilityNone
 		}
 	}
-	reach := eligibilityDesired
+	found := eligibilityDesired
 	if !n.Ready {
-		reach = eligibilityRetained
+		found = eligibilityRetained
 	}
 	// The scheduler, too, treats a cordon as this taint.
-	if n.Unschedulable && !tolerated(p.Tolerations, corev1.TaintNodeUnschedulable, "", corev1.TaintEffectNoSchedule) {
-		reach = eligibilityRetained
+	if n.Unschedulable && !tolerated(pf.Tolerations, corev1.TaintNodeUnschedulable, "", corev1.TaintEffectNoSchedule) {
+		found = eligibilityRetained
 	}
 	for _, taint := range n.Taints {
 		switch {
 		case taint.Effect == corev1.TaintEffectPreferNoSchedule,
-			tolerated(p.Tolerations, taint.Key, taint.Value, taint.Effect):
+			tolerated(pf.Tolerations, taint.Key, taint.Value, taint.Effect):
 		case isTransientTaint(taint.Key):
-			reach = eligibilityRetained
+			found = eligibilityRetained
 		default:
 			return eligibilityNone
 		}
 	}
-	return reach
+	return found
 }
 
-// tolerated follows corev1.Toleration.ToleratesTaint, without the alpha comparison
-// operators, which match nothing here.
+// tolerated follows corev1.Toleration.ToleratesTaint, without the alpha comparison operators, which
+// match nothing here.
 func tolerated(tolerations []corev1.Toleration, key, value string, effect corev1.TaintEffect) bool {
 	return slices.ContainsFunc(tolerations, func(t corev1.Toleration) bool {
 		if t.Effect != "" && t.Effect != effect || t.Key != "" && t.Key != key {
@@ -137,8 +96,8 @@ func tolerated(tolerations []corev1.Toleration, key, value string, effect corev1
 	})
 }
 
-// isTransientTaint names the taints that Kubernetes itself puts on a node for a while and
-// takes off again. Any other says whom the node is for.
+// isTransientTaint reports whether Kubernetes itself puts a taint with that key on a node for a
+// while and takes it off again. Any other taint says whom the node is for.
 func isTransientTaint(key string) bool {
 	switch key {
 	case corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeUnschedulable,
@@ -150,12 +109,12 @@ func isTransientTaint(key string) bool {
 }
 
 // selectorKey is equal for prefetches that select the same nodes.
-func selectorKey(p *Prefetch) string {
+func selectorKey(pf *Prefetch) string {
 	var parts []string
-	for key, value := range p.NodeSelector {
+	for key, value := range pf.NodeSelector {
 		parts = append(parts, fmt.Sprintf("%q=%q", key, value))
 	}
-	for _, t := range p.Tolerations {
+	for _, t := range pf.Tolerations {
 		parts = append(parts, fmt.Sprintf("%q %q %q %q", t.Key, t.Operator, t.Value, t.Effect))
 	}
 	slices.Sort(parts)

@@ -17,12 +17,18 @@ type State struct {
 	Now time.Time
 	// Nodes in any order; names are unique.
 	Nodes []Node
-	// Prefetches in any order; keys are unique. Prefetches being deleted, denied or
-	// invalid are left out: what they alone wanted is wanted no more.
+	// Prefetches in any order; keys are unique. Those that are being deleted, are denied or are
+	// invalid are left out: an image that they alone wanted is wanted no more.
 	Prefetches []Prefetch
-	// Memory is that of the last Step, handed back unread; empty after a restart,
-	// which costs a seed that failed another try and breaks nothing.
+	// Memory is that of the last Step, handed back unread. It is empty after a restart, at the cost
+	// of another try by a seed that failed.
 	Memory Memory
+}
+
+// Memory is what one plan tells the next: which nodes failed as seeds. It is opaque to the
+// controller, and a plan does not change the one that it is given.
+type Memory struct {
+	images map[string]imageHistory
 }
 
 // Node is one node of the cluster and its NodeImageSet.
@@ -36,39 +42,37 @@ type Node struct {
 	Zone string
 	// Ready is the node's Ready condition; Unschedulable its spec field (cordoned).
 	Ready, Unschedulable bool
-	// DiskPressure is the node's condition: no new pull is given to it, and what it does
-	// not hold is taken from its spec.
+	// DiskPressure is the node's condition: the node gets no new pull, and its spec loses the
+	// images that the node does not have.
 	DiskPressure bool
-	// KubeletImages are normalized image names that the kubelet lists as held. It lists only
-	// 50, and says nothing of a tag's digest: a hint of whom to ask first, no proof.
+	// KubeletImages are normalized image names that the kubelet lists. It lists only 50, and does
+	// not say which digest a tag has: they tell which node to ask first, and prove nothing.
 	KubeletImages []string
 	// Entries are the images of the node's NodeImageSet, by normalized name.
 	Entries map[string]Entry
-	// Acknowledged says that the agent has taken up the present spec
-	// (status.observedGeneration equals metadata.generation). A node without a
-	// NodeImageSet has nothing to take up: true.
+	// Acknowledged says that the agent has seen the present spec (status.observedGeneration equals
+	// metadata.generation). It is true for a node without a NodeImageSet.
 	Acknowledged bool
-	// Unsupported says that the agent reported a runtime that it cannot serve.
+	// Unsupported says that the agent reported a runtime that it does not support.
 	Unsupported bool
-	// RuntimeDown says that the agent reported that the runtime has not answered for
-	// longer than a restart takes.
+	// RuntimeDown says that the agent reported that the runtime has not answered for longer than a
+	// restart takes.
 	RuntimeDown bool
-	// HeardAt is when the controller last saw the agent's status change, or saw the
-	// node turn from acknowledged to unacknowledged, whichever is later. A further
-	// change of a spec that is unacknowledged already does not move it, or a dead
-	// agent would never be found out. Zero counts as Now.
+	// HeardAt is when the controller last saw the agent's status change, or saw Acknowledged become
+	// false, whichever is later. A further change of an unacknowledged spec does not move it:
+	// otherwise a dead agent might never become a silent one. Zero counts as Now.
 	HeardAt time.Time
 }
 
 // Entry is one image of a NodeImageSet: what is asked of the node, and its answer.
 type Entry struct {
-	// Wanted is the entry of the spec; nil where the status speaks of an image that
-	// the spec no longer names.
+	// Wanted is the entry of the spec; nil where the status has an image that the spec no longer
+	// names.
 	Wanted *v1alpha1.NodeImage
 	// Status is the agent's answer; nil where there is none yet.
 	Status *v1alpha1.NodeImageStatus
-	// ChangedAt is when the controller last saw Status or Wanted change, and ProgressAt
-	// when it last saw the image get on (see Progressed). Zero counts as Now.
+	// ChangedAt is when the controller last saw Status or Wanted change, and ProgressAt when it
+	// last saw the image make progress (see Progressed). Zero counts as Now.
 	ChangedAt, ProgressAt time.Time
 }
 
@@ -78,10 +82,10 @@ type Prefetch struct {
 	Key       string
 	Namespace string
 	UID       string
-	// CreatedAt decides who comes first where a node has no room for all.
+	// CreatedAt decides which prefetch comes first where a node's set has no room for all.
 	CreatedAt time.Time
-	// Resolution is what the tags of this prefetch are to be resolved for: its
-	// generation, and behind a slash the refresh annotation if there is one.
+	// Resolution is what the tags of this prefetch are to be resolved for: its generation, and
+	// after a slash the refresh annotation if there is one.
 	Resolution string
 	// Images are normalized names, each once.
 	Images []string
@@ -97,17 +101,17 @@ type Prefetch struct {
 	PullSecrets []v1alpha1.NamespacedSecretReference
 }
 
-// Resolved is the digest of a tag, and the Resolution it was asked for.
+// Resolved is the digest of a tag, and the Resolution that it was resolved for.
 type Resolved struct {
 	Digest string
 	For    string
 }
 
-// MirrorFallback says what becomes of a node that the mirror could not serve.
+// MirrorFallback says what happens to a node that the mirror could not serve.
 type MirrorFallback string
 
 const (
-	// FallbackUpstream queues the node for an upstream slot.
+	// FallbackUpstream makes the node a candidate for the upstream.
 	FallbackUpstream MirrorFallback = "Upstream"
 	// FallbackNever leaves it Failed.
 	FallbackNever MirrorFallback = "Never"
@@ -115,36 +119,36 @@ const (
 
 // Limits bound a plan cluster-wide.
 type Limits struct {
-	// UpstreamPullers is how many nodes may pull one image (per platform) from the
-	// upstream registry at a time. Default 1.
+	// UpstreamPullers is how many nodes of one platform may pull an image from the upstream at a
+	// time. Default 1.
 	UpstreamPullers int
 	// Fanout is how many nodes may pull an image from the mirror per holder. Default 4.
 	Fanout int
 	// MaxConcurrentPulls bounds the pulls of all images together; 0 is no bound.
 	MaxConcurrentPulls int
-	// SeedTimeout is how long a seed may show no progress, with the image or, while that
-	// waits for a slot on its node, with any other, before another takes over. While it
-	// unpacks it may take ten times as long.
+	// SeedTimeout is how long a seed may make no progress before another takes over. While the
+	// image waits for a slot of the agent, progress with any other image counts. While the seed
+	// unpacks, it may take ten times as long.
 	SeedTimeout time.Duration
-	// AgentTimeout is how long an agent may leave a spec unacknowledged before its
-	// node counts as failed (AgentNotRunning).
+	// AgentTimeout is how long an agent may leave a spec unacknowledged before its node counts as
+	// failed (AgentNotRunning).
 	AgentTimeout time.Duration
 	// MirrorFallback is Upstream by default.
 	MirrorFallback MirrorFallback
-	// FollowSeed starts the first wave while the seed is still pulling, as soon as
-	// the digest is known.
+	// FollowSeed starts the first wave while the seed is still pulling, as soon as the seed has the
+	// manifests.
 	FollowSeed bool
 }
 
 // Step is what to do next. It is data: the same State and Limits give the same Step.
 type Step struct {
-	// Sets are the complete image lists of the nodes whose spec must change, by node
-	// name, each sorted by image name. A node that is not in it stays as it is.
+	// Sets are the complete image lists of the nodes whose spec must change, by node name, each
+	// sorted by image name. A node that is not in it stays as it is.
 	Sets map[string][]v1alpha1.NodeImage
 	// Prefetches tell, by key, what the plan means for each prefetch.
 	Prefetches map[string]Outcome
-	// WakeAt is when time alone changes the plan (a seed's or an agent's timeout);
-	// zero when only events do.
+	// WakeAt is when time alone changes the plan (a seed's or an agent's timeout); zero when only
+	// events do.
 	WakeAt time.Time
 	// Memory goes into the next State, unread.
 	Memory Memory
@@ -155,24 +159,23 @@ type Step struct {
 type Outcome struct {
 	// Nodes are the names of the desired nodes, sorted.
 	Nodes []string
-	// Digests are the resolved digests by normalized image name; an image that is
-	// being resolved is absent.
+	// Digests are the resolved digests by normalized image name; an image that is being resolved is
+	// absent.
 	Digests map[string]Resolved
 	// Silent are the desired nodes whose agent does not answer, sorted.
 	Silent []string
-	// Full are the desired nodes whose NodeImageSet has no room for the images beside
-	// those of older prefetches, sorted. They are given none of them.
+	// Full are the desired nodes, sorted, whose NodeImageSets have no room for the images beside
+	// those of older prefetches. They get none of the images.
 	Full []string
-	// LeftOutSecrets are the names of pull secrets, sorted, that are not used for some
-	// image on some node, because other prefetches of it name as many as are admitted.
+	// LeftOutSecrets are the names of pull secrets, sorted, that are not used for some image on
+	// some node, because other prefetches of that image name as many as the API admits.
 	LeftOutSecrets []string
-	// MissingReplicas is how many nodes fewer than replicas there are.
+	// MissingReplicas is by how many nodes the replicas exceed the nodes that match.
 	MissingReplicas int
-	// Refused are the images, sorted, that the registry refused for good (unknown,
-	// credentials, platform) on every node that was asked; they are asked for again
-	// on a new generation, a refresh, other secrets, or after a long while.
+	// Refused are the images, sorted, that the registry refused (unknown, unauthorized, platform)
+	// to every node that asked. They are asked for again on a new generation, a refresh or other
+	// secrets, and after a while.
 	Refused []string
-	// WithoutMirror says that nodes are pulling from upstream because the mirror
-	// served nothing.
+	// WithoutMirror says that nodes pull from the upstream because the mirror served nothing.
 	WithoutMirror bool
 }

@@ -11,45 +11,39 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// entryChange is the entry that a node's spec shall have for an image; nil for none.
-type entryChange struct {
-	image string
-	entry *v1alpha1.NodeImage
-}
-
-// buildStep turns the draft into what the controller is to do.
-func (d *planner) buildStep() Step {
-	for _, im := range d.images {
-		for _, s := range im.placements {
-			if !sameEntry(s.entry.Wanted, s.next) {
-				s.node.changes = append(s.node.changes, entryChange{im.name, s.next})
+// buildStep turns the placements' next entries into what the controller is to do.
+func (pl *planner) buildStep() Step {
+	for _, im := range pl.images {
+		for _, p := range im.placements {
+			if !sameEntry(p.Wanted, p.next) {
+				p.node.changes = append(p.node.changes, entryChange{im.name, p.next})
 			}
 		}
 	}
 	step := Step{
 		Sets:       make(map[string][]v1alpha1.NodeImage),
-		Prefetches: make(map[string]Outcome, len(d.prefetches)),
-		WakeAt:     d.wake,
-		Memory:     d.nextMemory(),
+		Prefetches: make(map[string]Outcome, len(pl.prefetches)),
+		WakeAt:     pl.wake,
+		Memory:     pl.nextMemory(),
 	}
-	for _, n := range d.nodes {
+	for _, n := range pl.nodes {
 		if len(n.changes) > 0 {
-			step.Sets[n.Name] = n.set()
+			step.Sets[n.Name] = n.changedSet()
 		}
 	}
-	images := make(map[string]*image, len(d.images))
-	for _, im := range d.images {
-		im.withoutMirror = d.mirrorServedNobody(im)
+	images := make(map[string]*image, len(pl.images))
+	for _, im := range pl.images {
+		im.withoutMirror = pl.mirrorServedNobody(im)
 		images[im.name] = im
 	}
-	for _, p := range d.prefetches {
-		step.Prefetches[p.Key] = d.outcomeOf(p, images)
+	for _, pf := range pl.prefetches {
+		step.Prefetches[pf.Key] = pf.outcome(images)
 	}
 	return step
 }
 
-// set is the node's whole list with the changes made.
-func (n *node) set() []v1alpha1.NodeImage {
+// changedSet is the node's whole list with the changes made.
+func (n *node) changedSet() []v1alpha1.NodeImage {
 	set := make([]v1alpha1.NodeImage, 0, len(n.Entries)+len(n.changes))
 	changed := make(map[string]bool, len(n.changes))
 	for _, c := range n.changes {
@@ -67,36 +61,20 @@ func (n *node) set() []v1alpha1.NodeImage {
 	return set
 }
 
-func sameEntry(a, b *v1alpha1.NodeImage) bool {
-	if a == nil || b == nil || a == b {
-		return a == b
-	}
-	return a.Digest == b.Digest && a.Request == b.Request && a.RegistryPolicy == b.RegistryPolicy &&
-		a.Retention == b.Retention && equalInt32(a.ImageDownloadRetryLimit, b.ImageDownloadRetryLimit) &&
-		slices.Equal(a.ImagePullSecrets, b.ImagePullSecrets)
-}
-
-func equalInt32(a, b *int32) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
-}
-
-// outcomeOf tells what the plan means for one prefetch.
-func (d *planner) outcomeOf(p *prefetch, images map[string]*image) Outcome {
+// outcome is what the plan means for one prefetch.
+func (pf *prefetch) outcome(images map[string]*image) Outcome {
 	o := Outcome{
-		Nodes:           p.targets.names,
-		Silent:          p.targets.silentNames,
-		Full:            p.targets.fullNames,
-		MissingReplicas: p.missingReplicas,
-		LeftOutSecrets:  slices.Sorted(maps.Keys(p.leftOutSecrets)),
-		Digests:         make(map[string]Resolved, len(p.Images)),
+		Nodes:           pf.targets.names,
+		Silent:          pf.targets.silentNames,
+		Full:            pf.targets.fullNames,
+		MissingReplicas: pf.missingReplicas,
+		LeftOutSecrets:  slices.Sorted(maps.Keys(pf.leftOutSecrets)),
+		Digests:         make(map[string]Resolved, len(pf.Images)),
 	}
-	for _, name := range p.Images {
+	for _, name := range pf.Images {
 		im := images[name]
-		if im.resolved[p] && im.digest != "" {
-			o.Digests[name] = Resolved{Digest: im.digest, For: p.Resolution}
+		if im.resolved[pf] && im.digest != "" {
+			o.Digests[name] = Resolved{Digest: im.digest, For: pf.Resolution}
 		}
 		if im.refused {
 			o.Refused = append(o.Refused, name)
@@ -107,10 +85,10 @@ func (d *planner) outcomeOf(p *prefetch, images map[string]*image) Outcome {
 	return o
 }
 
-// mirrorServedNobody says that nodes go upstream because the mirror has served nobody.
-func (d *planner) mirrorServedNobody(im *image) bool {
+// mirrorServedNobody reports whether nodes use the upstream because the mirror has served none.
+func (pl *planner) mirrorServedNobody(im *image) bool {
 	return slices.ContainsFunc(im.groups, func(g *platformGroup) bool {
-		return g.fromMirror == 0 && (g.fromUpstream > d.limits.UpstreamPullers ||
-			slices.ContainsFunc(g.placements, func(s *placement) bool { return d.failedDespiteHolders(g, s) }))
+		return g.fromMirror == 0 && (g.fromUpstream > pl.limits.UpstreamPullers ||
+			slices.ContainsFunc(g.placements, func(p *placement) bool { return pl.failedDespiteHolders(g, p) }))
 	})
 }

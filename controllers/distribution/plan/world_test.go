@@ -457,7 +457,7 @@ func (w *world) check(t failer) {
 			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
 				key := image + " on " + m.node.Platform
 				seeds[key] = append(seeds[key], name)
-				if status := m.status[image]; unanswered(Entry{Wanted: &entry, Status: &status}) {
+				if status := m.status[image]; (Entry{Wanted: &entry, Status: &status}).unanswered() {
 					requests[image] = append(requests[image], name)
 				}
 			} else if entry.Digest == "" {
