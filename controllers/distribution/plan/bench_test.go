@@ -37,9 +37,9 @@ func BenchmarkNext(b *testing.B) {
 	}
 }
 
-// crowding is a cluster of 200 nodes where each prefetch wants images of its own on a
+// exceedingCapacity is a cluster of 200 nodes where each prefetch wants images of its own on a
 // quarter of the nodes, and all together are more than a NodeImageSet holds.
-func crowding(prefetches int) State {
+func exceedingCapacity(prefetches int) State {
 	s := distributing(200, 0, prefetches, 0)
 	for i := range s.Prefetches {
 		s.Prefetches[i].Replicas = new(int32(50))

@@ -13,110 +13,110 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// overBounds says which of the two bounds on pulls a plan has broken, given what it was
+// boundsViolation says which of the two bounds on pulls a plan has broken, given what it was
 // made of. What was under way stays under way, also where others that left or stood
 // still have made it too much; then nobody may be added.
-func (w *world) overBounds(seen State) string {
-	before, after := w.seated(seen), w.seated(w.state())
-	was := before.sights()
+func (c *fakeCluster) boundsViolation(seen State) string {
+	before, after := c.placementsIn(seen), c.placementsIn(c.state())
+	was := before.sightings()
 	added, pulls := false, 0
 	for _, im := range after.images {
 		for _, g := range im.groups {
-			new, over := w.overFanout(im, g, was)
+			new, over := c.fanoutViolation(im, g, was)
 			if over != "" {
 				return over
 			}
 			added = added || new
 		}
-		for _, s := range im.placements {
-			if s.Wanted == nil || s.state != pulling {
+		for _, p := range im.placements {
+			if p.Wanted == nil || p.state != pulling {
 				continue
 			}
-			old, had := was[s.node.Name+" "+im.name]
-			if old.pulls || !had || old.RegistryPolicy == v1alpha1.RegistryPolicyMirror && s.isSeed() {
+			old, had := was[p.node.Name+" "+im.name]
+			if old.pulls || !had || old.RegistryPolicy == v1alpha1.RegistryPolicyMirror && p.isSeed() {
 				pulls++
 			}
 		}
 	}
-	if limit := w.limits.MaxConcurrentPulls; added && limit > 0 && pulls > limit {
+	if limit := c.limits.MaxConcurrentPulls; added && limit > 0 && pulls > limit {
 		return fmt.Sprintf("%d pulls are under way or may be at any moment, of %d", pulls, limit)
 	}
 	return ""
 }
 
-// sight is an entry as the plan saw it: whether its node pulls or may at any moment, and
+// sighting is an entry as the plan saw it: whether its node pulls or may at any moment, and
 // whether it takes room in its wave.
-type sight struct {
+type sighting struct {
 	v1alpha1.NodeImage
 	pulls, busy bool
 }
 
-// seated is how each image stands on each node.
-func (w *world) seated(s State) *planner {
-	d := newPlanner(s, w.limits.orDefault())
-	d.selectNodes()
-	d.listImages(s.Memory)
-	d.resolveDigests()
-	d.listPlacements()
-	d.readKubeletImages()
-	return d
+// placementsIn is how each image stands on each node.
+func (c *fakeCluster) placementsIn(s State) *planner {
+	pl := newPlanner(s, c.limits.orDefault())
+	pl.selectNodes()
+	pl.listImages(s.Memory)
+	pl.resolveDigests()
+	pl.listPlacements()
+	pl.readKubeletImages()
+	return pl
 }
 
-// overFanout follows docs/design/0003: fanout for each node that holds the image, for
+// fanoutViolation follows docs/design/0003: fanout for each node that holds the image, for
 // the seed that is followed, and for the shares of those who pull, which come to three
 // times as much at the most. Those whose kubelet lists the digest are let in beside.
-func (w *world) overFanout(im *image, g *platformGroup, was map[string]sight) (added bool, over string) {
+func (c *fakeCluster) fanoutViolation(im *image, g *platformGroup, was map[string]sighting) (added bool, over string) {
 	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
-	for _, s := range g.placements {
-		old, had := was[s.node.Name+" "+im.name]
-		if had && s.Wanted == nil && s.reportsPresent(im.digest) {
+	for _, p := range g.placements {
+		old, had := was[p.node.Name+" "+im.name]
+		if had && p.Wanted == nil && p.reportsPresent(im.digest) {
 			sources++ // it held the image when the plan was made that lets go of it
 		}
-		if s.Wanted == nil || !s.current || s.state != pulling {
+		if p.Wanted == nil || !p.current || p.state != pulling {
 			continue
 		}
-		fresh := !had || old.Digest != s.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
+		fresh := !had || old.Digest != p.Wanted.Digest && old.RegistryPolicy == v1alpha1.RegistryPolicyMirror
 		added = added || fresh
 		switch {
-		case s.isSeed():
-			if status := s.Status; w.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
+		case p.isSeed():
+			if status := p.Status; c.limits.FollowSeed && status != nil && status.State == v1alpha1.ImagePulling && status.SizeBytes > 0 {
 				sources++
 			}
-		case fresh && s.reportsPresent(im.digest):
-		case fresh && s.listing == digestListed:
+		case fresh && p.reportsPresent(im.digest):
+		case fresh && p.listing == digestListed:
 		default:
 			queued = queued || fresh
 			if fresh || old.busy {
 				pulls++
 			}
-			if status := s.Status; w.limits.FollowSeed && old.pulls && status != nil && status.Digest == im.digest && status.SizeBytes > 0 {
+			if status := p.Status; c.limits.FollowSeed && old.pulls && status != nil && status.Digest == im.digest && status.SizeBytes > 0 {
 				shares += min(float64(status.PulledBytes)/float64(status.SizeBytes), 1)
 			}
 		}
 	}
-	if bound := float64(w.limits.Fanout) * (sources + min(shares, 3*sources)); queued && float64(pulls) > bound {
+	if bound := float64(c.limits.Fanout) * (sources + min(shares, 3*sources)); queued && float64(pulls) > bound {
 		return added, fmt.Sprintf("%d pull %s on %s, of %v", pulls, im.name, g.platform, bound)
 	}
 	return added, ""
 }
 
-// sights is every entry as the plan saw it, by node and image.
-func (d *planner) sights() map[string]sight {
-	was := make(map[string]sight)
+// sightings is every entry as the plan saw it, by node and image.
+func (pl *planner) sightings() map[string]sighting {
+	was := make(map[string]sighting)
 	starved, fed := make(map[string]bool), make(map[string]bool) // nodes
 	var queued []string
-	for _, im := range d.images {
+	for _, im := range pl.images {
 		for _, g := range im.groups {
-			for _, s := range g.placements {
-				if s.Wanted == nil {
+			for _, p := range g.placements {
+				if p.Wanted == nil {
 					continue
 				}
-				key, status := s.node.Name+" "+im.name, s.Status
-				pulls := s.state == pulling && !d.unresponsive(s)
-				vain := g.holders > 0 && !s.isSeed() && (s.state == stalled || s.state == failed || d.starves(g, s))
-				was[key] = sight{*s.Wanted, pulls, pulls && !vain}
-				starved[s.node.Name] = starved[s.node.Name] || vain
-				fed[s.node.Name] = fed[s.node.Name] || !vain && s.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
+				key, status := p.node.Name+" "+im.name, p.Status
+				pulls := p.state == pulling && !pl.unresponsive(p)
+				vain := g.holders > 0 && !p.isSeed() && (p.state == stalled || p.state == failed || pl.starves(g, p))
+				was[key] = sighting{*p.Wanted, pulls, pulls && !vain}
+				starved[p.node.Name] = starved[p.node.Name] || vain
+				fed[p.node.Name] = fed[p.node.Name] || !vain && p.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
 				if status != nil && status.Attempts == 0 {
 					queued = append(queued, key)
 				}
@@ -125,7 +125,7 @@ func (d *planner) sights() map[string]sight {
 	}
 	for _, key := range queued {
 		if node, _, _ := strings.Cut(key, " "); starved[node] && !fed[node] {
-			was[key] = sight{was[key].NodeImage, was[key].pulls, false}
+			was[key] = sighting{was[key].NodeImage, was[key].pulls, false}
 		}
 	}
 	return was
@@ -133,12 +133,12 @@ func (d *planner) sights() map[string]sight {
 
 // starves says that a node has failed and got nothing since, or got nothing for ten
 // seconds, though others hold the image.
-func (d *planner) starves(g *platformGroup, s *placement) bool {
-	status := s.Status
-	if s.state != pulling || !s.node.Acknowledged || status == nil || status.Attempts == 0 {
+func (pl *planner) starves(g *platformGroup, p *placement) bool {
+	status := p.Status
+	if p.state != pulling || !p.node.Acknowledged || status == nil || status.Attempts == 0 {
 		return false
 	}
-	long := d.now.Sub(s.ProgressAt) >= 10*time.Second && d.now.Sub(g.holdersSince) >= 10*time.Second
+	long := pl.now.Sub(p.ProgressAt) >= 10*time.Second && pl.now.Sub(g.holdersSince) >= 10*time.Second
 	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 
@@ -156,7 +156,7 @@ func TestMemoryDoesNotGrowWithTheSquare(t *testing.T) {
 		{"end", distributing(few, 5, 1, 1), distributing(many, 5, 1, 1)},
 		{"many prefetches", distributing(few, 5, 20, 0.5), distributing(many, 5, 20, 0.5)},
 		{"replicas", onHalf(distributing(few, 5, 20, 0.5)), onHalf(distributing(many, 5, 20, 0.5))},
-		{"more images than there is room for", crowding(60), crowding(240)},
+		{"more images than there is room for", exceedingCapacity(60), exceedingCapacity(240)},
 	} {
 		t.Run(c.stage, func(t *testing.T) {
 			memory := func(state State) (pieces, bytes float64) {

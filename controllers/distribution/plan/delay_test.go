@@ -49,7 +49,7 @@ func TestFailingNodesDelayOthersByNoMoreThanATimeout(t *testing.T) {
 			d.ways[at] = rapid.SampledFrom(slices.Sorted(maps.Keys(waysToFail))).Draw(t, "way")
 			bound = max(bound, waysToFail[d.ways[at]])
 		}
-		if without, with := d.took(t, false), d.took(t, true); with > without+bound {
+		if without, with := d.duration(t, false), d.duration(t, true); with > without+bound {
 			t.Fatalf("%v without the nodes that fail, %v with %d of %d: %v", without, with, len(d.ways), d.nodes, d.ways)
 		}
 	})
@@ -63,7 +63,7 @@ func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
 				for i := range failing {
 					d.ways[1+i] = way
 				}
-				if without, with := d.took(t, false), d.took(t, true); with > without+bound {
+				if without, with := d.duration(t, false), d.duration(t, true); with > without+bound {
 					t.Errorf("%v without the nodes that fail, %v with %d of them in front", without, with, failing)
 				}
 			}
@@ -78,24 +78,24 @@ type distribution struct {
 	ways                 map[int]string // how nodes fail
 }
 
-// took is how long it takes until all nodes have all images, but those that fail. They
+// duration is how long it takes until all nodes have all images, but those that fail. They
 // are there or not.
-func (d distribution) took(t failer, there bool) time.Duration {
+func (d distribution) duration(t failer, there bool) time.Duration {
 	t.Helper()
-	w := newWorld()
-	w.limits = d.limits
+	cluster := newFakeCluster()
+	cluster.limits = d.limits
 	var images []string
 	for i := range d.images {
 		images = append(images, fmt.Sprintf("reg/i%d@sha256:%d", i, i))
 	}
-	w.wish("web", images...)
+	cluster.addPrefetch("web", images...)
 	var well []*machine
 	for i := range d.nodes {
 		way, fails := d.ways[i]
 		if fails && !there {
 			continue
 		}
-		m := w.join(fmt.Sprintf("n%03d", i))
+		m := cluster.addNode(fmt.Sprintf("n%03d", i))
 		m.slots, m.asks = d.slots, int(time.Minute/time.Second)
 		switch way {
 		case "dead":
@@ -114,13 +114,13 @@ func (d distribution) took(t failer, there bool) time.Duration {
 			well = append(well, m)
 		}
 	}
-	w.machines["n000"].node.KubeletImages = images
-	began := w.now
+	cluster.machines["n000"].node.KubeletImages = images
+	began := cluster.now
 	for slices.ContainsFunc(well, func(m *machine) bool { return len(m.content) < len(images) }) {
-		w.run(t, 1)
-		if w.now.Sub(began) > time.Hour {
-			t.Fatalf("it never comes to an end\n%s", w)
+		cluster.run(t, 1)
+		if cluster.now.Sub(began) > time.Hour {
+			t.Fatalf("it never comes to an end\n%s", cluster)
 		}
 	}
-	return w.now.Sub(began)
+	return cluster.now.Sub(began)
 }

@@ -26,33 +26,33 @@ func TestAnyHistory(t *testing.T) { rapid.Check(t, history) }
 // up for lost.
 func TestUpstreamIsNeverCrowded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld()
-		w.limits.SeedTimeout, w.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
-		w.heedful = true
-		w.joinMany(rapid.IntRange(2, 4).Draw(t, "nodes"))
-		p := w.wish("web", "reg/a:1")
+		cluster := newFakeCluster()
+		cluster.limits.SeedTimeout, cluster.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
+		cluster.checkPulls = true
+		cluster.addNodes(rapid.IntRange(2, 4).Draw(t, "nodes"))
+		p := cluster.addPrefetch("web", "reg/a:1")
 		refreshed := 0
 		t.Repeat(map[string]func(*rapid.T){
-			"":             func(t *rapid.T) { w.check(t) },
-			"uneven round": func(t *rapid.T) { w.unevenRound(t) },
-			"more rounds":  func(t *rapid.T) { w.unevenRound(t) },
+			"":             func(t *rapid.T) { cluster.check(t) },
+			"uneven round": func(t *rapid.T) { cluster.unevenRound(t) },
+			"more rounds":  func(t *rapid.T) { cluster.unevenRound(t) },
 			"flap": func(t *rapid.T) {
-				m := w.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(w.machines))).Draw(t, "node")]
+				m := cluster.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(cluster.machines))).Draw(t, "node")]
 				m.node.Ready = !m.node.Ready
 			},
 			"pressure": func(t *rapid.T) {
-				m := w.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(w.machines))).Draw(t, "node")]
+				m := cluster.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(cluster.machines))).Draw(t, "node")]
 				m.node.DiskPressure = !m.node.DiskPressure
 			},
 			"refresh": func(*rapid.T) { refreshed++; p.Resolution = fmt.Sprintf("1/%d", refreshed) },
 			"move the tag": func(*rapid.T) {
 				refreshed++
-				w.tags["reg/a:1"] = fmt.Sprintf("sha256:a-%d", refreshed)
+				cluster.tags["reg/a:1"] = fmt.Sprintf("sha256:a-%d", refreshed)
 			},
-			"delete":  func(*rapid.T) { delete(w.wishes, p.Key) },
-			"restore": func(*rapid.T) { w.wishes[p.Key] = p },
-			"another": func(*rapid.T) { w.wish("other", "reg/a:1") },
-			"restart": func(*rapid.T) { w.restart() },
+			"delete":  func(*rapid.T) { delete(cluster.prefetches, p.Key) },
+			"restore": func(*rapid.T) { cluster.prefetches[p.Key] = p },
+			"another": func(*rapid.T) { cluster.addPrefetch("other", "reg/a:1") },
+			"restart": func(*rapid.T) { cluster.restart() },
 		})
 	})
 }
@@ -61,47 +61,47 @@ func TestUpstreamIsNeverCrowded(t *testing.T) {
 // send no second node upstream for it.
 func TestOneNodeFetchesForAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld()
-		w.limits.SeedTimeout, w.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
-		w.joinMany(3)
-		come := func() { w.wish(fmt.Sprint(len(w.wishes)), "reg/a:1").RetryLimit = 1000 }
+		cluster := newFakeCluster()
+		cluster.limits.SeedTimeout, cluster.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
+		cluster.addNodes(3)
+		come := func() { cluster.addPrefetch(fmt.Sprint(len(cluster.prefetches)), "reg/a:1").RetryLimit = 1000 }
 		come()
 		seeds := make(map[string]bool)
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
-				for name, m := range w.machines {
+				for name, m := range cluster.machines {
 					if m.status["reg/a:1"].Source == v1alpha1.SourceUpstream {
 						seeds[name] = true
 					}
 				}
 				if len(seeds) > 1 {
-					t.Fatalf("%v fetched it\n%s", keys(seeds), w)
+					t.Fatalf("%v fetched it\n%s", keys(seeds), cluster)
 				}
 			},
-			"plan":         func(*rapid.T) { w.plan() },
-			"uneven round": func(t *rapid.T) { w.unevenRound(t) },
-			"more rounds":  func(t *rapid.T) { w.unevenRound(t) },
+			"plan":         func(*rapid.T) { cluster.plan() },
+			"uneven round": func(t *rapid.T) { cluster.unevenRound(t) },
+			"more rounds":  func(t *rapid.T) { cluster.unevenRound(t) },
 			"come":         func(*rapid.T) { come() },
 		})
 	})
 }
 
 // unevenRound plans and has each agent do a part of its turn only.
-func (w *world) unevenRound(t *rapid.T) {
-	w.plan()
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+func (c *fakeCluster) unevenRound(t *rapid.T) {
+	c.plan()
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		switch rapid.SampledFrom([]string{"all", "deaf", "mute", "busy"}).Draw(t, name) {
 		case "all":
 			m.deliver()
-			w.work(m)
-			w.report(m)
+			c.work(m)
+			c.report(m)
 		case "deaf": // it goes on with what it knows
-			w.work(m)
-			w.report(m)
+			c.work(m)
+			c.report(m)
 		case "mute": // nobody hears of it
 			m.deliver()
-			w.work(m)
+			c.work(m)
 		}
 	}
 }
@@ -112,18 +112,18 @@ func FuzzAnyHistory(f *testing.F) {
 }
 
 func history(t *rapid.T) {
-	w := newWorld()
-	w.limits.UpstreamPullers = rapid.IntRange(1, 2).Draw(t, "upstreamPullers")
-	w.limits.Fanout = rapid.IntRange(1, 3).Draw(t, "fanout")
-	w.limits.MaxConcurrentPulls = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "maxConcurrentPulls")
-	w.limits.FollowSeed = rapid.Bool().Draw(t, "followSeed")
+	cluster := newFakeCluster()
+	cluster.limits.UpstreamPullers = rapid.IntRange(1, 2).Draw(t, "upstreamPullers")
+	cluster.limits.Fanout = rapid.IntRange(1, 3).Draw(t, "fanout")
+	cluster.limits.MaxConcurrentPulls = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "maxConcurrentPulls")
+	cluster.limits.FollowSeed = rapid.Bool().Draw(t, "followSeed")
 	images := []string{"reg/a:1", "reg/b:1", "reg/c@sha256:c", "reg/d:1"}
 	for _, image := range images {
-		w.tags[image] = "sha256:" + image + "-0"
+		cluster.tags[image] = "sha256:" + image + "-0"
 	}
 	joined, tagged := 0, 0
 	join := func(t *rapid.T) {
-		m := w.join(fmt.Sprintf("n%02d", joined), func(n *Node) {
+		m := cluster.addNode(fmt.Sprintf("n%02d", joined), func(n *Node) {
 			n.Platform = rapid.SampledFrom([]string{"linux/amd64", "linux/amd64", "linux/arm64", "windows/amd64"}).Draw(t, "platform")
 			n.Zone = rapid.SampledFrom([]string{"", "east", "west"}).Draw(t, "zone")
 			n.Labels = map[string]string{"disk": rapid.SampledFrom([]string{"ssd", "hdd"}).Draw(t, "disk")}
@@ -133,10 +133,10 @@ func history(t *rapid.T) {
 		joined++
 	}
 	someMachine := func(t *rapid.T) *machine {
-		if len(w.machines) == 0 {
+		if len(cluster.machines) == 0 {
 			join(t)
 		}
-		return w.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(w.machines))).Draw(t, "node")]
+		return cluster.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(cluster.machines))).Draw(t, "node")]
 	}
 	describe := func(t *rapid.T, p *Prefetch) {
 		p.Images = rapid.SliceOfNDistinct(rapid.SampledFrom(images), 1, len(images), rapid.ID[string]).Draw(t, "images")
@@ -160,9 +160,9 @@ func history(t *rapid.T) {
 	generation := 1
 	edit := func(t *rapid.T) {
 		name := rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "prefetch")
-		p := w.wishes["team/"+name]
+		p := cluster.prefetches["team/"+name]
 		if p == nil {
-			p = w.wish(name)
+			p = cluster.addPrefetch(name)
 		}
 		generation++
 		p.Resolution = fmt.Sprint(generation)
@@ -174,17 +174,17 @@ func history(t *rapid.T) {
 	edit(t)
 
 	t.Repeat(map[string]func(*rapid.T){
-		"": func(t *rapid.T) { w.check(t) },
+		"": func(t *rapid.T) { cluster.check(t) },
 		"plan": func(t *rapid.T) {
-			sameWhateverTheOrder(t, w)
-			w.plan()
+			sameWhateverTheOrder(t, cluster)
+			cluster.plan()
 		},
 		"deliver":         func(t *rapid.T) { someMachine(t).deliver() },
-		"work":            func(t *rapid.T) { w.work(someMachine(t)) },
-		"report":          func(t *rapid.T) { w.report(someMachine(t)) },
-		"round":           func(*rapid.T) { w.plan(); w.round() },
+		"work":            func(t *rapid.T) { cluster.work(someMachine(t)) },
+		"report":          func(t *rapid.T) { cluster.report(someMachine(t)) },
+		"round":           func(*rapid.T) { cluster.plan(); cluster.round() },
 		"join":            join,
-		"leave":           func(t *rapid.T) { delete(w.machines, someMachine(t).node.Name) },
+		"leave":           func(t *rapid.T) { delete(cluster.machines, someMachine(t).node.Name) },
 		"kill the agent":  func(t *rapid.T) { someMachine(t).dead = true },
 		"start the agent": func(t *rapid.T) { someMachine(t).dead = false },
 		"flap":            func(t *rapid.T) { m := someMachine(t); m.node.Ready = !m.node.Ready },
@@ -217,36 +217,38 @@ func history(t *rapid.T) {
 		"lose":    func(t *rapid.T) { clear(someMachine(t).content) },
 		"edit":    edit,
 		"delete": func(t *rapid.T) {
-			delete(w.wishes, "team/"+rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "prefetch"))
+			delete(cluster.prefetches, "team/"+rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "prefetch"))
 		},
 		"move the tag": func(t *rapid.T) {
 			tagged++
 			image := rapid.SampledFrom(images).Draw(t, "image")
-			w.tags[image] = fmt.Sprintf("sha256:%s-%d", image, tagged)
+			cluster.tags[image] = fmt.Sprintf("sha256:%s-%d", image, tagged)
 		},
-		"drop the tag":     func(t *rapid.T) { w.tags[rapid.SampledFrom(images).Draw(t, "image")] = "" },
-		"registry":         func(*rapid.T) { w.down = !w.down },
-		"mirror":           func(*rapid.T) { w.dry = !w.dry },
-		"wait":             func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "s")) * time.Second) },
-		"restart yourself": func(*rapid.T) { w.restart() },
-		"rest":             func(t *rapid.T) { w.still(t) },
+		"drop the tag": func(t *rapid.T) { cluster.tags[rapid.SampledFrom(images).Draw(t, "image")] = "" },
+		"registry":     func(*rapid.T) { cluster.registryDown = !cluster.registryDown },
+		"mirror":       func(*rapid.T) { cluster.mirrorDown = !cluster.mirrorDown },
+		"wait": func(t *rapid.T) {
+			cluster.now = cluster.now.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "s")) * time.Second)
+		},
+		"restart yourself": func(*rapid.T) { cluster.restart() },
+		"rest":             func(t *rapid.T) { cluster.planUntilStable(t) },
 	})
 
 	// Whoever can be served is served in the end. The mirror may stay away.
-	w.down = false
+	cluster.registryDown = false
 	for _, image := range images {
-		if w.tags[image] == "" {
-			w.tags[image] = "sha256:" + image + "-found"
+		if cluster.tags[image] == "" {
+			cluster.tags[image] = "sha256:" + image + "-found"
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		w.machines[name].recover()
-		if w.machines[name].dead {
-			delete(w.machines, name)
+	for _, name := range slices.Sorted(maps.Keys(cluster.machines)) {
+		cluster.machines[name].recover()
+		if cluster.machines[name].dead {
+			delete(cluster.machines, name)
 		}
 	}
-	w.settle(t)
-	w.checkServed(t)
+	cluster.settle(t)
+	cluster.checkServed(t)
 }
 
 // recover has a machine get over whatever was wrong with it, but that the mirror does not
@@ -267,28 +269,28 @@ func (m *machine) recover() {
 }
 
 // restart forgets what the controller keeps in memory.
-func (w *world) restart() {
-	w.memory = Memory{}
-	for _, m := range w.machines {
-		m.heard = w.now
+func (c *fakeCluster) restart() {
+	c.memory = Memory{}
+	for _, m := range c.machines {
+		m.heard = c.now
 		for image := range m.progress {
-			m.changed[image], m.progress[image] = w.now, w.now
+			m.changed[image], m.progress[image] = c.now, c.now
 		}
 	}
 }
 
 // sameWhateverTheOrder asserts that a plan depends on what is there, not on how it is
 // listed or how often it is asked.
-func sameWhateverTheOrder(t *rapid.T, w *world) {
-	state := w.state()
-	first := Next(state, w.limits)
-	if !reflect.DeepEqual(state, w.state()) {
+func sameWhateverTheOrder(t *rapid.T, cluster *fakeCluster) {
+	state := cluster.state()
+	first := Next(state, cluster.limits)
+	if !reflect.DeepEqual(state, cluster.state()) {
 		t.Fatalf("the state was changed")
 	}
-	if again := Next(state, w.limits); !reflect.DeepEqual(first, again) {
+	if again := Next(state, cluster.limits); !reflect.DeepEqual(first, again) {
 		t.Fatalf("asked twice: %+v, then %+v", first, again)
 	}
-	if other := Next(shuffled(state, rapid.Uint64().Draw(t, "order")), w.limits); !reflect.DeepEqual(first, other) {
+	if other := Next(shuffled(state, rapid.Uint64().Draw(t, "order")), cluster.limits); !reflect.DeepEqual(first, other) {
 		t.Fatalf("in another order: %+v, then %+v", first, other)
 	}
 }

@@ -11,32 +11,32 @@ import (
 )
 
 // chosen is which nodes a prefetch wants, after everybody has come to rest.
-func (w *world) chosen(t *testing.T, key string) []string {
+func (c *fakeCluster) chosen(t *testing.T, key string) []string {
 	t.Helper()
-	w.settle(t)
-	w.checkServed(t)
-	return w.next().Prefetches[key].Nodes
+	c.settle(t)
+	c.checkServed(t)
+	return c.next().Prefetches[key].Nodes
 }
 
 func zoned(zone string) func(*Node) { return func(n *Node) { n.Zone = zone } }
 
 // threeZones has four nodes in each of three zones.
-func threeZones(replicas int32) (*world, *Prefetch) {
-	w := newWorld()
+func threeZones(replicas int32) (*fakeCluster, *Prefetch) {
+	cluster := newFakeCluster()
 	for _, zone := range []string{"a", "b", "c"} {
 		for i := range 4 {
-			w.join(fmt.Sprintf("%s%d", zone, i), zoned(zone))
+			cluster.addNode(fmt.Sprintf("%s%d", zone, i), zoned(zone))
 		}
 	}
-	p := w.wish("web", "reg/a:1", "reg/b:1")
+	p := cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
 	p.Replicas = &replicas
-	return w, p
+	return cluster, p
 }
 
 func TestReplicasAreSpreadOverZones(t *testing.T) {
 	for _, replicas := range []int32{1, 2, 3, 4, 5, 6, 9, 11, 12} {
-		w, p := threeZones(replicas)
-		nodes := w.chosen(t, p.Key)
+		cluster, p := threeZones(replicas)
+		nodes := cluster.chosen(t, p.Key)
 		if len(nodes) != int(replicas) || !spread(nodes) {
 			t.Errorf("%d replicas became %v", replicas, nodes)
 		}
@@ -56,37 +56,37 @@ func spread(nodes []string) bool {
 func TestReplicasStay(t *testing.T) {
 	for _, c := range []struct {
 		reason string
-		happen func(w *world, p *Prefetch, before []string)
+		happen func(cluster *fakeCluster, p *Prefetch, before []string)
 	}{
-		{"when nodes join", func(w *world, _ *Prefetch, _ []string) {
+		{"when nodes join", func(cluster *fakeCluster, _ *Prefetch, _ []string) {
 			for i := range 20 {
-				w.join(fmt.Sprintf("a%02d", i), zoned("d"))
+				cluster.addNode(fmt.Sprintf("a%02d", i), zoned("d"))
 			}
 		}},
-		{"when a node that is none of them goes", func(w *world, _ *Prefetch, before []string) {
-			for name := range w.machines {
+		{"when a node that is none of them goes", func(cluster *fakeCluster, _ *Prefetch, before []string) {
+			for name := range cluster.machines {
 				if !slices.Contains(before, name) {
-					delete(w.machines, name)
+					delete(cluster.machines, name)
 					return
 				}
 			}
 		}},
-		{"when the controller restarts", func(w *world, _ *Prefetch, _ []string) { w.restart() }},
-		{"when a tag is refreshed", func(w *world, p *Prefetch, _ []string) {
+		{"when the controller restarts", func(cluster *fakeCluster, _ *Prefetch, _ []string) { cluster.restart() }},
+		{"when a tag is refreshed", func(cluster *fakeCluster, p *Prefetch, _ []string) {
 			p.Resolution = "1/now"
-			w.tags["reg/a:1"] = "sha256:moved"
+			cluster.tags["reg/a:1"] = "sha256:moved"
 		}},
-		{"when an image is taken off the list", func(_ *world, p *Prefetch, _ []string) { p.Images = p.Images[:1] }},
-		{"when an image is added", func(w *world, p *Prefetch, _ []string) {
-			w.tags["reg/c:1"] = "sha256:c"
+		{"when an image is taken off the list", func(_ *fakeCluster, p *Prefetch, _ []string) { p.Images = p.Images[:1] }},
+		{"when an image is added", func(cluster *fakeCluster, p *Prefetch, _ []string) {
+			cluster.tags["reg/c:1"] = "sha256:c"
 			p.Images = append(slices.Clone(p.Images), "reg/c:1")
 		}},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w, p := threeZones(5)
-			before := w.chosen(t, p.Key)
-			c.happen(w, p, before)
-			if after := w.chosen(t, p.Key); !slices.Equal(before, after) {
+			cluster, p := threeZones(5)
+			before := cluster.chosen(t, p.Key)
+			c.happen(cluster, p, before)
+			if after := cluster.chosen(t, p.Key); !slices.Equal(before, after) {
 				t.Errorf("%v became %v", before, after)
 			}
 		})
@@ -96,22 +96,22 @@ func TestReplicasStay(t *testing.T) {
 func TestReplicasAreRepaired(t *testing.T) {
 	for _, c := range []struct {
 		reason string
-		happen func(w *world, name string)
+		happen func(cluster *fakeCluster, name string)
 	}{
-		{"when one is gone", func(w *world, name string) { delete(w.machines, name) }},
-		{"when one is not Ready", func(w *world, name string) { w.machines[name].node.Ready = false }},
-		{"when one is cordoned", func(w *world, name string) { w.machines[name].node.Unschedulable = true }},
-		{"when the agent of one is dead", func(w *world, name string) {
-			w.machines[name].dead = true
-			w.wishes["team/web"].RetryLimit++ // something that it would have to acknowledge
+		{"when one is gone", func(cluster *fakeCluster, name string) { delete(cluster.machines, name) }},
+		{"when one is not Ready", func(cluster *fakeCluster, name string) { cluster.machines[name].node.Ready = false }},
+		{"when one is cordoned", func(cluster *fakeCluster, name string) { cluster.machines[name].node.Unschedulable = true }},
+		{"when the agent of one is dead", func(cluster *fakeCluster, name string) {
+			cluster.machines[name].dead = true
+			cluster.prefetches["team/web"].RetryLimit++ // something that it would have to acknowledge
 		}},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			for lost := range 3 { // each zone in turn
-				w, p := threeZones(3)
-				before := w.chosen(t, p.Key)
-				c.happen(w, before[lost])
-				after := w.chosen(t, p.Key)
+				cluster, p := threeZones(3)
+				before := cluster.chosen(t, p.Key)
+				c.happen(cluster, before[lost])
+				after := cluster.chosen(t, p.Key)
 				kept := slices.Delete(slices.Clone(before), lost, lost+1)
 				if len(after) != 3 || slices.Contains(after, before[lost]) || !slices.Contains(after, kept[0]) || !slices.Contains(after, kept[1]) {
 					t.Errorf("%v without %s became %v", before, before[lost], after)
@@ -125,12 +125,12 @@ func TestReplicasAreRepaired(t *testing.T) {
 }
 
 func TestReplicaThatIsNoLongerNeededIsLetGo(t *testing.T) {
-	w, p := threeZones(4)
-	w.chosen(t, p.Key)
+	cluster, p := threeZones(4)
+	cluster.chosen(t, p.Key)
 	two := int32(2)
 	p.Replicas = &two
-	after := w.chosen(t, p.Key)
-	for name, m := range w.machines {
+	after := cluster.chosen(t, p.Key)
+	for name, m := range cluster.machines {
 		if len(m.spec) > 0 != slices.Contains(after, name) {
 			t.Errorf("%v are chosen, and %s is asked for %d images", after, name, len(m.spec))
 		}
@@ -138,12 +138,12 @@ func TestReplicaThatIsNoLongerNeededIsLetGo(t *testing.T) {
 }
 
 func TestMissingReplicas(t *testing.T) {
-	w := newWorld()
-	w.joinMany(2)
+	cluster := newFakeCluster()
+	cluster.addNodes(2)
 	five := int32(5)
-	w.wish("web", "reg/a:1").Replicas = &five
-	w.settle(t)
-	if o := w.next().Prefetches["team/web"]; len(o.Nodes) != 2 || o.MissingReplicas != 3 {
+	cluster.addPrefetch("web", "reg/a:1").Replicas = &five
+	cluster.settle(t)
+	if o := cluster.next().Prefetches["team/web"]; len(o.Nodes) != 2 || o.MissingReplicas != 3 {
 		t.Errorf("got %+v", o)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-func TestReach(t *testing.T) {
+func TestEligibility(t *testing.T) {
 	taint := func(key, value string, effect corev1.TaintEffect) func(*Node) {
 		return func(n *Node) { n.Taints = append(n.Taints, corev1.Taint{Key: key, Value: value, Effect: effect}) }
 	}

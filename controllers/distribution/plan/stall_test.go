@@ -13,34 +13,34 @@ import (
 
 func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 	const pace = 45 // seconds a layer
-	setUp := func(t *testing.T) (w *world, seed *machine, images []string) {
-		w = newWorld()
-		w.joinMany(4)
+	setUp := func(t *testing.T) (cluster *fakeCluster, seed *machine, images []string) {
+		cluster = newFakeCluster()
+		cluster.addNodes(4)
 		for i := range 9 {
 			images = append(images, fmt.Sprintf("reg/i%d@sha256:%d", i, i))
 		}
-		w.wish("web", images...)
-		for _, m := range w.machines {
+		cluster.addPrefetch("web", images...)
+		for _, m := range cluster.machines {
 			m.slots, m.pace = 3, pace
 		}
-		w.run(t, 2*layers*pace) // more than seedTimeout
-		return w, w.machines["n000"], images
+		cluster.run(t, 2*layers*pace) // more than seedTimeout
+		return cluster, cluster.machines["n000"], images
 	}
 	// moved is how many of the images another node has been told to get from upstream.
-	moved := func(w *world, images []string) (count int) {
+	moved := func(cluster *fakeCluster, images []string) (count int) {
 		for _, image := range images {
-			if seeds := w.seeds(image); seeds != "" && seeds != "n000" {
+			if seeds := cluster.seeds(image); seeds != "" && seeds != "n000" {
 				count++
 			}
 		}
 		return count
 	}
 	t.Run("stay there while it gets on with the others", func(t *testing.T) {
-		w, _, images := setUp(t)
-		w.run(t, 2*len(images)*layers*pace)
-		w.checkServed(t)
+		cluster, _, images := setUp(t)
+		cluster.run(t, 2*len(images)*layers*pace)
+		cluster.checkServed(t)
 		for _, image := range images {
-			for name, m := range w.machines {
+			for name, m := range cluster.machines {
 				if got := m.status[image].Source; (got == v1alpha1.SourceUpstream) != (name == "n000") {
 					t.Errorf("%s got %s from %s", name, image, got)
 				}
@@ -48,17 +48,17 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		}
 	})
 	t.Run("stay where a mirror that serves nothing takes the slots", func(t *testing.T) {
-		w := newWorld()
-		w.joinMany(2)
+		cluster := newFakeCluster()
+		cluster.addNodes(2)
 		images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
 		for _, image := range images {
-			w.hold("n000", image, digestIn(image))
+			cluster.hold("n000", image, digestIn(image))
 		}
-		m := w.machines["n001"]
+		m := cluster.machines["n001"]
 		m.slots, m.cutOff, m.asks = 1, true, 60
-		w.wish("web", images...).RetryLimit = 1
-		w.run(t, 20*60)
-		w.checkServed(t)
+		cluster.addPrefetch("web", images...).RetryLimit = 1
+		cluster.run(t, 20*60)
+		cluster.checkServed(t)
 	})
 	for _, c := range []struct {
 		reason string
@@ -70,20 +70,20 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		{"move when its agent dies, after the seed's time and the agent's", func(m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w, seed, images := setUp(t)
+			cluster, seed, images := setUp(t)
 			waiting := 0
 			for _, image := range images {
 				if seed.status[image].Attempts == 0 {
 					waiting++
 				}
 			}
-			if waiting == 0 || moved(w, images) > 0 {
-				t.Fatalf("%d wait, %d were moved\n%s", waiting, moved(w, images), w)
+			if waiting == 0 || moved(cluster, images) > 0 {
+				t.Fatalf("%d wait, %d were moved\n%s", waiting, moved(cluster, images), cluster)
 			}
 			c.fail(seed)
-			w.run(t, int(c.within/time.Second))
-			if got := moved(w, images); got < waiting {
-				t.Errorf("after %v only %d were moved\n%s", c.within, got, w)
+			cluster.run(t, int(c.within/time.Second))
+			if got := moved(cluster, images); got < waiting {
+				t.Errorf("after %v only %d were moved\n%s", c.within, got, cluster)
 			}
 		})
 	}
@@ -91,39 +91,39 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 
 func TestSeedThatUnpacks(t *testing.T) {
 	const unpacking = 5 * time.Minute
-	setUp := func(t *testing.T, nodes int) (w *world, seed *machine) {
-		w = newWorld()
-		w.joinMany(nodes)
-		w.wish("web", "reg/a:1")
-		for _, m := range w.machines {
+	setUp := func(t *testing.T, nodes int) (cluster *fakeCluster, seed *machine) {
+		cluster = newFakeCluster()
+		cluster.addNodes(nodes)
+		cluster.addPrefetch("web", "reg/a:1")
+		for _, m := range cluster.machines {
 			m.unpacking = int(unpacking / time.Second)
 		}
-		w.run(t, 2*layers)
-		seed = w.machines["n000"]
-		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || w.seeds("reg/a:1") != "n000" {
-			t.Fatalf("it does not unpack\n%s", w)
+		cluster.run(t, 2*layers)
+		seed = cluster.machines["n000"]
+		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || cluster.seeds("reg/a:1") != "n000" {
+			t.Fatalf("it does not unpack\n%s", cluster)
 		}
-		return w, seed
+		return cluster, seed
 	}
 	t.Run("is not relieved for it, neither alone nor beside others", func(t *testing.T) {
 		for _, nodes := range []int{1, 4} {
-			w, seed := setUp(t, nodes)
-			w.run(t, int(unpacking/time.Second))
-			if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePresent || seed.pulls != 1 || w.writes["n000 reg/a:1"] > 3 {
-				t.Errorf("of %d nodes: %+v after %d writes\n%s", nodes, s, w.writes["n000 reg/a:1"], w)
+			cluster, seed := setUp(t, nodes)
+			cluster.run(t, int(unpacking/time.Second))
+			if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePresent || seed.pulls != 1 || cluster.writes["n000 reg/a:1"] > 3 {
+				t.Errorf("of %d nodes: %+v after %d writes\n%s", nodes, s, cluster.writes["n000 reg/a:1"], cluster)
 			}
 		}
 	})
 	t.Run("is relieved when that does not end", func(t *testing.T) {
-		w, seed := setUp(t, 2)
+		cluster, seed := setUp(t, 2)
 		seed.hung = true
-		w.run(t, int(unpackFactor*w.limits.SeedTimeout/time.Second)-2*layers)
-		if got := w.seeds("reg/a:1"); got != "n000" {
-			t.Errorf("too soon %q was\n%s", got, w)
+		cluster.run(t, int(unpackFactor*cluster.limits.SeedTimeout/time.Second)-2*layers)
+		if got := cluster.seeds("reg/a:1"); got != "n000" {
+			t.Errorf("too soon %q was\n%s", got, cluster)
 		}
-		w.run(t, 2*layers)
-		if got := w.seeds("reg/a:1"); got != "n001" {
-			t.Errorf("%q is the seed\n%s", got, w)
+		cluster.run(t, 2*layers)
+		if got := cluster.seeds("reg/a:1"); got != "n001" {
+			t.Errorf("%q is the seed\n%s", got, cluster)
 		}
 	})
 }

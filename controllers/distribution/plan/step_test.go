@@ -12,19 +12,19 @@ import (
 )
 
 func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
-	w := newWorld()
-	w.joinMany(2)
-	w.machines["n001"].node.Labels = map[string]string{"disk": "ssd"}
+	cluster := newFakeCluster()
+	cluster.addNodes(2)
+	cluster.machines["n001"].node.Labels = map[string]string{"disk": "ssd"}
 	secret := func(namespace, name string) v1alpha1.NamespacedSecretReference {
 		return v1alpha1.NamespacedSecretReference{Namespace: namespace, Name: name}
 	}
-	x, y := w.wish("x", "reg/a:1"), w.wish("y", "reg/a:1")
+	x, y := cluster.addPrefetch("x", "reg/a:1"), cluster.addPrefetch("y", "reg/a:1")
 	x.Retention, x.RetryLimit, x.PullSecrets = v1alpha1.RetentionBestEffort, 5, []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k")}
 	y.Retention, y.RetryLimit, y.PullSecrets = v1alpha1.RetentionPinned, 2, []v1alpha1.NamespacedSecretReference{secret("a", "z"), secret("b", "k")}
 	y.NodeSelector = map[string]string{"disk": "ssd"}
-	w.settle(t)
+	cluster.settle(t)
 
-	got := w.machines["n001"].spec["reg/a:1"]
+	got := cluster.machines["n001"].spec["reg/a:1"]
 	if got.Retention != v1alpha1.RetentionPinned {
 		t.Errorf("one wants it pinned, and it is %s", got.Retention)
 	}
@@ -34,28 +34,28 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	if want := []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k"), secret("a", "z")}; !slices.Equal(got.ImagePullSecrets, want) {
 		t.Errorf("the secrets are %v, want those of x and then those of y, as they stand there", got.ImagePullSecrets)
 	}
-	if got := w.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+	if got := cluster.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
 		t.Errorf("what only one wants is asked as that one asks: %+v", got)
 	}
 
-	delete(w.wishes, y.Key)
-	w.settle(t)
-	if got := w.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+	delete(cluster.prefetches, y.Key)
+	cluster.settle(t)
+	if got := cluster.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
 		t.Errorf("who is gone asks for nothing: %+v", got)
 	}
 }
 
 func TestSecretsBeyondTheBoundAreLeftOutAndTold(t *testing.T) {
-	w := newWorld()
-	w.joinMany(1)
+	cluster := newFakeCluster()
+	cluster.addNodes(1)
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		p := w.wish(name, "reg/a:1")
+		p := cluster.addPrefetch(name, "reg/a:1")
 		for i := range 14 {
 			p.PullSecrets = append(p.PullSecrets, v1alpha1.NamespacedSecretReference{Namespace: "team", Name: fmt.Sprintf("%s-%02d", name, 13-i)})
 		}
 	}
-	step, _ := w.plan()
-	if got := w.machines["n000"].spec["reg/a:1"].ImagePullSecrets; len(got) != maxSecrets || got[0].Name != "a-13" || got[maxSecrets-1].Name != "e-06" {
+	step, _ := cluster.plan()
+	if got := cluster.machines["n000"].spec["reg/a:1"].ImagePullSecrets; len(got) != maxSecrets || got[0].Name != "a-13" || got[maxSecrets-1].Name != "e-06" {
 		t.Errorf("%d secrets: %v", len(got), got)
 	}
 	for key, want := range map[string][]string{"team/a": nil, "team/d": nil, "team/e": {"e-00", "e-01", "e-02", "e-03", "e-04", "e-05"}} {
@@ -80,50 +80,50 @@ func TestUnderDiskPressureNothingComesAgain(t *testing.T) {
 		{"nor what a resolver is asking for", "reg/a:1", "n000", 2, false, false},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w := newWorld()
-			w.joinMany(3)
-			w.wish("web", c.image)
-			w.run(t, c.after)
-			m := w.machines[c.node]
+			cluster := newFakeCluster()
+			cluster.addNodes(3)
+			cluster.addPrefetch("web", c.image)
+			cluster.run(t, c.after)
+			m := cluster.machines[c.node]
 			m.node.DiskPressure = true
 			if c.evict {
 				clear(m.content)
 			}
-			w.run(t, 30)
+			cluster.run(t, 30)
 			if _, keeps := m.spec[c.image]; keeps != c.keeps {
-				t.Errorf("it is asked for it: %v\n%s", keeps, w)
+				t.Errorf("it is asked for it: %v\n%s", keeps, cluster)
 			}
-			if other := w.machines["n001"]; other.content[c.image] == "" {
+			if other := cluster.machines["n001"]; other.content[c.image] == "" {
 				t.Error("the others were not served")
 			}
 			m.node.DiskPressure = false
-			w.settle(t)
-			w.checkServed(t)
+			cluster.settle(t)
+			cluster.checkServed(t)
 		})
 	}
 }
 
 func TestSeedUnderDiskPressureLingersUntilItHasHeard(t *testing.T) {
 	for _, image := range []string{"reg/a@sha256:a", "reg/a:1"} {
-		w := newWorld()
-		w.joinMany(2)
-		w.wish("web", image)
-		w.plan()
-		m := w.machines["n000"]
+		cluster := newFakeCluster()
+		cluster.addNodes(2)
+		cluster.addPrefetch("web", image)
+		cluster.plan()
+		m := cluster.machines["n000"]
 		m.deliver()
 		m.observed = m.viewGeneration
 		m.status[image] = v1alpha1.NodeImageStatus{Name: image, State: v1alpha1.ImagePending} // it waits for a slot on its node
-		w.report(m)
+		cluster.report(m)
 		m.node.DiskPressure = true
-		w.still(t)
-		if got := w.seeds(image); got != "" {
+		cluster.planUntilStable(t)
+		if got := cluster.seeds(image); got != "" {
 			t.Errorf("%q is the seed of %s while n000 may begin", got, image)
 		}
 		m.deliver()
-		w.work(m)
-		w.report(m)
-		w.still(t)
-		if got := w.seeds(image); got != "n001" {
+		cluster.work(m)
+		cluster.report(m)
+		cluster.planUntilStable(t)
+		if got := cluster.seeds(image); got != "n001" {
 			t.Errorf("%q is the seed of %s once n000 has heard", got, image)
 		}
 	}
@@ -132,31 +132,31 @@ func TestSeedUnderDiskPressureLingersUntilItHasHeard(t *testing.T) {
 func TestEntriesGoWhenNothingWantsThem(t *testing.T) {
 	for _, c := range []struct {
 		reason string
-		happen func(w *world, p *Prefetch)
+		happen func(cluster *fakeCluster, p *Prefetch)
 		keeps  bool
 	}{
-		{"the prefetch is deleted", func(w *world, p *Prefetch) { delete(w.wishes, p.Key) }, false},
-		{"the image is taken off its list", func(_ *world, p *Prefetch) { p.Images = []string{"reg/b:1"} }, false},
-		{"the node's labels no longer match", func(w *world, _ *Prefetch) { w.machines["n001"].node.Labels = nil }, false},
-		{"the node is cordoned", func(w *world, _ *Prefetch) { w.machines["n001"].node.Unschedulable = true }, true},
-		{"the node is not Ready", func(w *world, _ *Prefetch) { w.machines["n001"].node.Ready = false }, true},
-		{"the node is cordoned, and the prefetch is deleted", func(w *world, p *Prefetch) {
-			w.machines["n001"].node.Unschedulable = true
-			delete(w.wishes, p.Key)
+		{"the prefetch is deleted", func(cluster *fakeCluster, p *Prefetch) { delete(cluster.prefetches, p.Key) }, false},
+		{"the image is taken off its list", func(_ *fakeCluster, p *Prefetch) { p.Images = []string{"reg/b:1"} }, false},
+		{"the node's labels no longer match", func(cluster *fakeCluster, _ *Prefetch) { cluster.machines["n001"].node.Labels = nil }, false},
+		{"the node is cordoned", func(cluster *fakeCluster, _ *Prefetch) { cluster.machines["n001"].node.Unschedulable = true }, true},
+		{"the node is not Ready", func(cluster *fakeCluster, _ *Prefetch) { cluster.machines["n001"].node.Ready = false }, true},
+		{"the node is cordoned, and the prefetch is deleted", func(cluster *fakeCluster, p *Prefetch) {
+			cluster.machines["n001"].node.Unschedulable = true
+			delete(cluster.prefetches, p.Key)
 		}, false},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w := newWorld()
-			w.joinMany(3)
-			p := w.wish("web", "reg/a:1", "reg/b:1")
+			cluster := newFakeCluster()
+			cluster.addNodes(3)
+			p := cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
 			p.NodeSelector = map[string]string{"disk": "ssd"}
-			for _, m := range w.machines {
+			for _, m := range cluster.machines {
 				m.node.Labels = p.NodeSelector
 			}
-			w.settle(t)
-			c.happen(w, p)
-			w.settle(t)
-			if _, has := w.machines["n001"].spec["reg/a:1"]; has != c.keeps {
+			cluster.settle(t)
+			c.happen(cluster, p)
+			cluster.settle(t)
+			if _, has := cluster.machines["n001"].spec["reg/a:1"]; has != c.keeps {
 				t.Errorf("the entry is there: %v", has)
 			}
 		})
@@ -164,65 +164,65 @@ func TestEntriesGoWhenNothingWantsThem(t *testing.T) {
 }
 
 func TestNodeThatIsNotReadyIsNeitherWaitedForNorForgotten(t *testing.T) {
-	w := newWorld()
-	w.joinMany(3)
-	p := w.wish("web", "reg/a:1")
-	w.settle(t)
-	clear(w.writes)
-	w.machines["n002"].node.Ready = false
-	w.settle(t)
-	if got := w.next().Prefetches[p.Key].Nodes; !slices.Equal(got, []string{"n000", "n001"}) {
+	cluster := newFakeCluster()
+	cluster.addNodes(3)
+	p := cluster.addPrefetch("web", "reg/a:1")
+	cluster.settle(t)
+	clear(cluster.writes)
+	cluster.machines["n002"].node.Ready = false
+	cluster.settle(t)
+	if got := cluster.next().Prefetches[p.Key].Nodes; !slices.Equal(got, []string{"n000", "n001"}) {
 		t.Errorf("%v are waited for", got)
 	}
-	w.machines["n002"].node.Ready = true
-	w.settle(t)
-	if got := w.next().Prefetches[p.Key].Nodes; len(got) != 3 || len(w.writes) != 0 {
-		t.Errorf("%v are waited for; written: %v", got, w.writes)
+	cluster.machines["n002"].node.Ready = true
+	cluster.settle(t)
+	if got := cluster.next().Prefetches[p.Key].Nodes; len(got) != 3 || len(cluster.writes) != 0 {
+		t.Errorf("%v are waited for; written: %v", got, cluster.writes)
 	}
 }
 
 func TestNoMatchingNodes(t *testing.T) {
-	w := newWorld()
-	w.joinMany(3)
-	p := w.wish("web", "reg/a:1")
+	cluster := newFakeCluster()
+	cluster.addNodes(3)
+	p := cluster.addPrefetch("web", "reg/a:1")
 	p.NodeSelector = map[string]string{"disk": "none"}
-	step := w.still(t)
+	step := cluster.planUntilStable(t)
 	if o := step.Prefetches[p.Key]; len(o.Nodes) != 0 || len(step.Sets) != 0 {
 		t.Errorf("got %+v", step)
 	}
 }
 
 func TestSilentNodes(t *testing.T) {
-	w := newWorld()
-	w.joinMany(4)
-	w.machines["n002"].dead = true
-	p := w.wish("web", "reg/a:1", "reg/b:1")
-	w.settle(t)
-	o := w.next().Prefetches[p.Key]
+	cluster := newFakeCluster()
+	cluster.addNodes(4)
+	cluster.machines["n002"].dead = true
+	p := cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
+	cluster.settle(t)
+	o := cluster.next().Prefetches[p.Key]
 	if !slices.Equal(o.Silent, []string{"n002"}) || len(o.Nodes) != 4 {
 		t.Errorf("got %+v", o)
 	}
-	before := w.machines["n002"].generation
-	w.wish("other", "reg/c:1")
-	w.settle(t)
-	if after := w.machines["n002"].generation; after != before {
+	before := cluster.machines["n002"].generation
+	cluster.addPrefetch("other", "reg/c:1")
+	cluster.settle(t)
+	if after := cluster.machines["n002"].generation; after != before {
 		t.Errorf("%d more writes to a node that does not listen", after-before)
 	}
-	w.machines["n002"].dead = false
-	w.settle(t)
-	w.checkServed(t)
-	if o := w.next().Prefetches[p.Key]; len(o.Silent) != 0 {
+	cluster.machines["n002"].dead = false
+	cluster.settle(t)
+	cluster.checkServed(t)
+	if o := cluster.next().Prefetches[p.Key]; len(o.Silent) != 0 {
 		t.Errorf("it is back, and yet %v", o.Silent)
 	}
 }
 
 func TestSetIsCompleteAndSorted(t *testing.T) {
-	w := newWorld()
-	w.joinMany(1)
-	w.wish("web", "reg/c:1", "reg/a:1")
-	w.settle(t)
-	w.wish("other", "reg/b:1")
-	set := w.next().Sets["n000"]
+	cluster := newFakeCluster()
+	cluster.addNodes(1)
+	cluster.addPrefetch("web", "reg/c:1", "reg/a:1")
+	cluster.settle(t)
+	cluster.addPrefetch("other", "reg/b:1")
+	set := cluster.next().Sets["n000"]
 	var names []string
 	for _, entry := range set {
 		names = append(names, entry.Name)
@@ -232,4 +232,4 @@ func TestSetIsCompleteAndSorted(t *testing.T) {
 	}
 }
 
-func (w *world) next() Step { return Next(w.state(), w.limits) }
+func (c *fakeCluster) next() Step { return Next(c.state(), c.limits) }

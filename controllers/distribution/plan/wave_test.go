@@ -15,29 +15,29 @@ import (
 const waved, wavedDigest = "reg/a@sha256:d", "sha256:d"
 
 // afterTheSeed is a cluster whose first node holds the image.
-func afterTheSeed(nodes int) *world {
-	w := newWorld()
-	w.joinMany(nodes)
-	w.wish("web", waved)
-	w.hold("n000", waved, wavedDigest)
-	return w
+func afterTheSeed(nodes int) *fakeCluster {
+	cluster := newFakeCluster()
+	cluster.addNodes(nodes)
+	cluster.addPrefetch("web", waved)
+	cluster.hold("n000", waved, wavedDigest)
+	return cluster
 }
 
 func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
-	w := afterTheSeed(100)
-	w.still(t)
+	cluster := afterTheSeed(100)
+	cluster.planUntilStable(t)
 	for _, want := range []int{1 + 4, 5 + 20, 100} {
-		if got := len(strings.Fields(w.peers(waved))); got != want {
+		if got := len(strings.Fields(cluster.peers(waved))); got != want {
 			t.Fatalf("%d nodes hold it or were admitted, want %d", got, want)
 		}
-		for w.pullingCount() > 0 {
-			w.round()
+		for cluster.pullingCount() > 0 {
+			cluster.round()
 		}
-		w.still(t)
+		cluster.planUntilStable(t)
 	}
-	w.settle(t)
-	w.checkServed(t)
-	for key, writes := range w.writes {
+	cluster.settle(t)
+	cluster.checkServed(t)
+	for key, writes := range cluster.writes {
 		if writes != 1 && key != "n000 "+waved {
 			t.Errorf("the spec of %s was written %d times", key, writes)
 		}
@@ -45,8 +45,8 @@ func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
 }
 
 // pullingCount is how many agents have not yet done what their spec asks.
-func (w *world) pullingCount() (count int) {
-	for _, m := range w.machines {
+func (c *fakeCluster) pullingCount() (count int) {
+	for _, m := range c.machines {
 		for image, entry := range m.spec {
 			if m.status[image].State != v1alpha1.ImagePresent || m.content[image] != entry.Digest {
 				count++
@@ -59,50 +59,50 @@ func (w *world) pullingCount() (count int) {
 func TestWhatTakesRoomInAWave(t *testing.T) {
 	for _, c := range []struct {
 		reason  string
-		arrange func(w *world)
+		arrange func(cluster *fakeCluster)
 		after   time.Duration
 		want    int // nodes admitted beside the holder
 	}{
-		{"a node that pulls", func(*world) {}, 0, 4},
-		{"a node that is getting on", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout - 1, 4},
-		{"not one that has made no progress for too long", func(w *world) { w.begin(2) }, w0.limits.SeedTimeout, 8},
-		{"a node that has hardly had the time to get anything", func(w *world) { w.begin(1) }, serveTimeout - 1, 4},
-		{"not one that has got nothing although it is there", func(w *world) { w.begin(1) }, serveTimeout, 8},
-		{"a node that has hardly had the time to answer", func(*world) {}, answerTimeout - 1, 4},
-		{"not one that has not answered when it should", func(*world) {}, answerTimeout, 8},
-		{"not one that failed", func(w *world) {
-			m := w.machines["n002"]
+		{"a node that pulls", func(*fakeCluster) {}, 0, 4},
+		{"a node that is getting on", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.limits.SeedTimeout - 1, 4},
+		{"not one that has made no progress for too long", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.limits.SeedTimeout, 8},
+		{"a node that has hardly had the time to get anything", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout - 1, 4},
+		{"not one that has got nothing although it is there", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout, 8},
+		{"a node that has hardly had the time to answer", func(*fakeCluster) {}, answerTimeout - 1, 4},
+		{"not one that has not answered when it should", func(*fakeCluster) {}, answerTimeout, 8},
+		{"not one that failed", func(cluster *fakeCluster) {
+			m := cluster.machines["n002"]
 			m.full = true
 			for range 10 {
 				m.deliver()
-				w.work(m)
+				cluster.work(m)
 			}
-			w.report(m)
+			cluster.report(m)
 		}, 0, 5},
-		{"not one that failed and waits for its next try", func(w *world) { w.cutOff("n002", 2) }, 0, 5},
-		{"not one whose next try has brought nothing yet", func(w *world) { w.cutOff("n002", 3) }, 0, 5},
-		{"one whose next try gets on", func(w *world) {
-			w.limits.FollowSeed = false // what it has makes no room either
-			w.cutOff("n002", 3)
-			w.machines["n002"].cutOff = false
-			w.work(w.machines["n002"])
-			w.report(w.machines["n002"])
+		{"not one that failed and waits for its next try", func(cluster *fakeCluster) { cluster.cutOff("n002", 2) }, 0, 5},
+		{"not one whose next try has brought nothing yet", func(cluster *fakeCluster) { cluster.cutOff("n002", 3) }, 0, 5},
+		{"one whose next try gets on", func(cluster *fakeCluster) {
+			cluster.limits.FollowSeed = false // what it has makes no room either
+			cluster.cutOff("n002", 3)
+			cluster.machines["n002"].cutOff = false
+			cluster.work(cluster.machines["n002"])
+			cluster.report(cluster.machines["n002"])
 		}, 0, 4},
-		{"one that has not heard yet that it is to try another digest", func(w *world) {
-			w.cutOff("n002", 2)
-			w.machines["n002"].generation++
+		{"one that has not heard yet that it is to try another digest", func(cluster *fakeCluster) {
+			cluster.cutOff("n002", 2)
+			cluster.machines["n002"].generation++
 		}, 0, 4},
-		{"not one that is not Ready", func(w *world) { w.machines["n002"].node.Ready = false }, 0, 5},
-		{"not one that pulls another digest", func(w *world) { w.hold("n009", waved, "sha256:old") }, 0, 4},
+		{"not one that is not Ready", func(cluster *fakeCluster) { cluster.machines["n002"].node.Ready = false }, 0, 5},
+		{"not one that pulls another digest", func(cluster *fakeCluster) { cluster.hold("n009", waved, "sha256:old") }, 0, 4},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w := afterTheSeed(30)
-			w.still(t)
-			c.arrange(w)
-			w.now = w.now.Add(c.after)
-			w.still(t)
+			cluster := afterTheSeed(30)
+			cluster.planUntilStable(t)
+			c.arrange(cluster)
+			cluster.now = cluster.now.Add(c.after)
+			cluster.planUntilStable(t)
 			admitted := 0
-			for name, m := range w.machines {
+			for name, m := range cluster.machines {
 				if e, ok := m.spec[waved]; ok && name != "n000" && e.Digest == wavedDigest {
 					admitted++
 				}
@@ -114,31 +114,31 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 	}
 }
 
-// begin has the first wave work for so many turns: one to begin, the next for a layer.
-func (w *world) begin(turns int) {
-	w.limits.FollowSeed = false // what they have makes no room
+// startFirstWave has the first wave work for so many turns: one to begin, the next for a layer.
+func (c *fakeCluster) startFirstWave(turns int) {
+	c.limits.FollowSeed = false // what they have makes no room
 	for i := 1; i <= 4; i++ {
-		m := w.machines[fmt.Sprintf("n%03d", i)]
+		m := c.machines[fmt.Sprintf("n%03d", i)]
 		m.deliver()
 		for range turns {
-			w.work(m)
+			c.work(m)
 		}
-		w.report(m)
+		c.report(m)
 	}
 }
 
-// w0 is there for its limits.
-var w0 = newWorld()
+// defaults is there for its limits.
+var defaults = newFakeCluster()
 
 // cutOff has a node work for so many turns without the mirror.
-func (w *world) cutOff(name string, turns int) {
-	m := w.machines[name]
+func (c *fakeCluster) cutOff(name string, turns int) {
+	m := c.machines[name]
 	m.cutOff = true
 	m.deliver()
 	for range turns {
-		w.work(m)
+		c.work(m)
 	}
-	w.report(m)
+	c.report(m)
 }
 
 func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
@@ -155,24 +155,24 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 		{"whose tries hang one after the other", func(m *machine) { m.hung, m.patience = true, 20 }, 40 * time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w := afterTheSeed(20)
+			cluster := afterTheSeed(20)
 			spoiled := func(name string) bool { return name > "n000" && name < "n009" }
-			for name, m := range w.machines {
+			for name, m := range cluster.machines {
 				if spoiled(name) {
 					c.spoil(m)
 				}
 			}
-			began := w.now
+			began := cluster.now
 			for served := 0; served < 12; {
-				w.run(t, 1)
+				cluster.run(t, 1)
 				served = 0
-				for name, m := range w.machines {
+				for name, m := range cluster.machines {
 					if m.content[waved] != "" && !spoiled(name) {
 						served++
 					}
 				}
-				if w.now.Sub(began) > c.within {
-					t.Fatalf("after %v only %d of 12 nodes were served\n%s", c.within, served, w)
+				if cluster.now.Sub(began) > c.within {
+					t.Fatalf("after %v only %d of 12 nodes were served\n%s", c.within, served, cluster)
 				}
 			}
 		})
@@ -180,64 +180,64 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 }
 
 func TestLimitOfTheClusterHoldsForAllImagesTogether(t *testing.T) {
-	w := newWorld()
-	w.joinMany(30)
-	w.limits.MaxConcurrentPulls = 3
+	cluster := newFakeCluster()
+	cluster.addNodes(30)
+	cluster.limits.MaxConcurrentPulls = 3
 	images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
-	w.wish("web", images...)
-	for w.pullingCount() > 0 || len(w.writes) < 30*len(images) {
-		w.plan()
-		if got := w.pullingCount(); got > 3 {
+	cluster.addPrefetch("web", images...)
+	for cluster.pullingCount() > 0 || len(cluster.writes) < 30*len(images) {
+		cluster.plan()
+		if got := cluster.pullingCount(); got > 3 {
 			t.Fatalf("%d pull at a time", got)
 		}
-		w.round()
+		cluster.round()
 	}
-	w.checkServed(t)
+	cluster.checkServed(t)
 }
 
 func TestWhoTriesAgainCountsForTheCluster(t *testing.T) {
-	w := afterTheSeed(30)
-	w.limits.MaxConcurrentPulls = 3
-	w.still(t)
-	w.cutOff("n001", 2)
-	w.cutOff("n002", 3)
-	w.still(t)
-	if got := w.peers(waved); got != "n000 n001 n002 n003" {
+	cluster := afterTheSeed(30)
+	cluster.limits.MaxConcurrentPulls = 3
+	cluster.planUntilStable(t)
+	cluster.cutOff("n001", 2)
+	cluster.cutOff("n002", 3)
+	cluster.planUntilStable(t)
+	if got := cluster.peers(waved); got != "n000 n001 n002 n003" {
 		t.Errorf("admitted %q while two may pull again at any moment", got)
 	}
 }
 
 func TestNodesWhoseListsAreOldCountForTheCluster(t *testing.T) {
-	w := afterTheSeed(30)
-	w.limits.MaxConcurrentPulls = 3
-	for _, m := range w.machines {
+	cluster := afterTheSeed(30)
+	cluster.limits.MaxConcurrentPulls = 3
+	for _, m := range cluster.machines {
 		m.node.KubeletImages = []string{waved}
 	}
-	for w.pullingCount() > 0 || len(w.writes) < 29 {
-		w.plan()
-		if got := w.pullingCount(); got > 3 {
+	for cluster.pullingCount() > 0 || len(cluster.writes) < 29 {
+		cluster.plan()
+		if got := cluster.pullingCount(); got > 3 {
 			t.Fatalf("%d pull at a time", got)
 		}
-		w.round()
+		cluster.round()
 	}
-	w.checkServed(t)
+	cluster.checkServed(t)
 }
 
 func TestSmallPrefetchDoesNotWaitForALargeOne(t *testing.T) {
-	w := newWorld()
-	w.joinMany(50)
-	w.limits.MaxConcurrentPulls = 4
-	w.wish("large", "reg/a@sha256:a")
-	p := w.wish("small", "reg/z@sha256:z")
+	cluster := newFakeCluster()
+	cluster.addNodes(50)
+	cluster.limits.MaxConcurrentPulls = 4
+	cluster.addPrefetch("large", "reg/a@sha256:a")
+	p := cluster.addPrefetch("small", "reg/z@sha256:z")
 	p.NodeSelector = map[string]string{"team": "z"}
 	for _, name := range []string{"n047", "n048", "n049"} {
-		w.machines[name].node.Labels = p.NodeSelector
+		cluster.machines[name].node.Labels = p.NodeSelector
 	}
-	w.run(t, 30)
-	if got := w.peers("reg/z@sha256:z"); got != "n047 n048 n049" {
+	cluster.run(t, 30)
+	if got := cluster.peers("reg/z@sha256:z"); got != "n047 n048 n049" {
 		t.Errorf("after half a minute only %q have it", got)
 	}
-	if got := len(strings.Fields(w.peers("reg/a@sha256:a"))); got == 50 {
+	if got := len(strings.Fields(cluster.peers("reg/a@sha256:a"))); got == 50 {
 		t.Error("the large one is done already: this shows nothing")
 	}
 }
@@ -247,14 +247,14 @@ func TestFollowingASeed(t *testing.T) {
 		follow bool
 		want   string
 	}{{true, "n001 n002 n003 n004"}, {false, ""}} {
-		w := newWorld()
-		w.limits.FollowSeed = c.follow
-		w.joinMany(30)
-		w.wish("web", "reg/a:1")
-		w.still(t)
-		w.round()
-		w.still(t)
-		if got := w.peers("reg/a:1"); got != c.want {
+		cluster := newFakeCluster()
+		cluster.limits.FollowSeed = c.follow
+		cluster.addNodes(30)
+		cluster.addPrefetch("web", "reg/a:1")
+		cluster.planUntilStable(t)
+		cluster.round()
+		cluster.planUntilStable(t)
+		if got := cluster.peers("reg/a:1"); got != c.want {
 			t.Errorf("follow %v: %q, want %q", c.follow, got, c.want)
 		}
 	}
@@ -276,24 +276,24 @@ func TestFollowersMakeRoomByWhatTheyHave(t *testing.T) {
 		{"unless followers do not count", false, 4, 25, 100, 4},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			w := newWorld()
-			w.joinMany(30)
-			w.wish("web", "reg/a:1")
-			w.still(t)
-			w.round()
-			w.still(t)
-			w.limits.FollowSeed = c.follow
+			cluster := newFakeCluster()
+			cluster.addNodes(30)
+			cluster.addPrefetch("web", "reg/a:1")
+			cluster.planUntilStable(t)
+			cluster.round()
+			cluster.planUntilStable(t)
+			cluster.limits.FollowSeed = c.follow
 			for _, name := range []string{"n001", "n002", "n003", "n004"}[:c.count] {
-				m := w.machines[name]
+				m := cluster.machines[name]
 				m.deliver()
-				w.work(m)
+				cluster.work(m)
 				s := m.status["reg/a:1"]
 				s.State, s.PulledBytes, s.SizeBytes = v1alpha1.ImagePulling, c.got, c.of
 				m.status["reg/a:1"] = s
-				w.report(m)
+				cluster.report(m)
 			}
-			w.still(t)
-			if got := len(strings.Fields(w.peers("reg/a:1"))); got != c.followed {
+			cluster.planUntilStable(t)
+			if got := len(strings.Fields(cluster.peers("reg/a:1"))); got != c.followed {
 				t.Errorf("%d follow, want %d", got, c.followed)
 			}
 		})
@@ -301,40 +301,40 @@ func TestFollowersMakeRoomByWhatTheyHave(t *testing.T) {
 }
 
 func TestNobodyFollowsASeedThatHasNotBegun(t *testing.T) {
-	w := newWorld()
-	w.joinMany(3)
-	w.wish("web", waved)
-	w.still(t)
-	if seeds, peers := w.seeds(waved), w.peers(waved); seeds != "n000" || peers != "" {
+	cluster := newFakeCluster()
+	cluster.addNodes(3)
+	cluster.addPrefetch("web", waved)
+	cluster.planUntilStable(t)
+	if seeds, peers := cluster.seeds(waved), cluster.peers(waved); seeds != "n000" || peers != "" {
 		t.Errorf("%q follow %q", peers, seeds)
 	}
-	w.round() // it pulls, and does not say yet how much
-	seed := w.machines["n000"].cached
+	cluster.round() // it pulls, and does not say yet how much
+	seed := cluster.machines["n000"].cached
 	s := seed[waved]
 	s.SizeBytes = 0
 	seed[waved] = s
-	w.still(t)
-	if peers := w.peers(waved); s.State != v1alpha1.ImagePulling || peers != "" {
+	cluster.planUntilStable(t)
+	if peers := cluster.peers(waved); s.State != v1alpha1.ImagePulling || peers != "" {
 		t.Errorf("%q follow %+v", peers, s)
 	}
 }
 
 func TestNodesThatHoldTheDigestNeedNoTurn(t *testing.T) {
-	w := newWorld()
-	w.joinMany(50)
-	for _, m := range w.machines {
+	cluster := newFakeCluster()
+	cluster.addNodes(50)
+	for _, m := range cluster.machines {
 		m.content["reg/a:1"] = "sha256:reg/a:1-1"
 		m.node.KubeletImages = []string{"other", "reg/a:1", "reg/a@sha256:reg/a:1-1"}
 	}
-	w.wish("web", "reg/a:1")
-	w.run(t, 1)
-	w.plan()
-	if got := len(strings.Fields(w.peers("reg/a:1"))); got != 50 && got != 49 {
+	cluster.addPrefetch("web", "reg/a:1")
+	cluster.run(t, 1)
+	cluster.plan()
+	if got := len(strings.Fields(cluster.peers("reg/a:1"))); got != 50 && got != 49 {
 		t.Errorf("only %d were pinned at once", got)
 	}
-	w.settle(t)
-	w.checkServed(t)
-	for name, m := range w.machines {
+	cluster.settle(t)
+	cluster.checkServed(t)
+	for name, m := range cluster.machines {
 		if m.pulls != 0 {
 			t.Errorf("%s pulled", name)
 		}
@@ -342,70 +342,70 @@ func TestNodesThatHoldTheDigestNeedNoTurn(t *testing.T) {
 }
 
 func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
-	w := newWorld()
-	w.limits.Fanout = 3
-	w.joinMany(8)
-	p := w.wish("web", "reg/a:1")
+	cluster := newFakeCluster()
+	cluster.limits.Fanout = 3
+	cluster.addNodes(8)
+	p := cluster.addPrefetch("web", "reg/a:1")
 	p.Resolved["reg/a:1"] = Resolved{"sha256:a", "1"}
-	other := w.wish("other", "reg/o@sha256:o")
+	other := cluster.addPrefetch("other", "reg/o@sha256:o")
 	other.NodeSelector = map[string]string{"known": "yes"}
 	for _, name := range []string{"n004", "n005", "n006", "n007"} {
-		w.machines[name].node.Labels = other.NodeSelector
-		w.hold(name, "reg/o@sha256:o", "sha256:o")
+		cluster.machines[name].node.Labels = other.NodeSelector
+		cluster.hold(name, "reg/o@sha256:o", "sha256:o")
 	}
-	w.hold("n000", "reg/a:1", "sha256:a")
-	w.machines["n002"].node.KubeletImages = []string{"reg/a:1"}
-	w.still(t)
-	if got := w.peers("reg/a:1"); got != "n000 n002 n004 n005" {
+	cluster.hold("n000", "reg/a:1", "sha256:a")
+	cluster.machines["n002"].node.KubeletImages = []string{"reg/a:1"}
+	cluster.planUntilStable(t)
+	if got := cluster.peers("reg/a:1"); got != "n000 n002 n004 n005" {
 		t.Errorf("admitted %q", got)
 	}
 }
 
 func TestNodesThatGetNothingComeLastForOtherImages(t *testing.T) {
-	w := afterTheSeed(30)
-	w.still(t)
-	w.machines["n002"].cutOff = true
-	w.begin(2)
-	w.wish("other", "reg/o@sha256:o")
-	w.hold("n000", "reg/o@sha256:o", "sha256:o")
-	w.still(t)
-	if got := w.peers("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
+	cluster := afterTheSeed(30)
+	cluster.planUntilStable(t)
+	cluster.machines["n002"].cutOff = true
+	cluster.startFirstWave(2)
+	cluster.addPrefetch("other", "reg/o@sha256:o")
+	cluster.hold("n000", "reg/o@sha256:o", "sha256:o")
+	cluster.planUntilStable(t)
+	if got := cluster.peers("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
 		t.Errorf("admitted %q", got)
 	}
 }
 
 func TestNewDigestGoesRoundLikeTheFirst(t *testing.T) {
-	w := newWorld()
-	w.joinMany(40)
-	p := w.wish("web", "reg/a:1")
-	w.settle(t)
-	w.tags["reg/a:1"] = "sha256:second"
+	cluster := newFakeCluster()
+	cluster.addNodes(40)
+	p := cluster.addPrefetch("web", "reg/a:1")
+	cluster.settle(t)
+	cluster.tags["reg/a:1"] = "sha256:second"
 	p.Resolution = "2"
 	most := 0
 	for range 60 {
-		w.plan()
-		w.check(t)
-		for _, m := range w.machines {
+		cluster.plan()
+		cluster.check(t)
+		for _, m := range cluster.machines {
 			if len(m.spec) == 0 {
 				t.Fatalf("%s lost its pin while it waited", m.node.Name)
 			}
 		}
-		if n := w.pullingCount(); n > most {
+		if n := cluster.pullingCount(); n > most {
 			most = n
 		}
-		if w.holders("reg/a:1", "sha256:second") == 0 && w.pullingCount() > 1+w.limits.Fanout {
-			t.Fatalf("holders of the old digest count:\n%s", w)
+		if cluster.holders("reg/a:1", "sha256:second") == 0 && cluster.pullingCount() > 1+cluster.limits.Fanout {
+			t.Fatalf("holders of the old digest count:\n%s", cluster)
 		}
-		w.round()
+		cluster.round()
 	}
-	w.checkServed(t)
+	cluster.checkServed(t)
 	if most < 20 {
 		t.Errorf("at most %d at a time", most)
 	}
 }
 
-func (w *world) holders(image, digest string) (count int) {
-	for _, m := range w.machines {
+func (c *fakeCluster) holders(image, digest string) (count int) {
+	for _, m := range c.machines {
 		if m.content[image] == digest {
 			count++
 		}

@@ -17,21 +17,21 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// world is a small cluster: machines with agents that work off their specs, a
+// fakeCluster is a small cluster: machines with agents that work off their specs, a
 // registry, a mirror, and the part of the controller that remembers when it saw what.
-type world struct {
-	now      time.Time
-	limits   Limits
-	machines map[string]*machine
-	wishes   map[string]*Prefetch
-	tags     map[string]string // what the registry says; absent: unknown
-	down     bool              // the registry
-	private  bool              // it wants goodKey
-	dry      bool              // the mirror serves nobody
-	memory   Memory
-	writes   map[string]int // spec changes by "node image"
-	over     string         // the first bound that a plan has broken
-	heedful  bool           // check what nodes do, not only what they are told
+type fakeCluster struct {
+	now          time.Time
+	limits       Limits
+	machines     map[string]*machine
+	prefetches   map[string]*Prefetch
+	tags         map[string]string // what the registry says; absent: unknown
+	registryDown bool              // the registry
+	private      bool              // it wants goodKey
+	mirrorDown   bool              // the mirror serves nobody
+	memory       Memory
+	writes       map[string]int // spec changes by "node image"
+	violation    string         // the first bound that a plan has broken
+	checkPulls   bool           // check what nodes do, not only what they are told
 }
 
 // machine is a node, its NodeImageSet, and its agent.
@@ -68,19 +68,19 @@ type machine struct {
 	progress       map[string]time.Time
 }
 
-func newWorld() *world {
+func newFakeCluster() *fakeCluster {
 	limits := DefaultLimits()
-	return &world{
-		now:      time.Unix(1_700_000_000, 0),
-		limits:   limits,
-		machines: make(map[string]*machine),
-		wishes:   make(map[string]*Prefetch),
-		tags:     make(map[string]string),
-		writes:   make(map[string]int),
+	return &fakeCluster{
+		now:        time.Unix(1_700_000_000, 0),
+		limits:     limits,
+		machines:   make(map[string]*machine),
+		prefetches: make(map[string]*Prefetch),
+		tags:       make(map[string]string),
+		writes:     make(map[string]int),
 	}
 }
 
-func (w *world) join(name string, change ...func(*Node)) *machine {
+func (c *fakeCluster) addNode(name string, change ...func(*Node)) *machine {
 	m := &machine{
 		node:     Node{Name: name, Platform: "linux/amd64", Ready: true},
 		spec:     make(map[string]v1alpha1.NodeImage),
@@ -92,38 +92,38 @@ func (w *world) join(name string, change ...func(*Node)) *machine {
 		progress: make(map[string]time.Time),
 		stuck:    make(map[string]int),
 	}
-	for _, c := range change {
-		c(&m.node)
+	for _, modify := range change {
+		modify(&m.node)
 	}
-	w.machines[name] = m
+	c.machines[name] = m
 	return m
 }
 
-func (w *world) joinMany(count int) {
+func (c *fakeCluster) addNodes(count int) {
 	for i := range count {
-		w.join(fmt.Sprintf("n%03d", i))
+		c.addNode(fmt.Sprintf("n%03d", i))
 	}
 }
 
-func (w *world) wish(name string, images ...string) *Prefetch {
+func (c *fakeCluster) addPrefetch(name string, images ...string) *Prefetch {
 	p := &Prefetch{
 		Key: "team/" + name, Namespace: "team", UID: name, Resolution: "1", Images: images,
 		Resolved: make(map[string]Resolved), RetryLimit: 3, Retention: v1alpha1.RetentionPinned,
 	}
-	w.wishes[p.Key] = p
+	c.prefetches[p.Key] = p
 	for _, image := range images {
-		if _, ok := w.tags[image]; !ok && digestIn(image) == "" {
-			w.tags[image] = "sha256:" + image + "-1"
+		if _, ok := c.tags[image]; !ok && digestIn(image) == "" {
+			c.tags[image] = "sha256:" + image + "-1"
 		}
 	}
 	return p
 }
 
 // state is what the controller sees now.
-func (w *world) state() State {
-	s := State{Now: w.now, Memory: w.memory}
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+func (c *fakeCluster) state() State {
+	s := State{Now: c.now, Memory: c.memory}
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		n := m.node
 		n.Acknowledged = m.cachedObserved == m.generation
 		n.HeardAt = m.heard
@@ -138,8 +138,8 @@ func (w *world) state() State {
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
-	for _, key := range slices.Sorted(maps.Keys(w.wishes)) {
-		p := *w.wishes[key]
+	for _, key := range slices.Sorted(maps.Keys(c.prefetches)) {
+		p := *c.prefetches[key]
 		p.Resolved = maps.Clone(p.Resolved)
 		s.Prefetches = append(s.Prefetches, p)
 	}
@@ -147,21 +147,21 @@ func (w *world) state() State {
 }
 
 // plan asks for the next step and writes it. It says whether anything changed.
-func (w *world) plan() (Step, bool) {
-	seen := w.state()
-	step := Next(seen, w.limits)
-	w.memory = step.Memory
+func (c *fakeCluster) plan() (Step, bool) {
+	seen := c.state()
+	step := Next(seen, c.limits)
+	c.memory = step.Memory
 	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
-		w.machines[name].write(w, step.Sets[name])
+		c.machines[name].write(c, step.Sets[name])
 	}
-	if over := w.overBounds(seen); over != "" && w.over == "" {
-		w.over = over + "\n" + w.String()
+	if over := c.boundsViolation(seen); over != "" && c.violation == "" {
+		c.violation = over + "\n" + c.String()
 	}
 	changed := len(step.Sets) > 0
 	for key, o := range step.Prefetches {
 		for image, resolved := range o.Digests {
-			if w.wishes[key].Resolved[image] != resolved {
-				w.wishes[key].Resolved[image] = resolved
+			if c.prefetches[key].Resolved[image] != resolved {
+				c.prefetches[key].Resolved[image] = resolved
 				changed = true
 			}
 		}
@@ -169,9 +169,9 @@ func (w *world) plan() (Step, bool) {
 	return step, changed
 }
 
-func (m *machine) write(w *world, set []v1alpha1.NodeImage) {
+func (m *machine) write(cluster *fakeCluster, set []v1alpha1.NodeImage) {
 	if m.cachedObserved == m.generation {
-		m.heard = w.now
+		m.heard = cluster.now
 	}
 	m.generation++
 	before := m.spec
@@ -182,8 +182,8 @@ func (m *machine) write(w *world, set []v1alpha1.NodeImage) {
 	for _, image := range slices.Sorted(maps.Keys(union(before, m.spec))) {
 		old, had := before[image]
 		if entry, has := m.spec[image]; had != has || !sameEntry(&old, &entry) {
-			m.changed[image], m.progress[image] = w.now, w.now
-			w.writes[m.node.Name+" "+image]++
+			m.changed[image], m.progress[image] = cluster.now, cluster.now
+			cluster.writes[m.node.Name+" "+image]++
 		}
 	}
 }
@@ -198,7 +198,7 @@ func union[V any](a, b map[string]V) map[string]V {
 func (m *machine) deliver() { m.view, m.viewGeneration = m.spec, m.generation }
 
 // work is one turn of the agent: it moves each image of the spec that it knows on by one.
-func (w *world) work(m *machine) {
+func (c *fakeCluster) work(m *machine) {
 	m.busy = false
 	if m.dead {
 		return
@@ -210,28 +210,28 @@ func (w *world) work(m *machine) {
 		}
 	}
 	for _, image := range slices.Sorted(maps.Keys(m.view)) {
-		m.status[image] = w.advance(m, m.view[image])
+		m.status[image] = c.advance(m, m.view[image])
 	}
 	m.observed = m.viewGeneration
 }
 
 // round has every agent do one turn, and the controller see it.
-func (w *world) round() (moved bool) {
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+func (c *fakeCluster) round() (moved bool) {
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		m.deliver()
-		w.work(m)
-		moved = w.report(m) || m.busy || moved
+		c.work(m)
+		moved = c.report(m) || m.busy || moved
 	}
-	w.now = w.now.Add(time.Second)
+	c.now = c.now.Add(time.Second)
 	return moved
 }
 
 // fetching is who pulls from the upstream at this moment, by image and platform.
-func (w *world) fetching() map[string][]string {
+func (c *fakeCluster) fetching() map[string][]string {
 	fetching := make(map[string][]string)
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		for image, status := range m.status {
 			if status.State == v1alpha1.ImagePulling && status.Source == v1alpha1.SourceUpstream {
 				key := image + " on " + m.node.Platform
@@ -242,7 +242,7 @@ func (w *world) fetching() map[string][]string {
 	return fetching
 }
 
-func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
+func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
 	before, known := m.seen[entry.Name]
 	m.seen[entry.Name] = entry
 	status := m.status[entry.Name]
@@ -281,13 +281,13 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 	upstream := entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 	if upstream && (digest == "" || entry.Request != "") {
 		if status.Request != entry.Request || status.Digest == "" {
-			if w.down || m.offline {
+			if c.registryDown || m.offline {
 				return fail(v1alpha1.ReasonRegistryUnavailable, false)
 			}
-			if w.tags[entry.Name] == "" || w.private && !slices.Contains(entry.ImagePullSecrets, goodKey) {
+			if c.tags[entry.Name] == "" || c.private && !slices.Contains(entry.ImagePullSecrets, goodKey) {
 				return fail(v1alpha1.ReasonImageNotFound, true)
 			}
-			status.Digest, status.Request = w.tags[entry.Name], entry.Request
+			status.Digest, status.Request = c.tags[entry.Name], entry.Request
 			status.State = v1alpha1.ImagePending
 		}
 		digest = status.Digest
@@ -318,11 +318,11 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return status
 	}
 	switch {
-	case upstream && (w.down || m.offline):
+	case upstream && (c.registryDown || m.offline):
 		return fail(v1alpha1.ReasonRegistryUnavailable, false)
 	case m.full:
 		return fail(v1alpha1.ReasonInsufficientDisk, false)
-	case !upstream && !w.served(m, entry.Name, digest):
+	case !upstream && !c.served(m, entry.Name, digest):
 		if m.waits(entry.Name, m.asks) {
 			return status
 		}
@@ -341,7 +341,7 @@ func (w *world) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImage
 		return status
 	}
 	if m.unpacking > 0 {
-		status.FinishedAt = &metav1.Time{Time: w.now}
+		status.FinishedAt = &metav1.Time{Time: c.now}
 		return status
 	}
 	m.finish(entry.Name, &status)
@@ -382,9 +382,9 @@ var goodKey = v1alpha1.NamespacedSecretReference{Namespace: "y", Name: "good"}
 const layers = 4
 
 // served says that the mirror has an image for a node.
-func (w *world) served(to *machine, image, digest string) bool {
-	for _, m := range w.machines {
-		if m != to && !w.dry && !to.cutOff && m.node.Platform == to.node.Platform && m.content[image] == digest {
+func (c *fakeCluster) served(to *machine, image, digest string) bool {
+	for _, m := range c.machines {
+		if m != to && !c.mirrorDown && !to.cutOff && m.node.Platform == to.node.Platform && m.content[image] == digest {
 			return true
 		}
 	}
@@ -392,21 +392,21 @@ func (w *world) served(to *machine, image, digest string) bool {
 }
 
 // report lets the controller see a machine's status.
-func (w *world) report(m *machine) bool {
+func (c *fakeCluster) report(m *machine) bool {
 	changed := m.cachedObserved != m.observed
 	for image := range union(m.cached, m.status) {
 		old, had := m.cached[image]
 		status, has := m.status[image]
 		if had != has || !reflect.DeepEqual(old, status) {
-			m.changed[image] = w.now
+			m.changed[image] = c.now
 			changed = true
 			if had != has || Progressed(Entry{Status: &old}, Entry{Status: &status}) {
-				m.progress[image] = w.now
+				m.progress[image] = c.now
 			}
 		}
 	}
 	if changed {
-		m.heard = w.now
+		m.heard = c.now
 		m.cachedObserved = m.observed
 		m.cached = maps.Clone(m.status)
 	}
@@ -414,21 +414,21 @@ func (w *world) report(m *machine) bool {
 }
 
 // settle lets everybody work until nothing changes any more, time included.
-func (w *world) settle(t failer) {
+func (c *fakeCluster) settle(t failer) {
 	t.Helper()
 	for range 20_000 {
-		step, changed := w.plan()
-		w.check(t)
-		moved := w.round() || changed
+		step, changed := c.plan()
+		c.check(t)
+		moved := c.round() || changed
 		if moved {
 			continue
 		}
 		if step.WakeAt.IsZero() {
 			return
 		}
-		w.now = maxTime(w.now, step.WakeAt)
+		c.now = maxTime(c.now, step.WakeAt)
 	}
-	t.Fatalf("it did not come to rest:\n%s", w)
+	t.Fatalf("it did not come to rest:\n%s", c)
 }
 
 func maxTime(a, b time.Time) time.Time {
@@ -444,15 +444,15 @@ type failer interface {
 }
 
 // check asserts what must hold at every moment.
-func (w *world) check(t failer) {
+func (c *fakeCluster) check(t failer) {
 	t.Helper()
-	if w.over != "" {
-		t.Fatalf("%s", w.over)
+	if c.violation != "" {
+		t.Fatalf("%s", c.violation)
 	}
 	seeds := make(map[string][]string)
 	requests := make(map[string][]string)
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		for image, entry := range m.spec {
 			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
 				key := image + " on " + m.node.Platform
@@ -466,13 +466,13 @@ func (w *world) check(t failer) {
 		}
 	}
 	for key, nodes := range seeds {
-		if len(nodes) > w.limits.UpstreamPullers {
+		if len(nodes) > c.limits.UpstreamPullers {
 			t.Fatalf("upstream for %s: %v", key, nodes)
 		}
 	}
-	for key, nodes := range w.fetching() {
-		if w.heedful && len(nodes) > w.limits.UpstreamPullers {
-			t.Fatalf("upstream for %s: %v\n%s", key, nodes, w)
+	for key, nodes := range c.fetching() {
+		if c.checkPulls && len(nodes) > c.limits.UpstreamPullers {
+			t.Fatalf("upstream for %s: %v\n%s", key, nodes, c)
 		}
 	}
 	for image, nodes := range requests {
@@ -483,21 +483,21 @@ func (w *world) check(t failer) {
 }
 
 // checkServed asserts that every desired node holds what the registry says, and the same.
-func (w *world) checkServed(t failer) {
+func (c *fakeCluster) checkServed(t failer) {
 	t.Helper()
-	step := Next(w.state(), w.limits)
+	step := Next(c.state(), c.limits)
 	digests := make(map[string]string)
 	for _, key := range slices.Sorted(maps.Keys(step.Prefetches)) {
 		for _, name := range step.Prefetches[key].Nodes {
-			m := w.machines[name]
-			for _, image := range w.wishes[key].Images {
+			m := c.machines[name]
+			for _, image := range c.prefetches[key].Images {
 				want := step.Prefetches[key].Digests[image].Digest
 				got, asked := m.status[image], m.spec[image]
 				if want == "" || got.State != v1alpha1.ImagePresent || got.Digest != want || asked.Digest != want || m.content[image] != want {
-					t.Fatalf("%s on %s for %s: want %q, asked %+v, got %+v\n%s", image, name, key, want, asked, got, w)
+					t.Fatalf("%s on %s for %s: want %q, asked %+v, got %+v\n%s", image, name, key, want, asked, got, c)
 				}
 				if other, ok := digests[image]; ok && other != want {
-					t.Fatalf("two digests of %s: %s and %s\n%s", image, other, want, w)
+					t.Fatalf("two digests of %s: %s and %s\n%s", image, other, want, c)
 				}
 				digests[image] = want
 			}
@@ -505,16 +505,16 @@ func (w *world) checkServed(t failer) {
 	}
 }
 
-func (w *world) String() string {
+func (c *fakeCluster) String() string {
 	var b strings.Builder
-	for _, key := range slices.Sorted(maps.Keys(w.wishes)) {
-		p := w.wishes[key]
+	for _, key := range slices.Sorted(maps.Keys(c.prefetches)) {
+		p := c.prefetches[key]
 		fmt.Fprintf(&b, "%s@%s %v selector %v replicas %v resolved %v\n", key, p.Resolution, p.Images, p.NodeSelector, p.Replicas, p.Resolved)
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		m := w.machines[name]
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		m := c.machines[name]
 		fmt.Fprintf(&b, "%s %s ready=%v cordon=%v dead=%v offline=%v gen=%d/%d heard=%v\n", name, m.node.Platform, m.node.Ready,
-			m.node.Unschedulable, m.dead, m.offline, m.cachedObserved, m.generation, w.now.Sub(m.heard))
+			m.node.Unschedulable, m.dead, m.offline, m.cachedObserved, m.generation, c.now.Sub(m.heard))
 		for _, image := range slices.Sorted(maps.Keys(union(keys(m.spec), keys(m.status)))) {
 			e, s := m.spec[image], m.status[image]
 			fmt.Fprintf(&b, "   %s asked %s %s %q; is %s %s %s %q %s tries %d; holds %s\n", image, e.RegistryPolicy, e.Digest, e.Request,
@@ -551,41 +551,45 @@ func shuffled(s State, seed uint64) State {
 	return s
 }
 
-// told is the nodes whose spec names an image with that policy, in order.
-func (w *world) told(image string, policy v1alpha1.RegistryPolicy) string {
+// nodesWithPolicy is the nodes whose spec names an image with that policy, in order.
+func (c *fakeCluster) nodesWithPolicy(image string, policy v1alpha1.RegistryPolicy) string {
 	var names []string
-	for _, name := range slices.Sorted(maps.Keys(w.machines)) {
-		if entry, ok := w.machines[name].spec[image]; ok && entry.RegistryPolicy == policy {
+	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
+		if entry, ok := c.machines[name].spec[image]; ok && entry.RegistryPolicy == policy {
 			names = append(names, name)
 		}
 	}
 	return strings.Join(names, " ")
 }
 
-func (w *world) seeds(image string) string { return w.told(image, v1alpha1.RegistryPolicyDefault) }
-func (w *world) peers(image string) string { return w.told(image, v1alpha1.RegistryPolicyMirror) }
+func (c *fakeCluster) seeds(image string) string {
+	return c.nodesWithPolicy(image, v1alpha1.RegistryPolicyDefault)
+}
+func (c *fakeCluster) peers(image string) string {
+	return c.nodesWithPolicy(image, v1alpha1.RegistryPolicyMirror)
+}
 
 // run lets some seconds pass, with everybody at work, and returns the last plan.
-func (w *world) run(t failer, seconds int) (step Step) {
+func (c *fakeCluster) run(t failer, seconds int) (step Step) {
 	t.Helper()
 	for range seconds {
-		step, _ = w.plan()
-		w.check(t)
-		w.round()
+		step, _ = c.plan()
+		c.check(t)
+		c.round()
 	}
 	return step
 }
 
-// still plans until nothing moves, with nobody answering and no time passing.
-func (w *world) still(t failer) Step {
+// planUntilStable plans until nothing moves, with nobody answering and no time passing.
+func (c *fakeCluster) planUntilStable(t failer) Step {
 	t.Helper()
 	for range 10 {
-		step, changed := w.plan()
-		w.check(t)
+		step, changed := c.plan()
+		c.check(t)
 		if !changed {
 			return step
 		}
 	}
-	t.Fatalf("the plan goes on by itself:\n%s", w)
+	t.Fatalf("the plan goes on by itself:\n%s", c)
 	return Step{}
 }
