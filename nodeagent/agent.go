@@ -17,17 +17,17 @@ import (
 
 // Options of an Agent. Every field is required unless it says otherwise.
 type Options struct {
-	// Runtime of the node.
+	// Runtime is the node's.
 	Runtime Runtime
-	// Status is where the outcome is written.
+	// Status writes the NodeImageSet's status.
 	Status StatusWriter
-	// Credentials for the registry; nil is anonymous.
+	// Credentials are for the registry; nil is anonymous.
 	Credentials Credentials
-	// MaxParallelPulls bounds the pulls that run at a time.
+	// MaxParallelPulls is the number of slots: how many pulls run at the same time.
 	MaxParallelPulls int
-	// NoProgressTimeout ends a pull that received nothing for so long.
+	// NoProgressTimeout is how long a pull may make no progress before it ends.
 	NoProgressTimeout time.Duration
-	// VerifyInterval is how often presence is looked up again without any event.
+	// VerifyInterval is the time between two checks of all images without any event.
 	VerifyInterval time.Duration
 	Log            logr.Logger
 	// Metrics may be nil.
@@ -35,51 +35,55 @@ type Options struct {
 }
 
 const (
-	// maxParallelChecks bounds lookups in the runtime's database; a pull does not
-	// hold them up.
+	// maxParallelChecks is how many checks run at the same time, beside the pulls. It spares the
+	// runtime's database.
 	maxParallelChecks = 4
-	// batchDelay is how long a change of state waits for others to be written with it.
+
+	// The delays until a change is reported. One report has all changes until then, so each delay
+	// saves writes.
+
+	// batchDelay is for a change that the controller waits for.
 	batchDelay = 20 * time.Millisecond
-	// sameStageDelay is how long news of one image waits while others are at the same stage:
-	// the images of one prefetch are asked for, and come, at about the same time.
+	// sameStageDelay is for a change of one entry while others are about to change in the same way:
+	// the images of one prefetch are resolved, and come, at about the same time.
 	sameStageDelay = 200 * time.Millisecond
-	// transientDelay is how long a change waits that the next one is likely to supersede: a
-	// pull that is over by then costs one write, not two.
+	// transientDelay is for a change that the next one is likely to supersede: a pull that ends
+	// within it costs one write.
 	transientDelay = time.Second
-	// acknowledgeDelay is how long it takes at most to say that a spec was taken up which
-	// leaves nothing to do, if there is nothing else to say before.
+	// acknowledgeDelay is for the acknowledgement of a spec that leaves nothing to do.
 	acknowledgeDelay = 3 * time.Second
-	// Progress of a pull is written after 2 s, 4 s and so on, so that a long pull
-	// costs few writes, up to every 30 s, so that it does not look dead.
+
+	// The progress of a pull is reported after 2 s, 4 s and so on, so that a long pull costs few
+	// writes, and then every 30 s, so that the controller sees that it moves.
 	minProgressInterval = 2 * time.Second
 	maxProgressInterval = 30 * time.Second
 )
 
-// Agent brings a node to a spec. Make it with New, and give it specs with Apply.
+// Agent brings the images of a spec onto a node. Make it with New, and give it specs with Apply.
 type Agent struct {
 	Options
 
-	inbox     chan func()
+	inbox     chan func()   // what the loop is to run
 	done      chan struct{} // closed when Run returns
 	synced    atomic.Bool
 	connected atomic.Bool
 	work      sync.WaitGroup
 
-	// What follows belongs to the goroutine of Run.
+	// The fields below belong to the loop, which is the goroutine of Run.
 	entries    map[string]*entry
 	uid        types.UID
 	generation int64
-	lostAt     time.Time // when the runtime ceased to answer; zero while it does
-	outage     *outage   // nil while the runtime can be worked with
-	pulls      int
-	checks     int
-	retainDue  bool // the runtime is to be told what to retain
+	lostAt     time.Time // when the runtime was lost; zero while it is connected
+	outage     *outage   // nil while there is none to report
+	pulls      int       // that run
+	checks     int       // that run
+	retainDue  bool      // the list of images to retain may have changed
 	retaining  bool
 	verifyAt   time.Time
 	reporter   reporter
 }
 
-// New returns an Agent that does nothing until Run.
+// New returns an Agent. It does nothing until Run.
 func New(opts Options) *Agent {
 	return &Agent{
 		Options: opts,
@@ -89,18 +93,18 @@ func New(opts Options) *Agent {
 	}
 }
 
-// Apply takes up the node's NodeImageSet; nil when there is none. It returns at once.
+// Apply gives the agent the node's NodeImageSet, or nil if there is none. It returns at once.
 func (a *Agent) Apply(set *v1alpha1.NodeImageSet) {
 	a.post(func() { a.apply(set) })
 }
 
-// Synced says whether the agent knows what the node shall hold.
+// Synced reports whether the agent knows the node's spec, or that there is none.
 func (a *Agent) Synced() bool { return a.synced.Load() }
 
-// Connected says whether the runtime answers.
+// Connected reports whether the runtime answers.
 func (a *Agent) Connected() bool { return a.connected.Load() }
 
-// Run works until ctx ends, and returns when nothing of it runs any more.
+// Run is the loop. It ends with ctx, and returns when all goroutines of the agent have ended.
 func (a *Agent) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer a.work.Wait()
@@ -124,7 +128,7 @@ func (a *Agent) Run(ctx context.Context) {
 	}
 }
 
-// post runs f in the loop.
+// post has the loop run f. The methods whose names begin with "on" are only called like this.
 func (a *Agent) post(f func()) {
 	select {
 	case a.inbox <- f:
@@ -132,12 +136,13 @@ func (a *Agent) post(f func()) {
 	}
 }
 
-// postAfter runs f in the loop after a while.
+// postAfter has the loop run f after the delay.
 func (a *Agent) postAfter(delay time.Duration, f func()) {
 	time.AfterFunc(delay, func() { a.post(f) })
 }
 
-// advance starts whatever can start, and says when time alone calls for the next look.
+// advance starts every check, pull and write that can start. It returns when the time alone calls for
+// the next call.
 func (a *Agent) advance(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	if a.verifyAt.IsZero() {
 		a.verifyAt = now.Add(a.VerifyInterval)
@@ -150,7 +155,7 @@ func (a *Agent) advance(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	return earliest(wakeAt, a.writeStatus(ctx, now))
 }
 
-// verifyAll has everything looked up again.
+// verifyAll has all images checked again, and the pins set again.
 func (a *Agent) verifyAll(now time.Time) {
 	a.verifyAt = now.Add(a.VerifyInterval)
 	a.retainDue = true
@@ -159,6 +164,7 @@ func (a *Agent) verifyAll(now time.Time) {
 	}
 }
 
+// earliest returns the earlier of two times. A zero time is never.
 func earliest(a, b time.Time) time.Time {
 	if b.IsZero() || (!a.IsZero() && a.Before(b)) {
 		return a

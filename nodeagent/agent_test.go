@@ -18,38 +18,38 @@ import (
 )
 
 func TestPullsAreBoundedAndNoImageIsQueuedTwice(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.runtime.PerBlob = 5 * time.Second
+	withAgent(t, func(a *agentTest) {
+		a.runtime.PerBlob = 5 * time.Second
 		var entries []v1alpha1.NodeImage
 		for i := range 5 {
 			tag := fmt.Sprintf("v%d", i)
-			entries = append(entries, peerOf(tag, w.push(tag, w.runtime.Mirror)))
+			entries = append(entries, peerOf(tag, a.push(tag, a.runtime.Mirror)))
 		}
-		w.apply(entries...)
-		w.apply(entries...)
-		w.pass(3 * time.Minute)
-		if n := w.runtime.MostPulling(); n != 2 {
+		a.apply(entries...)
+		a.apply(entries...)
+		a.advance(3 * time.Minute)
+		if n := a.runtime.MostPulling(); n != 2 {
 			t.Errorf("%d pulls at a time, want 2", n)
 		}
-		if n := len(w.runtime.Pulls()); n != 5 {
+		if n := len(a.runtime.Pulls()); n != 5 {
 			t.Errorf("%d pulls, want 5", n)
 		}
-		if c := w.ready(); c.Status != metav1.ConditionTrue || c.Message != "5 of 5 images are present" {
+		if c := a.ready(); c.Status != metav1.ConditionTrue || c.Message != "5 of 5 images are present" {
 			t.Errorf("condition %+v", c)
 		}
 	})
 }
 
 func TestAChangedDigestStopsTheRunningPull(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.runtime.PerBlob = time.Minute - time.Second
-		w.apply(peerOf("v1", w.push("old", w.runtime.Mirror)))
-		w.pass(moment)
-		w.runtime.PerBlob = 0
-		d := w.push("new", w.runtime.Mirror)
-		w.apply(peerOf("v1", d))
-		w.pass(moment)
-		s := w.status(name("v1"))
+	withAgent(t, func(a *agentTest) {
+		a.runtime.PerBlob = time.Minute - time.Second
+		a.apply(peerOf("v1", a.push("old", a.runtime.Mirror)))
+		a.advance(moment)
+		a.runtime.PerBlob = 0
+		d := a.push("new", a.runtime.Mirror)
+		a.apply(peerOf("v1", d))
+		a.advance(moment)
+		s := a.status(name("v1"))
 		if s.State != v1alpha1.ImagePresent || s.Digest != d.String() || s.Attempts != 1 {
 			t.Errorf("status %+v, want %s", s, d)
 		}
@@ -57,155 +57,155 @@ func TestAChangedDigestStopsTheRunningPull(t *testing.T) {
 }
 
 func TestAChangedPolicyStopsTheRunningPull(t *testing.T) {
-	bubble(t, func(w *world) {
-		d := w.push("v1", w.runtime.Upstream) // not on the mirror
-		w.apply(peerOf("v1", d))
-		w.pass(moment)
+	withAgent(t, func(a *agentTest) {
+		d := a.push("v1", a.runtime.Upstream) // not on the mirror
+		a.apply(peerOf("v1", d))
+		a.advance(moment)
 		entry := seedOf("v1", "")
 		entry.Digest = d.String()
-		w.apply(entry)
-		w.pass(moment)
-		if s := w.status(name("v1")); s.State != v1alpha1.ImagePresent || s.Source != v1alpha1.SourceUpstream {
+		a.apply(entry)
+		a.advance(moment)
+		if s := a.status(name("v1")); s.State != v1alpha1.ImagePresent || s.Source != v1alpha1.SourceUpstream {
 			t.Errorf("status %+v", s)
 		}
 	})
 }
 
 func TestTransientErrorsAreTriedAgainUpToTheLimitAndThenOnceAMinute(t *testing.T) {
-	bubble(t, func(w *world) {
-		d := w.push("v1", w.runtime.Upstream)
-		w.runtime.Upstream.SetDown(true)
-		w.apply(seedOf("v1", "m1"))
-		w.pass(8 * time.Second) // 1, 2 and 4 s at the most between tries
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable)
-		if s := w.status(name("v1")); s.Attempts != 4 {
+	withAgent(t, func(a *agentTest) {
+		d := a.push("v1", a.runtime.Upstream)
+		a.runtime.Upstream.SetDown(true)
+		a.apply(seedOf("v1", "m1"))
+		a.advance(8 * time.Second) // at most 1, 2 and 4 s between the tries
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable)
+		if s := a.status(name("v1")); s.Attempts != 4 {
 			t.Errorf("%d attempts, want the first and three more", s.Attempts)
 		}
-		if c := w.ready(); c.Reason != v1alpha1.ReasonImagesFailed {
+		if c := a.ready(); c.Reason != v1alpha1.ReasonImagesFailed {
 			t.Errorf("condition %+v", c)
 		}
-		writes := len(w.api.all())
-		w.pass(10 * time.Minute)
-		if n := len(w.runtime.Pulls()); n < 14 || n > 30 {
+		writes := len(a.written.all())
+		a.advance(10 * time.Minute)
+		if n := len(a.runtime.Pulls()); n < 14 || n > 30 {
 			t.Errorf("%d pulls, want about one a minute", n)
 		}
-		tries := len(w.runtime.Pulls()) - 4
-		if n := len(w.api.all()) - writes; n != tries && n != tries-1 { // the last may not be written yet
+		tries := len(a.runtime.Pulls()) - 4
+		if n := len(a.written.all()) - writes; n != tries && n != tries-1 { // the last may not be written yet
 			t.Errorf("%d writes of %d further tries, want one of each", n, tries)
 		}
-		w.runtime.Upstream.SetDown(false)
-		w.pass(time.Minute + time.Second)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		if s := w.status(name("v1")); s.Digest != d.String() || s.Message != "" {
+		a.runtime.Upstream.SetDown(false)
+		a.advance(time.Minute + time.Second)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		if s := a.status(name("v1")); s.Digest != d.String() || s.Message != "" {
 			t.Errorf("status %+v", s)
 		}
 	})
 }
 
-// noKeys is a controller that does not answer.
-type noKeys struct{}
+// unavailableCredentials fails as if the controller did not answer.
+type unavailableCredentials struct{}
 
-func (noKeys) For(context.Context, string) ([]nodeagent.Credential, error) {
+func (unavailableCredentials) For(context.Context, string) ([]nodeagent.Credential, error) {
 	return nil, nodeagent.ErrCredentialsUnavailable
 }
 
-func TestOnlyWhatNeedsCredentialsWaitsForTheController(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.push("v1", w.runtime.Upstream)
-		w.push("v2", w.runtime.Upstream)
-		w.stop()
-		w.keys = noKeys{}
-		w.start()
+func TestOnlyPullsThatNeedCredentialsWaitForTheController(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		a.push("v1", a.runtime.Upstream)
+		a.push("v2", a.runtime.Upstream)
+		a.stop()
+		a.credentials = unavailableCredentials{}
+		a.start()
 		private := seedOf("v2", "m1")
 		private.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
-		w.apply(seedOf("v1", "m1"), private)
-		w.pass(moment)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		w.state(name("v2"), v1alpha1.ImagePending, v1alpha1.ReasonCredentialsUnavailable)
+		a.apply(seedOf("v1", "m1"), private)
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		a.state(name("v2"), v1alpha1.ImagePending, v1alpha1.ReasonCredentialsUnavailable)
 	})
 }
 
-// keys hand out one credential.
-type keys nodeagent.Credential
+// fixedCredentials returns one credential.
+type fixedCredentials nodeagent.Credential
 
-func (k keys) For(context.Context, string) ([]nodeagent.Credential, error) {
-	return []nodeagent.Credential{nodeagent.Credential(k)}, nil
+func (c fixedCredentials) For(context.Context, string) ([]nodeagent.Credential, error) {
+	return []nodeagent.Credential{nodeagent.Credential(c)}, nil
 }
 
 func TestARegistryThatRepeatsTheCredentialsIsNotQuoted(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.stop()
-		w.keys = keys{Username: "robot", Password: "hunter2"}
-		w.runtime.Fail = func(req nodeagent.PullRequest) error {
+	withAgent(t, func(a *agentTest) {
+		a.stop()
+		a.credentials = fixedCredentials{Username: "robot", Password: "hunter2"}
+		a.runtime.Fail = func(req nodeagent.PullRequest) error {
 			return fmt.Errorf("%w: denied: no access for %s", nodeagent.ErrUnauthorized, req.Credentials[0].Password)
 		}
-		w.start()
+		a.start()
 		private := seedOf("v1", "m1")
 		private.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
-		w.apply(private)
-		w.pass(moment)
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)
-		if s := w.status(name("v1")); s.Message != "unauthorized: denied: no access for [credential]" {
+		a.apply(private)
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)
+		if s := a.status(name("v1")); s.Message != "unauthorized: denied: no access for [credential]" {
 			t.Errorf("message %q", s.Message)
 		}
 	})
 }
 
 func TestFinalErrorsWaitForTheEntryToChange(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.push("v1", w.runtime.Upstream)
-		w.runtime.Upstream.Protect("team/app")
-		w.apply(seedOf("v1", "m1"))
-		w.pass(blink)
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)
-		w.pass(3 * verify)
-		if n := len(w.runtime.Pulls()); n != 1 {
+	withAgent(t, func(a *agentTest) {
+		a.push("v1", a.runtime.Upstream)
+		a.runtime.Upstream.Protect("team/app")
+		a.apply(seedOf("v1", "m1"))
+		a.advance(blink)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)
+		a.advance(3 * verify)
+		if n := len(a.runtime.Pulls()); n != 1 {
 			t.Fatalf("%d pulls, want 1", n)
 		}
-		w.apply(seedOf("v1", "m1,m2"))
-		w.pass(moment)
-		if n := len(w.runtime.Pulls()); n != 2 {
+		a.apply(seedOf("v1", "m1,m2"))
+		a.advance(moment)
+		if n := len(a.runtime.Pulls()); n != 2 {
 			t.Errorf("%d pulls after the change, want 2", n)
 		}
 	})
 }
 
-func TestTheMirrorIsBlamedWhenAPullGetsNoFurther(t *testing.T) {
-	bubble(t, func(w *world) {
-		d := w.push("v1") // nowhere
+func TestAPeerWithoutProgressReportsNotOnMirror(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		d := a.push("v1") // nowhere
 		none := int32(0)
 		entry := peerOf("v1", d)
 		entry.ImageDownloadRetryLimit = &none
-		w.apply(entry)
-		w.pass(noProgress - time.Second)
-		w.state(name("v1"), v1alpha1.ImagePulling, "")
-		w.pass(moment)
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)
+		a.apply(entry)
+		a.advance(noProgress - time.Second)
+		a.state(name("v1"), v1alpha1.ImagePulling, "")
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)
 	})
 }
 
 func TestAPeerOfASlowSeedDoesNotFailAsLongAsSomethingComes(t *testing.T) {
-	bubble(t, func(w *world) {
-		d := w.push("v1", w.runtime.Mirror)
+	withAgent(t, func(a *agentTest) {
+		d := a.push("v1", a.runtime.Mirror)
 		var serve []func()
 		for _, layer := range images.Layers("v1", 3, images.KiB) {
 			d, err := layer.Digest()
 			if err != nil {
 				t.Fatal(err)
 			}
-			serve = append(serve, w.runtime.Mirror.Withhold(digest.Digest(d.String())))
+			serve = append(serve, a.runtime.Mirror.Withhold(digest.Digest(d.String())))
 		}
 		once := int32(1)
 		entry := peerOf("v1", d)
 		entry.ImageDownloadRetryLimit = &once
-		w.apply(entry)
+		a.apply(entry)
 		for _, come := range serve {
-			w.pass(noProgress + 40*time.Second)
+			a.advance(noProgress + 40*time.Second)
 			come()
 		}
-		w.pass(10 * time.Second)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		for _, write := range w.api.all() {
+		a.advance(10 * time.Second)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		for _, write := range a.written.all() {
 			if s := write.Images[0]; s.State == v1alpha1.ImageFailed {
 				t.Fatalf("status %+v", s)
 			}
@@ -214,108 +214,108 @@ func TestAPeerOfASlowSeedDoesNotFailAsLongAsSomethingComes(t *testing.T) {
 }
 
 func TestAPullWithoutProgressIsStopped(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.push("v1", w.runtime.Upstream)
-		w.runtime.PerBlob = 2 * time.Minute
+	withAgent(t, func(a *agentTest) {
+		a.push("v1", a.runtime.Upstream)
+		a.runtime.PerBlob = 2 * time.Minute
 		none := int32(0)
 		entry := seedOf("v1", "m1")
 		entry.ImageDownloadRetryLimit = &none
-		w.apply(entry)
-		w.pass(noProgress + moment)
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)
+		a.apply(entry)
+		a.advance(noProgress + moment)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)
 	})
 }
 
-func TestToTakeUpASpecThatLeavesNothingToDoWaitsForOtherNews(t *testing.T) {
-	bubble(t, func(w *world) {
-		d := w.push("v1", w.runtime.Upstream, w.runtime.Mirror)
-		other := w.push("v2", w.runtime.Mirror)
-		w.apply(seedOf("v1", "m1"))
-		w.pass(10 * time.Second)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
-		writes := len(w.api.all())
+func TestASpecThatLeavesNothingToDoIsAcknowledgedWithTheNextReport(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		d := a.push("v1", a.runtime.Upstream, a.runtime.Mirror)
+		other := a.push("v2", a.runtime.Mirror)
+		a.apply(seedOf("v1", "m1"))
+		a.advance(10 * time.Second)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		writes := len(a.written.all())
 
-		held := peerOf("v1", d) // it has done its part as a seed
-		held.Request = "m1"
-		w.apply(held)
-		w.pass(2 * time.Second)
-		if n := len(w.api.all()) - writes; n != 0 {
-			t.Errorf("%d writes at once, of what nobody waits for", n)
+		present := peerOf("v1", d) // demoted after its pull as a seed
+		present.Request = "m1"
+		a.apply(present)
+		a.advance(2 * time.Second)
+		if n := len(a.written.all()) - writes; n != 0 {
+			t.Errorf("%d writes at once, of a change that the controller does not wait for", n)
 		}
-		w.apply(held, peerOf("v2", other))
-		w.pass(10 * time.Second)
-		if n := len(w.api.all()) - writes; n != 1 {
+		a.apply(present, peerOf("v2", other))
+		a.advance(10 * time.Second)
+		if n := len(a.written.all()) - writes; n != 1 {
 			t.Errorf("%d writes, want one of the pull", n)
 		}
-		w.apply(seedOf("v1", "m1"), peerOf("v2", other))
-		w.pass(10 * time.Second)
-		if last := w.api.all()[len(w.api.all())-1]; last.ObservedGeneration != w.set.Generation {
-			t.Errorf("generation %d was not taken up: %d", w.set.Generation, last.ObservedGeneration)
+		a.apply(seedOf("v1", "m1"), peerOf("v2", other))
+		a.advance(10 * time.Second)
+		if last := a.written.all()[len(a.written.all())-1]; last.ObservedGeneration != a.set.Generation {
+			t.Errorf("generation %d was not taken up: %d", a.set.Generation, last.ObservedGeneration)
 		}
 	})
 }
 
-func TestWithoutRoomTheImageFailsUntilSomethingIsDeleted(t *testing.T) {
-	bubble(t, func(w *world) {
+func TestAnImageThatDoesNotFitFailsUntilAnotherIsDeleted(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
 		full := true
-		w.runtime.Fail = func(nodeagent.PullRequest) error {
+		a.runtime.Fail = func(nodeagent.PullRequest) error {
 			if full {
 				return nodeagent.ErrInsufficientDisk
 			}
 			return nil
 		}
-		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)))
-		w.pass(blink)
-		w.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)
+		a.apply(peerOf("v1", a.push("v1", a.runtime.Mirror)))
+		a.advance(blink)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)
 		full = false
-		w.runtime.Delete("docker.io/library/other:latest")
-		w.pass(blink)
-		w.state(name("v1"), v1alpha1.ImagePresent, "")
+		a.runtime.Delete("docker.io/library/other:latest")
+		a.advance(blink)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
 	})
 }
 
-func TestWhatHasNoRoomBesideAnotherPullGetsItsTurnWhenThatEnds(t *testing.T) {
-	bubble(t, func(w *world) {
+func TestAnImageThatDoesNotFitBesideAnotherPullIsTriedWhenThatEnds(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
 		const perBlob, blobs = 40 * time.Second, 5
-		w.runtime.PerBlob = perBlob
-		w.runtime.Fail = func(req nodeagent.PullRequest) error {
-			if _, there := w.runtime.Record(name("v1")); !there && req.Ref.String() != name("v1") {
+		a.runtime.PerBlob = perBlob
+		a.runtime.Fail = func(req nodeagent.PullRequest) error {
+			if _, there := a.runtime.Record(name("v1")); !there && req.Ref.String() != name("v1") {
 				return nodeagent.ErrInsufficientDisk
 			}
 			return nil
 		}
-		w.apply(peerOf("v1", w.push("v1", w.runtime.Mirror)), peerOf("v2", w.push("v2", w.runtime.Mirror)), peerOf("v3", w.push("v3", w.runtime.Mirror)))
-		w.pass(blobs*perBlob - time.Millisecond)
-		w.state(name("v2"), v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)
-		before := len(w.runtime.Pulls())
+		a.apply(peerOf("v1", a.push("v1", a.runtime.Mirror)), peerOf("v2", a.push("v2", a.runtime.Mirror)), peerOf("v3", a.push("v3", a.runtime.Mirror)))
+		a.advance(blobs*perBlob - time.Millisecond)
+		a.state(name("v2"), v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)
+		before := len(a.runtime.Pulls())
 		if before > 30 { // about nine tries of each
-			t.Errorf("%d pulls: to refuse one of them gives the other no room", before)
+			t.Errorf("%d pulls: an image that does not fit makes no space for the other", before)
 		}
-		w.pass(2 * time.Millisecond)
-		if n := len(w.runtime.Pulls()) - before; n != 2 {
-			t.Errorf("%d pulls began when there was room, want both", n)
+		a.advance(2 * time.Millisecond)
+		if n := len(a.runtime.Pulls()) - before; n != 2 {
+			t.Errorf("%d pulls began when there was space, want both", n)
 		}
-		w.pass(blobs*perBlob + moment)
-		w.state(name("v2"), v1alpha1.ImagePresent, "")
-		w.state(name("v3"), v1alpha1.ImagePresent, "")
+		a.advance(blobs*perBlob + moment)
+		a.state(name("v2"), v1alpha1.ImagePresent, "")
+		a.state(name("v3"), v1alpha1.ImagePresent, "")
 	})
 }
 
 func TestAPeerWithoutADigestWaits(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.apply(peerOf("v1", ""))
-		w.pass(moment)
-		w.state(name("v1"), v1alpha1.ImagePending, "")
-		if n := len(w.runtime.Pulls()); n != 0 {
+	withAgent(t, func(a *agentTest) {
+		a.apply(peerOf("v1", ""))
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImagePending, "")
+		if n := len(a.runtime.Pulls()); n != 0 {
 			t.Errorf("%d pulls", n)
 		}
 	})
 }
 
 func TestANameThatDoesNotParseFails(t *testing.T) {
-	bubble(t, func(w *world) {
-		w.apply(v1alpha1.NodeImage{Name: "registry.test/UPPER", RegistryPolicy: v1alpha1.RegistryPolicyDefault})
-		w.pass(moment)
-		w.state("registry.test/UPPER", v1alpha1.ImageFailed, v1alpha1.ReasonPullFailed)
+	withAgent(t, func(a *agentTest) {
+		a.apply(v1alpha1.NodeImage{Name: "registry.test/UPPER", RegistryPolicy: v1alpha1.RegistryPolicyDefault})
+		a.advance(moment)
+		a.state("registry.test/UPPER", v1alpha1.ImageFailed, v1alpha1.ReasonPullFailed)
 	})
 }

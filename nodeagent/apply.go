@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// apply takes up a spec. Of the status only a new process learns anything: what was
-// answered and counted before it started.
+// apply takes up a spec. The set's status matters only to a new process, which takes over the answers
+// and counts of the last one.
 func (a *Agent) apply(set *v1alpha1.NodeImageSet) {
 	a.synced.Store(true)
 	if set == nil {
@@ -65,8 +65,8 @@ func (a *Agent) forget(e *entry) {
 	}
 }
 
-// newEntry starts from what a former process reported, so that nothing is asked
-// twice and the status does not go back to the beginning.
+// newEntry begins with the status that an earlier process has reported. So no tag is resolved twice,
+// and the status does not go back to Pending.
 func newEntry(spec v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *entry {
 	e := &entry{spec: spec, needsCheck: true}
 	at := slices.IndexFunc(set.Status.Images, func(s v1alpha1.NodeImageStatus) bool { return s.Name == spec.Name })
@@ -82,17 +82,17 @@ func newEntry(spec v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *entry {
 	ref, err := imageref.Parse(spec.Name)
 	if err != nil {
 		e.failed, e.final = true, true
-		e.status.Reason, e.status.Message = v1alpha1.ReasonPullFailed, message(err)
+		e.status.Reason, e.status.Message = v1alpha1.ReasonPullFailed, statusMessage(err)
 		return e
 	}
 	e.ref = ref
 	if want, _ := e.wanted(); e.status.State == v1alpha1.ImagePresent && want == digest.Digest(e.status.Digest) {
-		e.present = true // until the check says otherwise
+		e.present = true // until the check finds it missing
 	}
 	return e
 }
 
-// retain tells the runtime what to pin and what to keep, when that may have changed.
+// retain gives the runtime the list of images to pin and to keep, when that may have changed.
 func (a *Agent) retain(ctx context.Context) {
 	if !a.retainDue || a.retaining || !a.synced.Load() || !a.connected.Load() {
 		return

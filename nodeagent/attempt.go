@@ -15,15 +15,15 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// attempt is one running pull. Progress and the timeout are shared with its
-// goroutine; the rest belongs to the Agent's loop.
+// attempt is one running pull. The fields below mu are shared with the pull's goroutine; the others
+// belong to the Agent's loop.
 type attempt struct {
 	pull PullRequest
-	// requestIDs is the request of the spec when it began: what came later is not
-	// answered by it.
+	// requestIDs are those of the spec when the pull began. It does not answer later ones.
 	requestIDs string
 	started    time.Time
-	// progressDue is when its progress is written next, and pause how long after that.
+	// progressDue is when the progress is reported next, and progressInterval the time between that
+	// report and the following one.
 	progressDue      time.Time
 	progressInterval time.Duration
 
@@ -32,7 +32,7 @@ type attempt struct {
 
 	mu       sync.Mutex
 	progress Progress
-	received time.Time // since when Progress says so; zero if it does not
+	received time.Time // since when progress.Received is true; zero while it is false
 }
 
 var errAbandoned = errors.New("the spec asks for something else now")
@@ -42,13 +42,13 @@ func (a *attempt) abandon() {
 	a.cancel(errAbandoned)
 }
 
-// usefulFor says whether its outcome is still of use.
+// usefulFor reports whether the pull still serves an entry with that policy and digest.
 func (a *attempt) usefulFor(policy v1alpha1.RegistryPolicy, want digest.Digest, resolve bool) bool {
 	if a.abandoned || a.pull.Policy != policy {
 		return false
 	}
 	resolved := a.latestProgress().Digest
-	// While the registry is still being asked, nothing says that the answer differs.
+	// As long as the registry has not answered, the digest may still be the right one.
 	return resolve || resolved == "" || resolved == want
 }
 
@@ -58,14 +58,15 @@ func (a *attempt) latestProgress() Progress {
 	return a.progress
 }
 
-// receivedAt is since when there is nothing left but work on the node; zero if there is.
+// receivedAt is when the last content arrived, after which there is only work on the node; zero while
+// content is still to come.
 func (a *attempt) receivedAt() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.received
 }
 
-// recordProgress records progress, and says whether the digest is news.
+// recordProgress records progress. It reports whether the digest is new.
 func (a *attempt) recordProgress(p Progress) (resolved bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -79,8 +80,8 @@ func (a *attempt) recordProgress(p Progress) (resolved bool) {
 	return resolved
 }
 
-// run pulls with a timeout on lack of progress. resolved is called once, when the
-// digest is known.
+// run pulls, and ends the pull when there was no progress for the timeout. resolved is called when
+// the digest is known.
 func (a *attempt) run(ctx context.Context, runtime Runtime, timeout time.Duration, resolved func()) (Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -96,7 +97,7 @@ func (a *attempt) run(ctx context.Context, runtime Runtime, timeout time.Duratio
 		}
 	})
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
-		// The cause says more than the "context canceled" that came of it.
+		// The cause says more than "context canceled", which the runtime returns.
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	return result, err

@@ -13,9 +13,9 @@ const (
 	maxBackoff = time.Minute
 )
 
-// backoff is how long to wait after so many failures in a row: doubled each time
-// from one second to a minute, less up to half of it, so that nodes which failed
-// together do not come back together.
+// backoff is how long to wait after so many failures in a row. It doubles from a second to a minute. A
+// random part of up to a half is taken off, so that nodes that failed at the same time do not try
+// again at the same time.
 func backoff(failures int) time.Duration {
 	d := minBackoff
 	for range failures - 1 {

@@ -1,14 +1,14 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeagent brings one node to what its NodeImageSet asks for, and says
-// there how far it is.
+// Package nodeagent brings the images of a NodeImageSet's spec onto its node, and reports in the
+// status how far it is.
 //
-// The Reconciler hands each new spec to the Agent. The Agent is one loop that owns
-// all state; checks and pulls run beside it, bounded, and send back what they found.
-// Each image goes its own way:
+// The Reconciler gives each new spec to the Agent. The Agent is one loop that owns all state. Checks,
+// pulls and status writes run beside it, a bounded number at a time, and post their results to the
+// loop. Each entry goes its own way:
 //
-//	      new entry, changed digest, image event, reconnect, slow interval
+//	      new entry, changed digest, image event, reconnect, VerifyInterval
 //	                                 │
 //	                                 ▼
 //	┌────────────────────────────  check  ◀───────────────────────────┐
@@ -16,20 +16,20 @@
 //	▼                                ▼                                │
 //	Present                       Pending ──── a slot is free ──▶ Pulling
 //	   │                           ▲   ▲                          │  │  │
-//	   │ a new request             │   └── backoff 1 s … 1 min ───┘  │  │ done:
+//	   │ a new request ID          │   └── backoff 1 s … 1 min ───┘  │  │ done:
 //	   └───────────────────────────┘        after an error           │  │ Present
 //	                                                                 ▼
-//	               limit reached, or a final error:               Failed
+//	                     retry limit reached, or refused:         Failed
 //
-// Failed is not the end where trying again can help: such an image is tried again
-// once a minute. Where it cannot (unauthorized, unknown, not for this platform) only
-// a change of the spec's entry does, or another who brings the image, such as the
-// kubelet. The limit counts tries in a row; for a peer, one that brought anything at
-// all from the mirror begins the count anew.
+// A Failed entry is tried again once a minute, unless it was refused: after a refusal only a change of
+// the spec's entry helps, or another program that brings the image, such as the kubelet. The retry
+// limit is for failures in a row. A peer's count begins again at 0 with each try that brought any
+// bytes from the mirror.
 //
-// A request that the status has not answered has the registry asked what the tag
-// means now; the answer counts as what shall be held until the spec names a digest
-// that is newer than it (see entry.wanted).
+// A seed whose spec has a request ID that no answer covers asks the registry what the tag means now.
+// The node then keeps the answer's digest until the spec names a newer one (see entry.wanted).
 //
-// Only this package knows the API; only nodeagent/containerd knows containerd.
+// Only this package reads and writes the API. From the API's package, the packages below it use the
+// registry policies and image sources alone. Only nodeagent/containerd and the package mirror below it
+// use containerd.
 package nodeagent

@@ -15,58 +15,69 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// entry is one entry of the spec and what is known about it. Only the Agent's loop
-// touches it.
+// entry is one image of the spec, with what the agent knows about it. Only the Agent's loop reads and
+// writes it. Its fields give the states that doc.go draws:
+//
+//	present  failed  attempt  state    next step
+//	true     any     nil      Present  check when needsCheck; resolve the tag for a new request ID
+//	true     any     running  Present  none: the attempt resolves the tag again
+//	false    true    nil      Failed   pull at retryAt, unless final; check when needsCheck
+//	false    true    running  Failed   none: the attempt is a further try
+//	false    false   nil      Pending  check when needsCheck; pull at retryAt, when a slot is free
+//	false    false   running  Pulling  none
+//
+// A peer's entry without a digest is Pending, and waits until the spec has one.
 type entry struct {
 	spec v1alpha1.NodeImage
-	ref  imageref.Reference
+	ref  imageref.Reference // zero if the name does not parse
 
-	// answer is what the registry said last.
+	// answer is the last answer of the registry.
 	answer answer
-	// unchecked: whether the node holds it has to be looked up.
+	// needsCheck: it is not known whether the image is there.
 	needsCheck bool
-	// present: the node holds the digest of status.
+	// present: the image is there, with the digest that wanted returns.
 	present bool
-	// failed: the retry limit is reached, or the error was final. It stays so until
-	// the image is here or the entry changes.
+	// failed: the retry limit is reached, or the registry refused, or the disk is full. It is so
+	// until the image is there or the spec changes.
 	failed bool
-	// final: no further try can help until the entry changes.
+	// final: no further try can help until the spec changes.
 	final bool
-	// failures are those that count towards the limit, stumbles all in a row.
+	// failures in a row count towards the retry limit. consecutiveFailures, which set the backoff,
+	// include those that say nothing about the image.
 	failures, consecutiveFailures int
-	// retryAt is when to try next; zero is now.
+	// retryAt is the earliest time of the next try; zero is now.
 	retryAt time.Time
-	// queuedAt is when it began to wait for a slot: first come, first served.
+	// queuedAt is when the entry began to wait for a slot. The longest wait gets the next slot.
 	queuedAt time.Time
 
 	checking bool
-	attempt  *attempt // running, or nil
-	// gone: the spec no longer names it, but something of it is still running.
+	attempt  *attempt // the running pull, or nil
+	// removed: the spec no longer has the entry, but a check or a pull of it still runs.
 	removed bool
 
-	status v1alpha1.NodeImageStatus
+	status v1alpha1.NodeImageStatus // as of the last event; currentStatus completes it
 }
 
-// answer is what the registry said that a tag means.
+// answer is the digest that the registry gave for a tag.
 type answer struct {
 	digest     digest.Digest
-	requestIDs string
-	// specDigest is the spec's digest at the time: as long as it stands there the answer is
-	// newer than the spec.
+	requestIDs string // the request IDs that it answers, separated by commas
+	// specDigest is the spec's digest at the time. As long as the spec has it, the answer is newer
+	// than the spec.
 	specDigest digest.Digest
 }
 
-// step is what to do next with an image.
+// step is what to do next for an entry.
 type step int
 
 const (
-	stepNone step = iota // nothing to do, or something is running
+	stepNone step = iota // nothing, or a check or a pull is running
 	stepWait             // until entry.retryAt
 	stepCheck
 	stepPull
 )
 
-// nextStep is pure.
+// nextStep decides what to do next. It changes nothing.
 func (e *entry) nextStep(now time.Time) step {
 	want, resolve := e.wanted()
 	switch {
@@ -85,8 +96,9 @@ func (e *entry) nextStep(now time.Time) step {
 	}
 }
 
-// wanted is the digest that the node shall hold, as far as it is known, and whether
-// the registry is to be asked. Until that has answered, the node keeps what it holds.
+// wanted returns the digest that the node is to have, or "" if it is not known, and whether the
+// registry is to be asked what the tag means. Until it has answered, the node keeps the image that it
+// has.
 func (e *entry) wanted() (want digest.Digest, resolve bool) {
 	if d := e.ref.Digest(); d != "" {
 		return d, false
@@ -104,23 +116,23 @@ func (e *entry) wanted() (want digest.Digest, resolve bool) {
 	}
 }
 
-// answersAll says whether all marks of the request are among the answered ones: a mark
-// that is no longer asked for does not make an answer old.
+// answersAll reports whether all request IDs in asked are among those in answered. An ID that is no
+// longer asked for does not make an answer old.
 func answersAll(answered, asked string) bool {
 	if answered == asked {
 		return true
 	}
-	marks := strings.Split(answered, ",")
-	for mark := range strings.SplitSeq(asked, ",") {
-		if !slices.Contains(marks, mark) {
+	ids := strings.Split(answered, ",")
+	for id := range strings.SplitSeq(asked, ",") {
+		if !slices.Contains(ids, id) {
 			return false
 		}
 	}
 	return true
 }
 
-// update takes up a new entry of the same name, and says whether that leaves anything to
-// do or to answer. The running attempt, if any, is told to stop if it serves the new entry no more.
+// update takes up a new spec of the same name. It reports whether that leaves anything to do or to
+// answer. It abandons a running attempt that does not serve the new spec.
 func (e *entry) update(spec v1alpha1.NodeImage) (work bool) {
 	old := e.spec
 	before, _ := e.wanted()
@@ -131,7 +143,7 @@ func (e *entry) update(spec v1alpha1.NodeImage) (work bool) {
 	if samePull(old, spec) && before == want {
 		return false
 	}
-	// The author did something: whatever held it up may be mended.
+	// The spec has changed, so the cause of the failures may be gone.
 	e.failed, e.final, e.failures, e.consecutiveFailures, e.retryAt = false, false, 0, 0, time.Time{}
 	if before != want || resolve || old.RegistryPolicy != spec.RegistryPolicy {
 		e.status.Attempts, e.status.Reason, e.status.Message = 0, "", ""
@@ -145,8 +157,8 @@ func (e *entry) update(spec v1alpha1.NodeImage) (work bool) {
 	return resolve || !e.present || old.Request != spec.Request
 }
 
-// samePull ignores what changes nothing about how an image is brought here: the
-// retention, and the digest, which counts through entry.wanted.
+// samePull reports whether two specs are pulled in the same way. It leaves the digest out, because
+// update compares what wanted returns.
 func samePull(a, b v1alpha1.NodeImage) bool {
 	return a.RegistryPolicy == b.RegistryPolicy && a.Request == b.Request &&
 		retryLimit(a) == retryLimit(b) && slices.Equal(a.ImagePullSecrets, b.ImagePullSecrets)
@@ -163,8 +175,8 @@ func pinned(spec v1alpha1.NodeImage) bool {
 	return spec.Retention != v1alpha1.RetentionBestEffort
 }
 
-// succeed records that the node holds the digest. A tag that is asked for again may
-// have been asked for in vain all the same.
+// succeed records that the node has the digest. If the tag is still to be resolved, the failures
+// remain, because they are of that.
 func (e *entry) succeed(d digest.Digest) {
 	want, resolve := e.wanted()
 	e.present = d == want
@@ -176,11 +188,10 @@ func (e *entry) succeed(d digest.Digest) {
 	e.status.Reason, e.status.Message = "", ""
 }
 
-// fail records an error of a pull. Failed or not, the image is tried again unless that
-// cannot help.
+// fail records an error of a pull, and sets when the next try may begin.
 func (e *entry) fail(err error, now time.Time) {
 	f := classify(err)
-	e.status.Reason, e.status.Message = f.reason, message(err)
+	e.status.Reason, e.status.Message = f.reason, statusMessage(err)
 	e.consecutiveFailures++
 	e.retryAt = now.Add(backoff(e.consecutiveFailures))
 	if f.uncounted {
@@ -191,8 +202,8 @@ func (e *entry) fail(err error, now time.Time) {
 	e.failed = e.final || e.failures > retryLimit(e.spec) || f.reason == v1alpha1.ReasonInsufficientDisk
 }
 
-// state is what the status says. What is present stays so while its tag is asked for
-// again, even in vain.
+// state is the state to report. An entry stays Present while its tag is resolved again, also when that
+// fails.
 func (e *entry) state() v1alpha1.ImageState {
 	switch {
 	case e.present:

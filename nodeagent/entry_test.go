@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-func TestNewWorkBeginsWithACleanRecord(t *testing.T) {
+func TestAnotherPullBeginsWithoutTheOldReason(t *testing.T) {
 	ref, err := imageref.Parse("registry.test/app:v1")
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func TestNewWorkBeginsWithACleanRecord(t *testing.T) {
 	}{
 		{"another digest", func(s *v1alpha1.NodeImage) { s.Digest = "sha256:2" }, ""},
 		{"another policy", func(s *v1alpha1.NodeImage) { s.RegistryPolicy = v1alpha1.RegistryPolicyDefault }, ""},
-		{"other secrets are the same work", func(s *v1alpha1.NodeImage) {
+		{"other secrets are for the same pull", func(s *v1alpha1.NodeImage) {
 			s.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "a", Name: "b"}}
 		}, v1alpha1.ReasonNotOnMirror},
 	} {
@@ -56,19 +56,22 @@ func TestWanted(t *testing.T) {
 		want    digest.Digest
 		resolve bool
 	}{
-		{"a seed without a digest asks", spec{RegistryPolicy: seed, Request: "a"}, answer{}, "", true},
-		{"also when nobody gave a mark", spec{RegistryPolicy: seed}, answer{}, "", true},
-		{"a peer never asks", spec{RegistryPolicy: peer, Request: "a"}, answer{}, "", false},
-		{"a peer holds what it is told", spec{RegistryPolicy: peer, Digest: one.String()}, answer{}, one, false},
-		{"a second seed too", spec{RegistryPolicy: seed, Digest: one.String()}, answer{}, one, false},
-		{"the answer is what is wanted", spec{RegistryPolicy: seed, Request: "a"}, answer{one, "a", ""}, one, false},
-		{"and stays so when the spec repeats it", spec{RegistryPolicy: seed, Request: "a", Digest: one.String()}, answer{one, "a", ""}, one, false},
-		{"a new mark asks again", spec{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, answer{one, "a", ""}, one, true},
-		{"an answer that differs from the spec's digest is newer", spec{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, answer{two, "a,b", one}, two, false},
-		{"until the spec names another", spec{RegistryPolicy: seed, Request: "a,b", Digest: three.String()}, answer{two, "a,b", one}, three, false},
-		{"fewer marks ask nothing", spec{RegistryPolicy: seed, Request: "b"}, answer{one, "a,b", ""}, one, false},
+		{"a seed without a digest resolves the tag", spec{RegistryPolicy: seed, Request: "a"}, answer{}, "", true},
+		{"a seed without a digest and without a request ID resolves too", spec{RegistryPolicy: seed}, answer{}, "", true},
+		{"a peer never resolves the tag", spec{RegistryPolicy: peer, Request: "a"}, answer{}, "", false},
+		{"a peer wants the spec's digest", spec{RegistryPolicy: peer, Digest: one.String()}, answer{}, one, false},
+		{"a second seed wants the spec's digest", spec{RegistryPolicy: seed, Digest: one.String()}, answer{}, one, false},
+		{"an answered seed wants the answer", spec{RegistryPolicy: seed, Request: "a"}, answer{one, "a", ""}, one, false},
+		{"it still does when the spec has the same digest", spec{RegistryPolicy: seed, Request: "a", Digest: one.String()}, answer{one, "a", ""}, one, false},
+		{"a new request ID makes it resolve again", spec{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, answer{one, "a", ""}, one, true},
+		{
+			reason: "an answer that differs from the spec's digest is newer",
+			spec:   spec{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, answer: answer{two, "a,b", one}, want: two,
+		},
+		{"until the spec has another digest", spec{RegistryPolicy: seed, Request: "a,b", Digest: three.String()}, answer{two, "a,b", one}, three, false},
+		{"fewer request IDs need no new answer", spec{RegistryPolicy: seed, Request: "b"}, answer{one, "a,b", ""}, one, false},
 		{"a seed that becomes a peer keeps its answer", spec{RegistryPolicy: peer, Request: "a"}, answer{one, "a", ""}, one, false},
-		{"without a request an answer holds as long as the digest is open", spec{RegistryPolicy: seed}, answer{one, "", ""}, one, false},
+		{"without a request ID the answer is valid as long as the spec has no digest", spec{RegistryPolicy: seed}, answer{one, "", ""}, one, false},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			ref, err := imageref.Parse("registry.test/app:v1")
@@ -81,17 +84,17 @@ func TestWanted(t *testing.T) {
 			}
 		})
 	}
-	t.Run("what it was told before is no answer where it keeps another digest", func(t *testing.T) {
+	t.Run("an old answer is not reported while another digest is kept", func(t *testing.T) {
 		ref, err := imageref.Parse("registry.test/app:v1")
 		if err != nil {
 			t.Fatal(err)
 		}
 		e := &entry{spec: spec{RegistryPolicy: seed, Request: "a,b", Digest: one.String()}, ref: ref, answer: answer{two, "a", one}}
 		if got := e.currentStatus(); got.Digest != one.String() || got.Request != "" {
-			t.Errorf("it reports %s as the answer to %q", got.Digest, got.Request)
+			t.Errorf("it reports %s as the answer to request %q", got.Digest, got.Request)
 		}
 	})
-	t.Run("a digest in the name is its own answer", func(t *testing.T) {
+	t.Run("a digest in the name answers every request ID", func(t *testing.T) {
 		d := digest.FromString("content")
 		ref, err := imageref.Parse("registry.test/app@" + d.String())
 		if err != nil {
@@ -105,4 +108,26 @@ func TestWanted(t *testing.T) {
 			t.Errorf("request %q is not answered", got)
 		}
 	})
+}
+
+func TestState(t *testing.T) {
+	for _, tt := range []struct {
+		present, failed, running bool
+		want                     v1alpha1.ImageState
+	}{
+		{present: true, failed: false, running: false, want: v1alpha1.ImagePresent},
+		{present: true, failed: true, running: true, want: v1alpha1.ImagePresent},
+		{present: false, failed: true, running: false, want: v1alpha1.ImageFailed},
+		{present: false, failed: true, running: true, want: v1alpha1.ImageFailed},
+		{present: false, failed: false, running: false, want: v1alpha1.ImagePending},
+		{present: false, failed: false, running: true, want: v1alpha1.ImagePulling},
+	} {
+		e := &entry{present: tt.present, failed: tt.failed}
+		if tt.running {
+			e.attempt = &attempt{}
+		}
+		if got := e.state(); got != tt.want {
+			t.Errorf("state of %+v is %s", tt, got)
+		}
+	}
 }

@@ -12,44 +12,45 @@ import (
 	"github.com/sluice-dev/sluice/internal/excerpt"
 )
 
-// Kinds of failure that a Runtime tells apart. What it returns wraps one of them
-// beside the cause.
+// The kinds of failure that a Runtime and Credentials distinguish. Their errors wrap one of these, and
+// the cause.
 var (
 	// ErrImageNotFound: the registry does not know the image.
 	ErrImageNotFound = errors.New("image not found")
-	// ErrUnauthorized: the registry refuses the credentials, or asks for some.
+	// ErrUnauthorized: the registry refuses the credentials, or asks for some where there are none.
 	ErrUnauthorized = errors.New("unauthorized")
 	// ErrPlatformNotProvided: the image has nothing for the node's platform.
 	ErrPlatformNotProvided = errors.New("platform not provided")
-	// ErrRegistryUnavailable: the registry cannot be reached, or is in trouble.
+	// ErrRegistryUnavailable: the registry cannot be reached, or answers with a temporary error.
 	ErrRegistryUnavailable = errors.New("registry unavailable")
-	// ErrNotOnMirror: some content is not to be had from the mirrors at present.
+	// ErrNotOnMirror: the mirrors do not serve some of the content at present.
 	ErrNotOnMirror = errors.New("not on mirror")
-	// ErrNoProgress: the pull received nothing for too long.
+	// ErrNoProgress: the pull made no progress for NoProgressTimeout.
 	ErrNoProgress = errors.New("no progress")
-	// ErrInsufficientDisk: the image would bring the disk past the eviction line.
+	// ErrInsufficientDisk: the image would leave less of the disk free than it must.
 	ErrInsufficientDisk = errors.New("insufficient disk space")
 	// ErrRuntimeUnavailable: the runtime does not answer.
 	ErrRuntimeUnavailable = errors.New("container runtime unavailable")
 	// ErrUnsupportedRuntime: the runtime is too old.
 	ErrUnsupportedRuntime = errors.New("container runtime not supported")
-	// ErrCredentialsUnavailable: nobody says at present which credentials to use.
+	// ErrCredentialsUnavailable: the credential endpoint does not answer at present.
 	ErrCredentialsUnavailable = errors.New("credentials unavailable")
-	// ErrCredentialsRefused: this node is given none for the image. A spec that is
-	// older or newer than the controller's can be the cause, so it is tried again.
+	// ErrCredentialsDenied: the credential endpoint denies this node credentials for the image. The
+	// cause can be that agent and controller have seen different specs, so it is tried again.
 	ErrCredentialsDenied = errors.New("credentials denied")
 )
 
-// failure is what the agent makes of an error.
+// failure is what an error means for an entry.
 type failure struct {
 	reason string
-	// uncounted: it says nothing of the image, so it uses up no try.
+	// uncounted: the error says nothing about the image, so it does not count towards the retry
+	// limit.
 	uncounted bool
 }
 
-// kinds is in the order of precedence: a pull that was stopped for want of progress
-// while the mirror was missing a layer is told as the latter.
-var kinds = []struct {
+// failuresByError is in order of precedence. For example, an error that wraps both ErrNotOnMirror and
+// ErrNoProgress means that the pull waited for the mirror.
+var failuresByError = []struct {
 	err     error
 	failure failure
 }{
@@ -67,7 +68,7 @@ var kinds = []struct {
 }
 
 func classify(err error) failure {
-	for _, kind := range kinds {
+	for _, kind := range failuresByError {
 		if errors.Is(err, kind.err) {
 			return kind.failure
 		}
@@ -75,18 +76,19 @@ func classify(err error) failure {
 	return failure{reason: v1alpha1.ReasonPullFailed}
 }
 
-// maxMessage is the schema's bound on status messages.
+// maxMessage is the schema's limit for status messages, in bytes.
 const maxMessage = 1024
 
-// Registries redirect to storage with signatures in the query, and their URLs
-// come back in errors: nothing behind a question mark reaches a status. Nor does
-// what stands before an @ in a URL.
+// Registries redirect to URLs with a signature in the query, and errors quote those URLs. A status
+// gets neither the query of a URL nor its user information.
 var (
 	urlQuery    = regexp.MustCompile(`(https?://[^\s"'?]+)\?[^\s"']+`)
 	urlUserinfo = regexp.MustCompile(`(https?://)[^\s/"'@]+@`)
 )
 
-func message(err error) string {
+// statusMessage is an error's text in the form of a status message: one line, without the secrets of
+// URLs, not longer than maxMessage.
+func statusMessage(err error) string {
 	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\n", "; ")
 	return excerpt.Of(text, maxMessage)

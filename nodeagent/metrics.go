@@ -41,7 +41,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 
 const resultSuccess = "Success"
 
-// observe counts a pull that ended. Abandoned ones are no result of anything.
+// observe counts a pull that ended. Of an abandoned one it counts only the bytes.
 func (m *Metrics) observe(att *attempt, result Result, err error, took time.Duration) {
 	if m == nil {
 		return

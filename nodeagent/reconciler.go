@@ -22,22 +22,22 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// CacheOptions restrict a manager's cache to the one object of this node. The API
-// server serves a watch on metadata.name without passing it the other nodes' events.
+// CacheOptions restrict a manager's cache to this node's object. For a watch on metadata.name, the API
+// server looks at no events of other nodes.
 func CacheOptions(nodeName string) cache.Options {
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
 		&v1alpha1.NodeImageSet{}: {Field: fields.OneTermEqualSelector("metadata.name", nodeName)},
 	}}
 }
 
-// Reconciler hands the node's NodeImageSet to the Agent.
+// Reconciler gives the node's NodeImageSet to the Agent.
 type Reconciler struct {
 	Client   client.Reader
 	Agent    *Agent
 	NodeName string
 }
 
-// Reconcile never fails for good and never waits: what there is to do, the Agent does.
+// Reconcile only reads the object. All work is the Agent's.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	set := &v1alpha1.NodeImageSet{}
 	switch err := r.Client.Get(ctx, req.NamespacedName, set); {
@@ -53,8 +53,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // SetupWithManager watches the node's object.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// Where there is no object there is no event either, and yet something to do: the
-	// pins of a former spec come off.
+	// If there is no object, no event comes, but the pins of an earlier spec are still to be removed.
 	initial := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: r.NodeName}})
 		return nil
@@ -67,8 +66,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// specChanged leaves out our own status writes. An object that was deleted and made
-// anew between two lists comes as an update, of the same generation.
+// specChanged leaves out the agent's own status writes. An object that was deleted and made again
+// between two lists comes as an update, perhaps with the same generation.
 var specChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() || e.ObjectOld.GetUID() != e.ObjectNew.GetUID()
 }}

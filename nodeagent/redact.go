@@ -12,13 +12,12 @@ import (
 	"strings"
 )
 
-// bearer is a token in a header: the registry gave it, to containerd, for the credentials.
+// bearer matches a token that the registry gave to containerd in exchange for the credentials.
 var bearer = regexp.MustCompile(`(Bearer )[\w.~+/-]{20,}=*`)
 
-// Redact takes the secrets of the credentials out of an error's text, however they
-// were sent: containerd adds to its errors what the registry says, and registries may
-// repeat what they were shown. User names stay. What the error wraps stays, too, so
-// its text is not to be asked for there.
+// Redact removes the secrets of the credentials from an error's text, in each encoding in which they
+// are sent: containerd's errors quote the registry, and a registry may quote what it received. User
+// names stay. The wrapped errors stay as they are, so their own text must not be shown.
 func Redact(err error, credentials []Credential) error {
 	if err == nil || len(credentials) == 0 {
 		return err
@@ -28,7 +27,7 @@ func Redact(err error, credentials []Credential) error {
 		secrets = append(secrets, encodings(c.Username, c.Password)...)
 		secrets = append(secrets, encodings("", c.IdentityToken)...)
 	}
-	// The longest goes first: one may be the beginning of another.
+	// The longest is replaced first, because one secret may be the beginning of another.
 	slices.SortFunc(secrets, func(x, y string) int { return cmp.Compare(len(y), len(x)) })
 	var replacements []string
 	for _, secret := range secrets {
@@ -38,8 +37,9 @@ func Redact(err error, credentials []Credential) error {
 	return &redactedError{text: bearer.ReplaceAllString(text, "${1}"+redacted), err: err}
 }
 
-// encodings are the forms in which a secret travels: by itself, in a form's body or a
-// query, and in base64, where padding may follow, with and without the user name.
+// encodings are the forms in which a secret is sent: as it is, as in a form or a query, and in base64
+// with and without the user name before it. The base64 is without padding, so it also matches where
+// padding follows.
 func encodings(username, secret string) []string {
 	if secret == "" {
 		return nil

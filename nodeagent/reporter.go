@@ -15,34 +15,34 @@ import (
 
 // StatusWriter writes the status of the node's NodeImageSet.
 type StatusWriter interface {
-	// WriteStatus replaces the whole status of the object with that UID. It returns
-	// nil where there is no such object any more.
+	// WriteStatus replaces the whole status of the object with that UID. It returns nil if that
+	// object no longer exists.
 	WriteStatus(ctx context.Context, uid types.UID, status v1alpha1.NodeImageSetStatus) error
 }
 
-// reporter decides when the status is written: one write at a time, changes gathered,
-// nothing written that is written already.
+// reporter decides when the status is written: one write at a time, with all changes until then, and
+// none of a status that is already there.
 type reporter struct {
 	uid     types.UID
 	written v1alpha1.NodeImageSetStatus
-	// due is when to write; zero when nothing changed.
+	// due is when to write; zero if nothing has changed.
 	due      time.Time
 	writing  bool
 	failures int
 }
 
-// reset begins with an object whose status this process has not written.
+// reset begins again with an object whose status this process has not written.
 func (r *reporter) reset(uid types.UID, status v1alpha1.NodeImageSetStatus) {
 	r.uid, r.due, r.failures = uid, time.Time{}, 0
 	r.written = *status.DeepCopy()
 }
 
-// writeWithin has the status written after a while, or sooner if something else wants it sooner.
+// writeWithin has the status written after the delay, or earlier if another change asks for that.
 func (r *reporter) writeWithin(now time.Time, delay time.Duration) {
 	r.due = earliest(now.Add(delay), r.due)
 }
 
-// writeStatus writes the status if it is time, and says when it will be.
+// writeStatus starts to write the status if that is due. It returns when it will be due.
 func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	r := &a.reporter
 	if r.uid == "" {
@@ -86,9 +86,9 @@ func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatu
 	}
 }
 
-// progressDue is when the first of the running pulls wants its progress written. A
-// further try of what has failed is told when it ends: the controller sees by the count
-// that the reason still holds.
+// progressDue is when the progress of a running pull is to be reported next. A further try of a Failed
+// entry is reported when it ends: by the count of attempts the controller sees that the reason is
+// still valid.
 func (a *Agent) progressDue() (due time.Time) {
 	for _, e := range a.entries {
 		if e.attempt != nil && !e.failed {
@@ -98,8 +98,8 @@ func (a *Agent) progressDue() (due time.Time) {
 	return due
 }
 
-// postponeProgress sets when the progress that is being written now is written again: of
-// all pulls, since a write tells of all.
+// postponeProgress sets when each pull's progress is reported again after this report, which has the
+// progress of all pulls.
 func (a *Agent) postponeProgress(now time.Time) {
 	for _, e := range a.entries {
 		if att := e.attempt; att != nil {

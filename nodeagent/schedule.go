@@ -15,11 +15,11 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// schedule starts checks and pulls as far as there are slots, and returns when the
-// next try is due.
+// schedule starts checks and pulls for as long as there are slots. It returns when the next try is
+// due.
 func (a *Agent) schedule(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	if !a.connected.Load() {
-		return time.Time{} // reconnecting looks at everything again
+		return time.Time{} // onRuntimeConnected has everything checked
 	}
 	var queue []*entry
 	for _, e := range a.entries {
@@ -77,7 +77,7 @@ func (a *Agent) onChecked(e *entry, want digest.Digest, presence Presence, err e
 		if !e.present && e.status.Source == "" {
 			e.status.Source = v1alpha1.SourceLocal
 		}
-		if !e.present { // else it was our own pull that had it looked up
+		if !e.present { // a present entry is checked after its own pull, which has been reported
 			a.reporter.writeWithin(now, batchDelay)
 		}
 		e.status.SizeBytes = presence.SizeBytes
@@ -111,7 +111,7 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 	a.pulls++
 	a.Log.Info("Started pull", "image", e.spec.Name, "digest", want, "policy", att.pull.Policy, "attempt", e.status.Attempts)
 
-	// What needs no credentials must not wait for the controller, which may be away.
+	// The controller may be away: only a pull that needs credentials may wait for it.
 	private := len(e.spec.ImagePullSecrets) > 0
 	a.work.Go(func() {
 		defer cancel(nil)
@@ -129,8 +129,8 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 	})
 }
 
-// onResolved takes up the answer of the registry before the content is complete:
-// peers follow it.
+// onResolved records the registry's answer while the pull still runs, because peers wait for the
+// digest.
 func (a *Agent) onResolved(e *entry, att *attempt) {
 	if e.attempt != att || att.abandoned || att.pull.Digest != "" {
 		return
@@ -145,6 +145,7 @@ func (a *Agent) onResolved(e *entry, att *attempt) {
 	a.reporter.writeWithin(time.Now(), delay)
 }
 
+// recordAnswer records the digest that an attempt got for the tag.
 func (a *Agent) recordAnswer(e *entry, att *attempt, d digest.Digest) {
 	if e.answer.digest == d && e.answer.requestIDs == att.requestIDs {
 		return
@@ -163,7 +164,7 @@ func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	a.pulls--
 	a.Metrics.observe(att, result, err, now.Sub(att.started))
 	if !errors.Is(err, ErrInsufficientDisk) {
-		a.retryInsufficientDisk() // what it had reserved, at least
+		a.retryInsufficientDisk() // the pull's reservation is free again
 	}
 	switch {
 	case e.removed:
@@ -178,14 +179,14 @@ func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	if err != nil {
 		before := e.failed
 		if e.status.PulledBytes > 0 && att.pull.Policy == v1alpha1.RegistryPolicyMirror {
-			// It follows a seed that is slower than our patience: each try that brings
-			// something is a new beginning. What it brought stays.
+			// The seed may be slower than NoProgressTimeout. What arrived stays for the next try,
+			// so a try that brought anything is no failure in a row.
 			e.failures = 0
 		}
 		e.fail(err, now)
 		a.Log.Info("Pull failed", "image", e.spec.Name, "reason", e.status.Reason, "message", e.status.Message,
 			"attempt", e.status.Attempts, "failed", e.failed)
-		delay := transientDelay // the next try is likely to supersede it
+		delay := transientDelay // the next try is likely to supersede this failure
 		if e.failed && !before {
 			delay = batchDelay
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// status is what the agent knows now, in the words of the API. conditions are those
-// written last; they keep their transition times.
+// status is the status to report now. conditions are those that were written last: a condition that
+// does not change keeps its transition time.
 func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.NodeImageSetStatus {
 	status := v1alpha1.NodeImageSetStatus{ObservedGeneration: a.generation}
 	for _, e := range a.entries {
@@ -33,7 +33,7 @@ func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.No
 	return status
 }
 
-// currentStatus is the image's part of the status.
+// currentStatus is the entry's part of the status.
 func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
 	s := e.status
 	s.State = e.state()
@@ -43,7 +43,7 @@ func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
 	}
 	switch {
 	case e.ref.Digest() != "":
-		s.Request = e.spec.Request // its name is the answer
+		s.Request = e.spec.Request // the digest in the name answers each request ID
 	case e.answer.digest == "", resolve && s.Digest != e.answer.digest.String():
 		s.Request = ""
 	case answersAll(e.answer.requestIDs, e.spec.Request):
@@ -51,7 +51,7 @@ func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
 	default:
 		s.Request = e.answer.requestIDs
 	}
-	if e.attempt != nil && !e.present { // else it asks
+	if e.attempt != nil && !e.present { // the attempt of a present entry only resolves its tag again
 		progress := e.attempt.latestProgress()
 		s.PulledBytes = progress.PulledBytes
 		s.SizeBytes = max(s.SizeBytes, progress.SizeBytes)
@@ -61,7 +61,7 @@ func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
 	return s
 }
 
-// sourceOf is where content comes from under a policy, if any has to be fetched.
+// sourceOf is where a pull under the policy fetches content from, if it has to.
 func sourceOf(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
 	if policy == v1alpha1.RegistryPolicyDefault {
 		return v1alpha1.SourceUpstream
@@ -69,9 +69,9 @@ func sourceOf(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
 	return v1alpha1.SourceMirror
 }
 
-// readyCondition sums the images up. Its message names counts only, so that it stays the same
-// while nothing else changes.
-func readyCondition(images []v1alpha1.NodeImageStatus, out *outage) metav1.Condition {
+// readyCondition summarizes the images. Its message has counts alone, so that it changes only with
+// them.
+func readyCondition(images []v1alpha1.NodeImageStatus, outage *outage) metav1.Condition {
 	present, failed := 0, 0
 	for _, s := range images {
 		switch s.State {
@@ -87,8 +87,8 @@ func readyCondition(images []v1alpha1.NodeImageStatus, out *outage) metav1.Condi
 		Message: fmt.Sprintf("%d of %d images are present", present, len(images)),
 	}
 	switch {
-	case out != nil:
-		c.Reason, c.Message = out.reason, out.message
+	case outage != nil:
+		c.Reason, c.Message = outage.reason, outage.message
 	case present == len(images):
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonImagesPresent
 	case present+failed == len(images):

@@ -19,8 +19,8 @@ import (
 // FieldOwner is the agent's name in managedFields.
 const FieldOwner = "sluice-agent"
 
-// NewStatusWriter writes by server-side apply: the agent owns the whole status and
-// states all of it each time, so that it needs no read and knows no conflict.
+// NewStatusWriter returns a StatusWriter that uses server-side apply. The agent owns the whole status
+// and sends all of it each time, so it needs no read and has no conflicts.
 func NewStatusWriter(c client.Client, nodeName string) StatusWriter {
 	return &statusWriter{client: c, nodeName: nodeName}
 }
@@ -41,8 +41,8 @@ func (w *statusWriter) WriteStatus(ctx context.Context, uid types.UID, status v1
 	}
 	set := applyv1alpha1.NodeImageSet(w.nodeName).WithUID(uid).WithStatus(configuration)
 	err = w.client.Status().Apply(ctx, set, client.FieldOwner(FieldOwner), client.ForceOwnership)
-	// With another UID it is a conflict: the object was made anew, and is on its way
-	// to us through the watch.
+	// A conflict means another UID: the object was deleted and made again. The watch will bring the
+	// new one.
 	if err = client.IgnoreNotFound(err); apierrors.IsConflict(err) {
 		return nil
 	}

@@ -53,26 +53,26 @@ var _ = BeforeSuite(func() {
 	Expect(err).NotTo(HaveOccurred())
 })
 
-// wire records what the agent asks the API server for.
-type wire struct {
+// requestLog records the agent's requests to the API server.
+type requestLog struct {
 	sync.Mutex
 	next     http.RoundTripper
 	requests []string
 }
 
-func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	w.Lock()
+func (l *requestLog) RoundTrip(r *http.Request) (*http.Response, error) {
+	l.Lock()
 	if strings.Contains(r.URL.Path, "/nodeimagesets") {
-		w.requests = append(w.requests, r.Method+" "+r.URL.Path+" "+r.URL.Query().Get("fieldSelector"))
+		l.requests = append(l.requests, r.Method+" "+r.URL.Path+" "+r.URL.Query().Get("fieldSelector"))
 	}
-	w.Unlock()
-	return w.next.RoundTrip(r)
+	l.Unlock()
+	return l.next.RoundTrip(r)
 }
 
-func (w *wire) all() []string {
-	w.Lock()
-	defer w.Unlock()
-	return append([]string(nil), w.requests...)
+func (l *requestLog) all() []string {
+	l.Lock()
+	defer l.Unlock()
+	return append([]string(nil), l.requests...)
 }
 
 var _ = Describe("Node agent", func() {
@@ -83,13 +83,13 @@ var _ = Describe("Node agent", func() {
 	var (
 		fake    *runtimetest.Fake
 		agent   *nodeagent.Agent
-		traffic *wire
+		traffic *requestLog
 		stop    func()
 	)
 
 	start := func() {
 		GinkgoHelper()
-		traffic = &wire{}
+		traffic = &requestLog{}
 		own := rest.CopyConfig(server)
 		own.Wrap(func(next http.RoundTripper) http.RoundTripper {
 			traffic.next = next
@@ -159,7 +159,7 @@ var _ = Describe("Node agent", func() {
 		}
 	}
 
-	It("pulls what its object asks for, and says so there", func(ctx context.Context) {
+	It("pulls the images of its object, and reports them there", func(ctx context.Context) {
 		create(ctx, nodeName, push(fake.Mirror))
 		start()
 		Eventually(ctx, isReady(1)).Should(Succeed())
@@ -168,7 +168,7 @@ var _ = Describe("Node agent", func() {
 		Expect(set.Status.Images[0]).To(And(
 			HaveField("State", v1alpha1.ImagePresent), HaveField("Source", v1alpha1.SourceMirror), HaveField("Attempts", int32(1))))
 
-		By("dropping from the status what leaves the spec")
+		By("removing from the status an image that leaves the spec")
 		set.Spec.ImageSet = nil
 		Expect(admin.Update(ctx, set)).To(Succeed())
 		Eventually(ctx, isReady(2)).Should(Succeed())
@@ -210,7 +210,7 @@ var _ = Describe("Node agent", func() {
 		Eventually(ctx, isReady(1)).Should(Succeed())
 	}, SpecTimeout(specTimeout))
 
-	It("writes the whole status anew for an object that was deleted and made again", func(ctx context.Context) {
+	It("writes the whole status for an object that was deleted and made again", func(ctx context.Context) {
 		entry := push(fake.Mirror)
 		set := create(ctx, nodeName, entry)
 		start()
@@ -221,7 +221,7 @@ var _ = Describe("Node agent", func() {
 		Expect(fake.Pulls()).To(HaveLen(1), "the image was there")
 	}, SpecTimeout(specTimeout))
 
-	It("goes on after a restart from what it reported", func(ctx context.Context) {
+	It("continues after a restart from the status that it reported", func(ctx context.Context) {
 		entry := push(fake.Upstream)
 		entry.Digest, entry.Request, entry.RegistryPolicy = "", "m1", v1alpha1.RegistryPolicyDefault
 		create(ctx, nodeName, entry)

@@ -14,11 +14,11 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// stableConnection is how long a connection must last before the next reconnect is at once
-// again: a runtime that comes up and falls over is not hammered.
+// stableConnection is how long a connection must last for the backoff to begin again at its shortest.
+// So a runtime that crashes soon after each start is not asked all the time.
 const stableConnection = time.Minute
 
-// watch follows the runtime's changes, and reconnects for ever.
+// watch connects to the runtime and passes on its changes. It reconnects until ctx ends.
 func (a *Agent) watch(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
@@ -41,7 +41,7 @@ func (a *Agent) watch(ctx context.Context) {
 	}
 }
 
-// onRuntimeConnected looks at everything again: what happened meanwhile was not seen.
+// onRuntimeConnected has all images checked: no event tells of changes before the connection.
 func (a *Agent) onRuntimeConnected() {
 	a.Log.Info("Connected to container runtime")
 	now := time.Now()
@@ -56,14 +56,15 @@ func (a *Agent) onRuntimeConnected() {
 	a.reporter.writeWithin(now, transientDelay)
 }
 
-// restartGrace is how long a runtime may be away without a word to the controller: a
-// restart takes seconds, and does not end what runs on the node.
+// restartGrace is how long a runtime may be away before that is reported. A restart takes seconds, and
+// ends no container.
 const restartGrace = 30 * time.Second
 
-// outage is why nothing can be done with the runtime: it is the wrong one, or has not
-// answered for longer than a restart takes.
+// outage is why the agent cannot work with the runtime: it is too old, or has been away for longer
+// than a restart takes.
 type outage struct{ reason, message string }
 
+// onRuntimeLost records that the runtime is away, and reports an outage if it is one.
 func (a *Agent) onRuntimeLost(err error) {
 	a.Log.Error(err, "Lost container runtime")
 	now := time.Now()
@@ -71,20 +72,21 @@ func (a *Agent) onRuntimeLost(err error) {
 	if a.lostAt.IsZero() {
 		a.lostAt = now
 	}
-	out := outage{v1alpha1.ReasonRuntimeUnavailable, message(err)}
+	found := outage{v1alpha1.ReasonRuntimeUnavailable, statusMessage(err)}
 	if errors.Is(err, ErrUnsupportedRuntime) {
-		out.reason = v1alpha1.ReasonUnsupportedRuntime
+		found.reason = v1alpha1.ReasonUnsupportedRuntime
 	} else if now.Sub(a.lostAt) < restartGrace {
 		return
 	}
-	if a.outage == nil || a.outage.reason != out.reason { // the same error in other words is no news
-		a.outage = &out
+	// The message may differ at each try: only another reason is worth a write.
+	if a.outage == nil || a.outage.reason != found.reason {
+		a.outage = &found
 		a.reporter.writeWithin(now, batchDelay)
 	}
 }
 
-// restoreOutage has a new process begin with the outage that the last one told, so that
-// nobody takes the node for mended meanwhile.
+// restoreOutage takes over the outage that the last process has reported. Otherwise a new process
+// would report for a while that the node is well.
 func (a *Agent) restoreOutage(conditions []metav1.Condition) {
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	if ready != nil && ready.Reason == v1alpha1.ReasonRuntimeUnavailable && !a.connected.Load() && a.outage == nil {
@@ -92,13 +94,13 @@ func (a *Agent) restoreOutage(conditions []metav1.Condition) {
 	}
 }
 
-// repullDelay is how long what was deleted is not pulled again. The kubelet deletes
-// images under disk pressure and tells of that up to 10 s later, on the Node; the
-// controller then takes what is missing from the spec.
+// repullDelay is how long a deleted image is not pulled again. Under disk pressure the kubelet deletes
+// images, and up to 10 s later sets the condition on the Node; the controller then takes the missing
+// images out of the spec.
 const repullDelay = 15 * time.Second
 
-// onNameChanged looks at the image that the name belongs to. A deletion also means room
-// on the disk.
+// onNameChanged has the image checked that the name belongs to. A deletion also frees space on the
+// disk.
 func (a *Agent) onNameChanged(c Change) {
 	if c.Deleted {
 		a.retryInsufficientDisk()
@@ -120,7 +122,7 @@ func (a *Agent) onNameChanged(c Change) {
 	}
 }
 
-// retryInsufficientDisk has what did not fit tried again at once.
+// retryInsufficientDisk lets the images that did not fit on the disk be tried again at once.
 func (a *Agent) retryInsufficientDisk() {
 	for _, e := range a.entries {
 		if e.status.Reason == v1alpha1.ReasonInsufficientDisk {

@@ -1,10 +1,10 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package credentials asks the controller for the registry credentials of the images
-// that this node shall pull. It keeps nothing: each call reads the agent's token and the
-// controller's CA from their files, which the kubelet renews, and makes a connection of
-// its own. There is one call per pull from upstream, so that is cheap.
+// Package credentials asks the controller's credential endpoint for the credentials of images that
+// this node is to pull. It keeps no state: each call reads the agent's token and the controller's CA
+// from their files, which the kubelet renews, and makes its own connection. That is cheap enough, since
+// there is one call for each pull from the upstream.
 package credentials
 
 import (
@@ -26,32 +26,32 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
-// timeout is for a whole request; the endpoint gives itself less.
+// timeout is for a whole request. The endpoint's own timeout is shorter.
 const timeout = 30 * time.Second
 
-// maxErrorBytes is enough for every refusal of the endpoint.
+// maxErrorBytes is enough for every error of the endpoint.
 const maxErrorBytes = 4 << 10
 
-// Options say where the endpoint is and who asks.
+// Options are where the endpoint is, and how the agent and the endpoint prove who they are.
 type Options struct {
-	// URL of the controller, https://HOST[:PORT]. Empty: there is no endpoint, and
+	// URL is that of the controller, https://HOST[:PORT]. If it is empty, there is no endpoint, and
 	// every pull is anonymous.
 	URL string
-	// TokenFile holds a token of the agent's service account for the endpoint's audience.
+	// TokenFile has a token of the agent's service account for the endpoint's audience.
 	TokenFile string
-	// CAFile holds the certificates, PEM, that the endpoint's certificate is checked
-	// against. Empty: those of the system.
+	// CAFile has the certificates, in PEM, that sign the endpoint's certificate. If it is empty,
+	// they are those of the system.
 	CAFile string
 }
 
-// Validate says what is missing or malformed.
+// Validate returns an error that names each option that is missing or malformed.
 func (o Options) Validate() error {
 	if o.URL == "" {
 		return nil
 	}
 	var problems []error
-	// The token and the credentials must not pass in the clear. The URL is not
-	// quoted: who puts a password in a URL does not want to see it in a log.
+	// The token and the credentials must not be sent in the clear. The error does not quote the
+	// URL, since it may have a password.
 	if u, err := url.Parse(o.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 		problems = append(problems, errors.New("--credentials-url: not https://HOST or https://HOST:PORT"))
 	}
@@ -67,9 +67,9 @@ type Client struct{ options Options }
 // New returns a client of the endpoint.
 func New(o Options) *Client { return &Client{options: o} }
 
-// For returns the credentials for an image of the node's NodeImageSet, in the order to
-// try them. Its errors wrap nodeagent.ErrCredentialsUnavailable, or ErrCredentialsRefused
-// where the endpoint has answered; they contain neither token nor credentials.
+// For returns the credentials for an image of the node's NodeImageSet, in the order to try them. Its
+// errors wrap nodeagent.ErrCredentialsDenied if the endpoint denies them, and otherwise
+// nodeagent.ErrCredentialsUnavailable. They contain neither token nor credentials.
 func (c *Client) For(ctx context.Context, image string) ([]nodeagent.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -85,7 +85,7 @@ func (c *Client) For(ctx context.Context, image string) ([]nodeagent.Credential,
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport: transport,
-		// The token is for the endpoint alone, wherever that might point to.
+		// The token is for the endpoint alone, so no redirect is followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
@@ -94,7 +94,7 @@ func (c *Client) For(ctx context.Context, image string) ([]nodeagent.Credential,
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return nil, refused(response)
+		return nil, responseError(response)
 	}
 	return decode(response.Body)
 }
@@ -129,13 +129,13 @@ func (c *Client) transport() (*http.Transport, error) {
 			return nil, fmt.Errorf("read CA: no certificate in %s", c.options.CAFile)
 		}
 	}
-	// No proxy: the endpoint is in the cluster, whatever the node's proxy is for.
+	// The endpoint is in the cluster, so the node's proxy is not for it.
 	return &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, Proxy: nil}, nil
 }
 
 func decode(body io.Reader) ([]nodeagent.Credential, error) {
 	var answer credentialapi.Response
-	// The error of the decoder may quote what it read, which is credentials.
+	// The decoder's error may quote the credentials, so it is left out.
 	if json.NewDecoder(io.LimitReader(body, credentialapi.MaxResponseBytes)).Decode(&answer) != nil {
 		return nil, unavailable(errors.New("the answer is not JSON, or too large"))
 	}
@@ -150,9 +150,9 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", nodeagent.ErrCredentialsUnavailable, err)
 }
 
-// refused is the error for an answer other than 200. Its message is taken over from
-// an endpoint of ours only: anything else may be anything.
-func refused(response *http.Response) error {
+// responseError is the error for a status other than 200. It quotes the message of Sluice's endpoint
+// alone: another server's body may contain the token.
+func responseError(response *http.Response) error {
 	kind := nodeagent.ErrCredentialsDenied
 	if response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500 {
 		kind = nodeagent.ErrCredentialsUnavailable

@@ -82,8 +82,8 @@ func TestTheClientReadsItsCAForEachRequest(t *testing.T) {
 	ask(t, client)
 }
 
-func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
-	refuse := func(status int, reason credentialapi.Reason) http.HandlerFunc {
+func TestTheErrorSaysWhichKindOfFailureItIs(t *testing.T) {
+	deny := func(status int, reason credentialapi.Reason) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			answer(w, status, credentialapi.Error{Reason: reason, Message: "said the endpoint"})
 		}
@@ -95,18 +95,18 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 		want     error
 		wantText string
 	}{
-		{"a token that it does not take", refuse(401, credentialapi.ReasonUnauthorized), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (401 Unauthorized)"},
-		{"an image that is not needed", refuse(403, credentialapi.ReasonNotNeeded), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (403 NotNeeded)"},
-		{"an image that is not wanted", refuse(404, credentialapi.ReasonNotWanted), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (404 NotWanted)"},
-		{"too many requests", refuse(429, credentialapi.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
-		{"an API server in trouble", refuse(503, credentialapi.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
+		{"a token that it does not take", deny(401, credentialapi.ReasonUnauthorized), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (401 Unauthorized)"},
+		{"an image that is not needed", deny(403, credentialapi.ReasonNotNeeded), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (403 NotNeeded)"},
+		{"an image that is not wanted", deny(404, credentialapi.ReasonNotWanted), nil, nodeagent.ErrCredentialsDenied, "said the endpoint (404 NotWanted)"},
+		{"too many requests", deny(429, credentialapi.ReasonTooManyRequests), nil, nodeagent.ErrCredentialsUnavailable, "429"},
+		{"an API server in trouble", deny(503, credentialapi.ReasonUnavailable), nil, nodeagent.ErrCredentialsUnavailable, "503"},
 		{
-			"something that is not the endpoint", func(w http.ResponseWriter, r *http.Request) {
+			"another server than the endpoint", func(w http.ResponseWriter, r *http.Request) {
 				http.Error(w, "You sent "+r.Header.Get("Authorization"), http.StatusForbidden)
 			}, nil, nodeagent.ErrCredentialsDenied, "status 403",
 		},
 		{
-			"an answer that is not one", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"credentials": "p4ssw0rd"}`) },
+			"an answer that is not JSON", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"credentials": "p4ssw0rd"}`) },
 			nil, nodeagent.ErrCredentialsUnavailable, "not JSON",
 		},
 		{
@@ -115,24 +115,24 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 			}, nil, nodeagent.ErrCredentialsUnavailable, "too large",
 		},
 		{
-			"no token yet", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"no token file yet", deny(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				if err := os.Remove(c.options.TokenFile); err != nil {
 					t.Fatal(err)
 				}
 			}, nodeagent.ErrCredentialsUnavailable, "read token",
 		},
 		{
-			"a token that is no header", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"a token that cannot be a header", deny(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				write(t, c.options.TokenFile, "fir\nst")
 			}, nodeagent.ErrCredentialsUnavailable, "header",
 		},
 		{
-			"no CA yet", refuse(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
+			"no CA file yet", deny(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
 				write(t, c.options.CAFile, "")
 			}, nodeagent.ErrCredentialsUnavailable, "read CA",
 		},
 		{
-			"nobody there", refuse(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) {
+			"no endpoint there", deny(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) {
 				c.options.URL = "https://127.0.0.1:1"
 			}, nodeagent.ErrCredentialsUnavailable, "refused",
 		},
@@ -151,14 +151,14 @@ func TestTheClientTellsWhatKindOfFailureItIs(t *testing.T) {
 			}
 			for _, secret := range []string{"first", "fir\nst", "p4ssw0rd"} {
 				if strings.Contains(err.Error(), secret) {
-					t.Errorf("the error holds %q: %v", secret, err)
+					t.Errorf("the error contains %q: %v", secret, err)
 				}
 			}
 		})
 	}
 }
 
-func TestTheClientTakesItsTokenNowhereElse(t *testing.T) {
+func TestTheClientFollowsNoRedirect(t *testing.T) {
 	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s %s with %q", r.Method, r.URL, r.Header.Get("Authorization"))
 	}))
@@ -174,7 +174,7 @@ func TestTheClientTakesItsTokenNowhereElse(t *testing.T) {
 func TestTheClientStopsWithItsContext(t *testing.T) {
 	asked := make(chan struct{})
 	client := newClient(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // or net/http does not see that the client goes
+		_, _ = io.Copy(io.Discard, r.Body) // otherwise net/http does not notice that the client goes
 		close(asked)
 		<-r.Context().Done()
 	})
@@ -188,7 +188,7 @@ func TestTheClientStopsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestOptionsSayWhatIsWrong(t *testing.T) {
+func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		reason  string
 		options Options
@@ -207,7 +207,7 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 		t.Run(tt.reason, func(t *testing.T) {
 			err := tt.options.Validate()
 			if tt.want == "" && err != nil {
-				t.Errorf("refused: %v", err)
+				t.Errorf("not valid: %v", err)
 			}
 			if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "p4ssw0rd")) {
 				t.Errorf("err = %v, want one that says %q", err, tt.want)
@@ -216,7 +216,7 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-// newClient is a client of an endpoint that answers with handler. Its token is "first".
+// newClient returns a client of an endpoint that answers with handler. Its token is "first".
 func newClient(t *testing.T, handler http.HandlerFunc) *Client {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
@@ -233,7 +233,7 @@ func newClient(t *testing.T, handler http.HandlerFunc) *Client {
 	return New(options)
 }
 
-// otherCA is a certificate that the server's does not come from.
+// otherCA is a certificate that has not signed the server's.
 func otherCA(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

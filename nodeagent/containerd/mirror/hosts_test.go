@@ -45,11 +45,13 @@ func TestReadHosts(t *testing.T) {
 			toml: "[host.'" + spegel + "']\ncapabilities = ['push']\n", upstream: "https://ghcr.io",
 		}, {
 			reason: "the registry as a host is no mirror", registry: "ghcr.io", dir: "ghcr.io",
-			toml:    "server = 'https://elsewhere.test'\n[host.'https://ghcr.io']\n[host.'https://GHCR.IO:443']\n[host.'http://ghcr.io']\n[host.'https://ghcr.io.']\n[host.'" + spegel + "']\n",
+			toml: "server = 'https://elsewhere.test'\n[host.'https://ghcr.io']\n[host.'https://GHCR.IO:443']\n" +
+				"[host.'http://ghcr.io']\n[host.'https://ghcr.io.']\n[host.'" + spegel + "']\n",
 			mirrors: []string{spegel}, upstream: "https://elsewhere.test", mayResolve: true,
 		}, {
 			reason: "docker.io under its other names is no mirror either", registry: "docker.io", dir: "docker.io",
-			toml:    "server = 'https://registry-1.docker.io'\n[host.'https://index.docker.io']\n[host.'https://registry-1.docker.io:443']\n[host.'https://docker.io']\n[host.'" + spegel + "']\n",
+			toml: "server = 'https://registry-1.docker.io'\n[host.'https://index.docker.io']\n" +
+				"[host.'https://registry-1.docker.io:443']\n[host.'https://docker.io']\n[host.'" + spegel + "']\n",
 			mirrors: []string{spegel}, upstream: "https://registry-1.docker.io", mayResolve: true,
 		}, {
 			reason: "what the server line names is no mirror", registry: "docker.io", dir: "docker.io",
