@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// BenchmarkNext asks for one plan in the middle of a distribution and at its end. The
-// time per node and image must not grow with either.
+// BenchmarkNext measures one plan at the beginning, in the middle and at the end of a distribution.
+// The time per node and image must not grow with the number of either.
 func BenchmarkNext(b *testing.B) {
 	for _, size := range []struct{ nodes, images, prefetches int }{
 		{500, 10, 1}, {5_000, 10, 1}, {50_000, 10, 1}, {5_000, 100, 1}, {5_000, 10, 1_000},
@@ -38,7 +38,7 @@ func BenchmarkNext(b *testing.B) {
 }
 
 // exceedingCapacity is a cluster of 200 nodes where each prefetch wants images of its own on a
-// quarter of the nodes, and all together are more than a NodeImageSet holds.
+// quarter of the nodes, and all together are more than a NodeImageSet takes.
 func exceedingCapacity(prefetches int) State {
 	s := distributing(200, 0, prefetches, 0)
 	for i := range s.Prefetches {
@@ -50,7 +50,7 @@ func exceedingCapacity(prefetches int) State {
 	return s
 }
 
-// distributing is a cluster in which the first nodes hold every image.
+// distributing is a cluster in which the first nodes, the given part of all, have every image.
 func distributing(nodes, images, prefetches int, held float64) State {
 	s := State{Now: time.Unix(1_700_000_000, 0)}
 	var names []string
@@ -85,9 +85,9 @@ func distributing(nodes, images, prefetches int, held float64) State {
 	return s
 }
 
-// BenchmarkGrowth compares the processor's time of a pass over 12,000 nodes with that over
-// 3,000, neither of which fits into its caches: a ratio of 4 is linear, of 16 a square. It
-// sees also what allocates nothing, as the test of the same does not.
+// BenchmarkGrowth compares the CPU time of a plan for 12,000 nodes with that of one for 3,000;
+// neither fits into the CPU's caches. A ratio of 4 is linear, one of 16 quadratic. It sees also the
+// work that allocates nothing, which TestMemoryGrowsLinearly does not.
 func BenchmarkGrowth(b *testing.B) {
 	const few, many, most = 3000, 12000, 8
 	for _, c := range []struct {
@@ -96,8 +96,8 @@ func BenchmarkGrowth(b *testing.B) {
 	}{
 		{"begin", func(nodes int) State { return distributing(nodes, 5, 1, 0) }},
 		{"middle", func(nodes int) State { return distributing(nodes, 5, 1, 0.5) }},
-		{"replicas", func(nodes int) State { return onHalf(distributing(nodes, 5, 5, 0.5)) }},
-		{"nodes that get nothing", func(nodes int) State { return starving(distributing(nodes, 5, 1, 0.5)) }},
+		{"replicas", func(nodes int) State { return withReplicasOnHalf(distributing(nodes, 5, 5, 0.5)) }},
+		{"nodes that get nothing", func(nodes int) State { return withStarvedNodes(distributing(nodes, 5, 1, 0.5)) }},
 	} {
 		b.Run(c.stage, func(b *testing.B) {
 			took := func(nodes int) time.Duration {
@@ -105,9 +105,9 @@ func BenchmarkGrowth(b *testing.B) {
 				defer debug.SetGCPercent(debug.SetGCPercent(-1))
 				for range 3 {
 					runtime.GC()
-					began := processorTime(b)
+					began := cpuTime(b)
 					Next(state, limits)
-					best = min(best, processorTime(b)-began)
+					best = min(best, cpuTime(b)-began)
 				}
 				return best
 			}
@@ -122,8 +122,8 @@ func BenchmarkGrowth(b *testing.B) {
 	}
 }
 
-// processorTime is what this process has used.
-func processorTime(b *testing.B) time.Duration {
+// cpuTime is the CPU time that this process has used.
+func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -132,8 +132,8 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// starving is a cluster where every tenth of the last nodes has long pulled in vain.
-func starving(s State) State {
+// withStarvedNodes has every tenth of the last nodes pull for a minute and receive nothing.
+func withStarvedNodes(s State) State {
 	for i := 0; i < len(s.Nodes)/2; i += 10 {
 		held, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
 		for image, entry := range held {
@@ -147,8 +147,8 @@ func starving(s State) State {
 	return s
 }
 
-// onHalf has every prefetch want half of the nodes.
-func onHalf(s State) State {
+// withReplicasOnHalf has every prefetch want half of the nodes as replicas.
+func withReplicasOnHalf(s State) State {
 	for i := range s.Prefetches {
 		s.Prefetches[i].Replicas = new(int32(len(s.Nodes) / 2))
 	}

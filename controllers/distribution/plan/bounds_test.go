@@ -13,9 +13,9 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// boundsViolation says which of the two bounds on pulls a plan has broken, given what it was
-// made of. What was under way stays under way, also where others that left or stood
-// still have made it too much; then nobody may be added.
+// boundsViolation describes how the last plan, which was made of the given state, broke the fanout
+// of a wave or the limit of the cluster; it is empty if the plan kept both. Pulls that run go on,
+// even where nodes that left or stalled have made them too many; then the plan may add none.
 func (c *fakeCluster) boundsViolation(seen State) string {
 	before, after := c.placementsIn(seen), c.placementsIn(c.state())
 	was := before.sightings()
@@ -44,14 +44,14 @@ func (c *fakeCluster) boundsViolation(seen State) string {
 	return ""
 }
 
-// sighting is an entry as the plan saw it: whether its node pulls or may at any moment, and
-// whether it takes room in its wave.
+// sighting is an entry as the plan saw it: pulls says that its node pulls or may begin at any
+// moment, busy that it takes an opening of its wave.
 type sighting struct {
 	v1alpha1.NodeImage
 	pulls, busy bool
 }
 
-// placementsIn is how each image stands on each node.
+// placementsIn lists the placements of a state.
 func (c *fakeCluster) placementsIn(s State) *planner {
 	pl := newPlanner(s, c.limits.orDefault())
 	pl.selectNodes()
@@ -62,15 +62,15 @@ func (c *fakeCluster) placementsIn(s State) *planner {
 	return pl
 }
 
-// fanoutViolation follows docs/design/0003: fanout for each node that holds the image, for
-// the seed that is followed, and for the shares of those who pull, which come to three
-// times as much at the most. Those whose kubelet lists the digest are let in beside.
+// fanoutViolation follows docs/design/0003: a wave has Fanout openings for each node that has the
+// image, for the seed that is followed, and for the shares of the nodes that pull, which count for
+// at most three times as much. Nodes whose kubelet lists the digest need no opening.
 func (c *fakeCluster) fanoutViolation(im *image, g *platformGroup, was map[string]sighting) (added bool, over string) {
 	sources, shares, pulls, queued := float64(g.holders), 0.0, 0, false
 	for _, p := range g.placements {
 		old, had := was[p.node.Name+" "+im.name]
 		if had && p.Wanted == nil && p.reportsPresent(im.digest) {
-			sources++ // it held the image when the plan was made that lets go of it
+			sources++ // it had the image when the plan was made that removes the entry
 		}
 		if p.Wanted == nil || !p.current || p.state != pulling {
 			continue
@@ -103,7 +103,7 @@ func (c *fakeCluster) fanoutViolation(im *image, g *platformGroup, was map[strin
 // sightings is every entry as the plan saw it, by node and image.
 func (pl *planner) sightings() map[string]sighting {
 	was := make(map[string]sighting)
-	starved, fed := make(map[string]bool), make(map[string]bool) // nodes
+	starved, progressing := make(map[string]bool), make(map[string]bool) // nodes
 	var queued []string
 	for _, im := range pl.images {
 		for _, g := range im.groups {
@@ -113,10 +113,11 @@ func (pl *planner) sightings() map[string]sighting {
 				}
 				key, status := p.node.Name+" "+im.name, p.Status
 				pulls := p.state == pulling && !pl.unresponsive(p)
-				vain := g.holders > 0 && !p.isSeed() && (p.state == stalled || p.state == failed || pl.starves(g, p))
-				was[key] = sighting{*p.Wanted, pulls, pulls && !vain}
-				starved[p.node.Name] = starved[p.node.Name] || vain
-				fed[p.node.Name] = fed[p.node.Name] || !vain && p.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
+				getsNothing := g.holders > 0 && !p.isSeed() && (p.state == stalled || p.state == failed || pl.receivesNothing(g, p))
+				was[key] = sighting{*p.Wanted, pulls, pulls && !getsNothing}
+				starved[p.node.Name] = starved[p.node.Name] || getsNothing
+				gets := !getsNothing && p.state == pulling && status != nil && status.State == v1alpha1.ImagePulling
+				progressing[p.node.Name] = progressing[p.node.Name] || gets
 				if status != nil && status.Attempts == 0 {
 					queued = append(queued, key)
 				}
@@ -124,16 +125,16 @@ func (pl *planner) sightings() map[string]sighting {
 		}
 	}
 	for _, key := range queued {
-		if node, _, _ := strings.Cut(key, " "); starved[node] && !fed[node] {
+		if node, _, _ := strings.Cut(key, " "); starved[node] && !progressing[node] {
 			was[key] = sighting{was[key].NodeImage, was[key].pulls, false}
 		}
 	}
 	return was
 }
 
-// starves says that a node has failed and got nothing since, or got nothing for ten
-// seconds, though others hold the image.
-func (pl *planner) starves(g *platformGroup, p *placement) bool {
+// receivesNothing reports whether a node has failed and received nothing since, or has received
+// nothing for ten seconds, although others have the image.
+func (pl *planner) receivesNothing(g *platformGroup, p *placement) bool {
 	status := p.Status
 	if p.state != pulling || !p.node.Acknowledged || status == nil || status.Attempts == 0 {
 		return false
@@ -142,10 +143,9 @@ func (pl *planner) starves(g *platformGroup, p *placement) bool {
 	return (status.Reason != "" || long) && (status.State != v1alpha1.ImagePulling || status.PulledBytes == 0)
 }
 
-// TestMemoryDoesNotGrowWithTheSquare counts what a plan allocates, in pieces and in
-// bytes: four times the nodes take about four times as much, and not sixteen times, and
-// so do four times the prefetches.
-func TestMemoryDoesNotGrowWithTheSquare(t *testing.T) {
+// TestMemoryGrowsLinearly counts the allocations of a plan and their bytes: four times the nodes
+// take about four times as much, not sixteen times, and so do four times the prefetches.
+func TestMemoryGrowsLinearly(t *testing.T) {
 	const few, many = 500, 2000
 	for _, c := range []struct {
 		stage        string
@@ -155,8 +155,8 @@ func TestMemoryDoesNotGrowWithTheSquare(t *testing.T) {
 		{"middle", distributing(few, 5, 1, 0.5), distributing(many, 5, 1, 0.5)},
 		{"end", distributing(few, 5, 1, 1), distributing(many, 5, 1, 1)},
 		{"many prefetches", distributing(few, 5, 20, 0.5), distributing(many, 5, 20, 0.5)},
-		{"replicas", onHalf(distributing(few, 5, 20, 0.5)), onHalf(distributing(many, 5, 20, 0.5))},
-		{"more images than there is room for", exceedingCapacity(60), exceedingCapacity(240)},
+		{"replicas", withReplicasOnHalf(distributing(few, 5, 20, 0.5)), withReplicasOnHalf(distributing(many, 5, 20, 0.5))},
+		{"more images than the sets have room for", exceedingCapacity(60), exceedingCapacity(240)},
 	} {
 		t.Run(c.stage, func(t *testing.T) {
 			memory := func(state State) (pieces, bytes float64) {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// addLargePrefetches adds prefetches of 100 images each, the later the name the older, and returns
-// their keys from the oldest on.
+// addLargePrefetches adds prefetches of 100 images each and returns their keys, the oldest first. A
+// later name is an older prefetch.
 func (c *fakeCluster) addLargePrefetches(count int, change ...func(*Prefetch)) (keys []string) {
 	for i := range count {
 		var images []string
@@ -29,7 +29,7 @@ func (c *fakeCluster) addLargePrefetches(count int, change ...func(*Prefetch)) (
 	return keys
 }
 
-// fullFor are the nodes that have no room for a prefetch.
+// fullFor are the nodes whose sets have no room for a prefetch.
 func fullFor(step Step, key string) string { return strings.Join(step.Prefetches[key].Full, " ") }
 
 func TestNodeTakesTheOldestPrefetchesThatFit(t *testing.T) {
@@ -62,7 +62,7 @@ func TestNodeTakesTheOldestPrefetchesThatFit(t *testing.T) {
 	cluster.settle(t)
 	for name, m := range cluster.machines {
 		if len(m.content) != 100*served+1 {
-			t.Errorf("%s holds %d images", name, len(m.content))
+			t.Errorf("%s has %d images", name, len(m.content))
 		}
 	}
 
@@ -78,7 +78,7 @@ func TestNodeTakesTheOldestPrefetchesThatFit(t *testing.T) {
 	}
 }
 
-// addYoungestPrefetch is the youngest prefetch, with 100 images of its own.
+// addYoungestPrefetch adds a prefetch with 100 images of its own, younger than all others.
 func (c *fakeCluster) addYoungestPrefetch() *Prefetch {
 	var images []string
 	for i := range 100 {
@@ -95,15 +95,15 @@ func TestRoomIsCountedByNode(t *testing.T) {
 		arrange func(cluster *fakeCluster) (key string)
 		want    string
 	}{
-		{"what others want elsewhere takes no room", func(cluster *fakeCluster) string {
+		{"prefetches of other nodes take no room", func(cluster *fakeCluster) string {
 			cluster.addLargePrefetches(10, func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} })
 			return cluster.addPrefetch("young", "reg/a@sha256:a").Key
 		}, ""},
-		{"only a node that is full is left out", func(cluster *fakeCluster) string {
+		{"only the full node is left out", func(cluster *fakeCluster) string {
 			cluster.addLargePrefetches(10, func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} })
 			return cluster.addYoungestPrefetch().Key
 		}, "n000"},
-		{"what is wanted twice is there once", func(cluster *fakeCluster) string {
+		{"an image that several prefetches want takes room once", func(cluster *fakeCluster) string {
 			images := cluster.prefetches[cluster.addLargePrefetches(1)[0]].Images
 			for i := range 20 {
 				cluster.addPrefetch(fmt.Sprintf("again%d", i), images...).CreatedAt = cluster.now.Add(-time.Hour)

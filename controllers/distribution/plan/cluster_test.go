@@ -25,47 +25,47 @@ type fakeCluster struct {
 	machines     map[string]*machine
 	prefetches   map[string]*Prefetch
 	tags         map[string]string // what the registry says; absent: unknown
-	registryDown bool              // the registry
-	private      bool              // it wants goodKey
-	mirrorDown   bool              // the mirror serves nobody
+	registryDown bool              // the registry cannot be reached
+	private      bool              // the registry wants acceptedSecret
+	mirrorDown   bool              // the mirror serves no node
 	memory       Memory
 	writes       map[string]int // spec changes by "node image"
 	violation    string         // the first bound that a plan has broken
-	checkPulls   bool           // check what nodes do, not only what they are told
+	checkPulls   bool           // also check what nodes do, not only what their specs ask
 }
 
 // machine is a node, its NodeImageSet, and its agent.
 type machine struct {
-	node       Node
-	spec       map[string]v1alpha1.NodeImage
-	generation int
-	observed   int
-	status     map[string]v1alpha1.NodeImageStatus
-	dead       bool              // the agent does not run
-	offline    bool              // no registry from here, though the mirror works
-	cutOff     bool              // the mirror does not serve this node
-	asks       int               // turns for which a pull goes on asking a mirror that misses
-	full       bool              // its disk is
-	slots      int               // pulls that its agent runs at a time; 0: any number
-	pace       int               // turns that a layer takes; 0: one
-	unpacking  int               // turns between the last layer and the end
-	hung       bool              // the agent runs, and its pulls make no progress
-	hungAfter  int64             // what comes before a pull hangs
-	patience   int               // turns after which it stops a hung try and begins the next; 0: never
-	stuck      map[string]int    // turns in which a pull got nothing, by image
-	busy       bool              // the last turn was part of something, though nothing is to be seen of it
-	content    map[string]string // digest by image
-	pulls      int               // done, from wherever
-	seen       map[string]v1alpha1.NodeImage
-	// What the agent's watch has brought it of the spec, which may be old.
+	node        Node
+	spec        map[string]v1alpha1.NodeImage
+	generation  int
+	observed    int
+	status      map[string]v1alpha1.NodeImageStatus
+	dead        bool              // the agent does not run
+	offline     bool              // no registry from here, though the mirror works
+	cutOff      bool              // the mirror does not serve this node
+	missTurns   int               // turns in which a pull goes on asking a mirror that misses
+	diskFull    bool              // its disk has no room
+	slots       int               // pulls that its agent runs at a time; 0: any number
+	layerTurns  int               // turns that a layer takes; 0: one
+	unpackTurns int               // turns between the last layer and Present
+	hung        bool              // the agent runs, and its pulls make no progress
+	hungAfter   int64             // layers that come before a pull hangs
+	retryTurns  int               // turns after which it ends a hung try and begins the next; 0: never
+	stuck       map[string]int    // turns in which a pull received nothing, by image
+	busy        bool              // the last turn did something that no status shows
+	content     map[string]string // digest by image
+	pulls       int               // pulls that are done, from anywhere
+	worked      map[string]v1alpha1.NodeImage
+	// What the agent's watch has shown it of the spec, which may be old.
 	view           map[string]v1alpha1.NodeImage
 	viewGeneration int
 	// What the controller's cache shows of the status, which may be old.
 	cached         map[string]v1alpha1.NodeImageStatus
 	cachedObserved int
-	heard          time.Time
-	changed        map[string]time.Time
-	progress       map[string]time.Time
+	heardAt        time.Time
+	changedAt      map[string]time.Time
+	progressAt     map[string]time.Time
 }
 
 func newFakeCluster() *fakeCluster {
@@ -82,15 +82,15 @@ func newFakeCluster() *fakeCluster {
 
 func (c *fakeCluster) addNode(name string, change ...func(*Node)) *machine {
 	m := &machine{
-		node:     Node{Name: name, Platform: "linux/amd64", Ready: true},
-		spec:     make(map[string]v1alpha1.NodeImage),
-		status:   make(map[string]v1alpha1.NodeImageStatus),
-		content:  make(map[string]string),
-		seen:     make(map[string]v1alpha1.NodeImage),
-		cached:   make(map[string]v1alpha1.NodeImageStatus),
-		changed:  make(map[string]time.Time),
-		progress: make(map[string]time.Time),
-		stuck:    make(map[string]int),
+		node:       Node{Name: name, Platform: "linux/amd64", Ready: true},
+		spec:       make(map[string]v1alpha1.NodeImage),
+		status:     make(map[string]v1alpha1.NodeImageStatus),
+		content:    make(map[string]string),
+		worked:     make(map[string]v1alpha1.NodeImage),
+		cached:     make(map[string]v1alpha1.NodeImageStatus),
+		changedAt:  make(map[string]time.Time),
+		progressAt: make(map[string]time.Time),
+		stuck:      make(map[string]int),
 	}
 	for _, modify := range change {
 		modify(&m.node)
@@ -126,14 +126,14 @@ func (c *fakeCluster) state() State {
 		m := c.machines[name]
 		n := m.node
 		n.Acknowledged = m.cachedObserved == m.generation
-		n.HeardAt = m.heard
+		n.HeardAt = m.heardAt
 		n.Entries = make(map[string]Entry)
 		for image, wanted := range m.spec {
-			n.Entries[image] = Entry{Wanted: &wanted, ChangedAt: m.changed[image], ProgressAt: m.progress[image]}
+			n.Entries[image] = Entry{Wanted: &wanted, ChangedAt: m.changedAt[image], ProgressAt: m.progressAt[image]}
 		}
 		for image, status := range m.cached {
 			e := n.Entries[image]
-			e.Status, e.ChangedAt, e.ProgressAt = &status, m.changed[image], m.progress[image]
+			e.Status, e.ChangedAt, e.ProgressAt = &status, m.changedAt[image], m.progressAt[image]
 			n.Entries[image] = e
 		}
 		s.Nodes = append(s.Nodes, n)
@@ -146,7 +146,7 @@ func (c *fakeCluster) state() State {
 	return s
 }
 
-// plan asks for the next step and writes it. It says whether anything changed.
+// plan asks for the next step and writes it. It reports whether anything changed.
 func (c *fakeCluster) plan() (Step, bool) {
 	seen := c.state()
 	step := Next(seen, c.limits)
@@ -171,7 +171,7 @@ func (c *fakeCluster) plan() (Step, bool) {
 
 func (m *machine) write(cluster *fakeCluster, set []v1alpha1.NodeImage) {
 	if m.cachedObserved == m.generation {
-		m.heard = cluster.now
+		m.heardAt = cluster.now
 	}
 	m.generation++
 	before := m.spec
@@ -182,7 +182,7 @@ func (m *machine) write(cluster *fakeCluster, set []v1alpha1.NodeImage) {
 	for _, image := range slices.Sorted(maps.Keys(union(before, m.spec))) {
 		old, had := before[image]
 		if entry, has := m.spec[image]; had != has || !sameEntry(&old, &entry) {
-			m.changed[image], m.progress[image] = cluster.now, cluster.now
+			m.changedAt[image], m.progressAt[image] = cluster.now, cluster.now
 			cluster.writes[m.node.Name+" "+image]++
 		}
 	}
@@ -194,10 +194,10 @@ func union[V any](a, b map[string]V) map[string]V {
 	return u
 }
 
-// deliver brings the spec to the agent.
+// deliver shows the spec to the agent.
 func (m *machine) deliver() { m.view, m.viewGeneration = m.spec, m.generation }
 
-// work is one turn of the agent: it moves each image of the spec that it knows on by one.
+// work is one turn of the agent: each image of the spec that it knows gets on by one step.
 func (c *fakeCluster) work(m *machine) {
 	m.busy = false
 	if m.dead {
@@ -206,7 +206,7 @@ func (c *fakeCluster) work(m *machine) {
 	for image := range m.status {
 		if _, ok := m.view[image]; !ok {
 			delete(m.status, image)
-			delete(m.seen, image)
+			delete(m.worked, image)
 		}
 	}
 	for _, image := range slices.Sorted(maps.Keys(m.view)) {
@@ -215,7 +215,7 @@ func (c *fakeCluster) work(m *machine) {
 	m.observed = m.viewGeneration
 }
 
-// round has every agent do one turn, and the controller see it.
+// round has every agent do one turn and report it. It reports whether anything happened.
 func (c *fakeCluster) round() (moved bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
@@ -227,8 +227,8 @@ func (c *fakeCluster) round() (moved bool) {
 	return moved
 }
 
-// fetching is who pulls from the upstream at this moment, by image and platform.
-func (c *fakeCluster) fetching() map[string][]string {
+// upstreamPullers are the nodes that pull from the upstream at this moment, by image and platform.
+func (c *fakeCluster) upstreamPullers() map[string][]string {
 	fetching := make(map[string][]string)
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
@@ -243,15 +243,15 @@ func (c *fakeCluster) fetching() map[string][]string {
 }
 
 func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
-	before, known := m.seen[entry.Name]
-	m.seen[entry.Name] = entry
+	before, known := m.worked[entry.Name]
+	m.worked[entry.Name] = entry
 	status := m.status[entry.Name]
 	if !known || before.Digest != entry.Digest || before.Request != entry.Request || before.RegistryPolicy != entry.RegistryPolicy {
 		// A digest filled in is the same work.
 		if !(known && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
 			again := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
 			if status.State == v1alpha1.ImagePresent && status.Digest == entry.Digest {
-				again.State, again.Source = status.State, status.Source // it is there, and came from where it came from
+				again.State, again.Source = status.State, status.Source // it stays there, with its source
 			}
 			status = again
 		}
@@ -273,8 +273,8 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 		}
 		return status
 	}
-	asksInVain := status.State == v1alpha1.ImagePresent && status.Reason != ""
-	if status.State == v1alpha1.ImageFailed || asksInVain && (v1alpha1.IsRefusal(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
+	stillUnanswered := status.State == v1alpha1.ImagePresent && status.Reason != ""
+	if status.State == v1alpha1.ImageFailed || stillUnanswered && (v1alpha1.IsRefusal(status.Reason) || status.Attempts > *entry.ImageDownloadRetryLimit+1) {
 		return status
 	}
 	digest := entry.Digest
@@ -284,7 +284,7 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 			if c.registryDown || m.offline {
 				return fail(v1alpha1.ReasonRegistryUnavailable, false)
 			}
-			if c.tags[entry.Name] == "" || c.private && !slices.Contains(entry.ImagePullSecrets, goodKey) {
+			if c.tags[entry.Name] == "" || c.private && !slices.Contains(entry.ImagePullSecrets, acceptedSecret) {
 				return fail(v1alpha1.ReasonImageNotFound, true)
 			}
 			status.Digest, status.Request = c.tags[entry.Name], entry.Request
@@ -312,7 +312,7 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 		return status
 	}
 	if status.FinishedAt != nil {
-		if !m.hung && !m.waits(entry.Name, m.unpacking) {
+		if !m.hung && !m.takesAnotherTurn(entry.Name, m.unpackTurns) {
 			m.finish(entry.Name, &status)
 		}
 		return status
@@ -320,27 +320,27 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 	switch {
 	case upstream && (c.registryDown || m.offline):
 		return fail(v1alpha1.ReasonRegistryUnavailable, false)
-	case m.full:
+	case m.diskFull:
 		return fail(v1alpha1.ReasonInsufficientDisk, false)
-	case !upstream && !c.served(m, entry.Name, digest):
-		if m.waits(entry.Name, m.asks) {
+	case !upstream && !c.mirrorServes(m, entry.Name, digest):
+		if m.takesAnotherTurn(entry.Name, m.missTurns) {
 			return status
 		}
 		return fail(v1alpha1.ReasonNotOnMirror, false)
 	}
 	if m.hung && status.PulledBytes >= m.hungAfter {
-		if m.stuck[entry.Name]++; m.patience > 0 && m.stuck[entry.Name]%m.patience == 0 {
+		if m.stuck[entry.Name]++; m.retryTurns > 0 && m.stuck[entry.Name]%m.retryTurns == 0 {
 			return fail(v1alpha1.ReasonNoProgress, false)
 		}
 		return status
 	}
-	if m.waits(entry.Name, m.pace) {
+	if m.takesAnotherTurn(entry.Name, m.layerTurns) {
 		return status
 	}
 	if status.PulledBytes++; status.PulledBytes < layers {
 		return status
 	}
-	if m.unpacking > 0 {
+	if m.unpackTurns > 0 {
 		status.FinishedAt = &metav1.Time{Time: c.now}
 		return status
 	}
@@ -348,8 +348,8 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 	return status
 }
 
-// waits says that something of a pull, which takes so many turns, takes another.
-func (m *machine) waits(image string, turns int) bool {
+// takesAnotherTurn reports whether a part of a pull that takes so many turns needs one more.
+func (m *machine) takesAnotherTurn(image string, turns int) bool {
 	if m.stuck[image]++; m.stuck[image] < turns {
 		m.busy = true
 		return true
@@ -364,7 +364,7 @@ func (m *machine) finish(image string, status *v1alpha1.NodeImageStatus) {
 	status.State, status.Reason = v1alpha1.ImagePresent, ""
 }
 
-// hasSlot says that one more pull may begin on a machine.
+// hasSlot reports whether one more pull may begin on a machine.
 func (m *machine) hasSlot() bool {
 	pulling := 0
 	for _, status := range m.status {
@@ -375,14 +375,14 @@ func (m *machine) hasSlot() bool {
 	return m.slots == 0 || pulling < m.slots
 }
 
-// goodKey opens a private registry.
-var goodKey = v1alpha1.NamespacedSecretReference{Namespace: "y", Name: "good"}
+// acceptedSecret opens a private registry.
+var acceptedSecret = v1alpha1.NamespacedSecretReference{Namespace: "y", Name: "good"}
 
 // layers is how many turns a pull takes.
 const layers = 4
 
-// served says that the mirror has an image for a node.
-func (c *fakeCluster) served(to *machine, image, digest string) bool {
+// mirrorServes reports whether the mirror has an image for a node.
+func (c *fakeCluster) mirrorServes(to *machine, image, digest string) bool {
 	for _, m := range c.machines {
 		if m != to && !c.mirrorDown && !to.cutOff && m.node.Platform == to.node.Platform && m.content[image] == digest {
 			return true
@@ -391,29 +391,29 @@ func (c *fakeCluster) served(to *machine, image, digest string) bool {
 	return false
 }
 
-// report lets the controller see a machine's status.
+// report shows a machine's status to the controller.
 func (c *fakeCluster) report(m *machine) bool {
 	changed := m.cachedObserved != m.observed
 	for image := range union(m.cached, m.status) {
 		old, had := m.cached[image]
 		status, has := m.status[image]
 		if had != has || !reflect.DeepEqual(old, status) {
-			m.changed[image] = c.now
+			m.changedAt[image] = c.now
 			changed = true
 			if had != has || Progressed(Entry{Status: &old}, Entry{Status: &status}) {
-				m.progress[image] = c.now
+				m.progressAt[image] = c.now
 			}
 		}
 	}
 	if changed {
-		m.heard = c.now
+		m.heardAt = c.now
 		m.cachedObserved = m.observed
 		m.cached = maps.Clone(m.status)
 	}
 	return changed
 }
 
-// settle lets everybody work until nothing changes any more, time included.
+// settle lets all agents work, and time pass, until nothing changes any more.
 func (c *fakeCluster) settle(t failer) {
 	t.Helper()
 	for range 20_000 {
@@ -428,7 +428,7 @@ func (c *fakeCluster) settle(t failer) {
 		}
 		c.now = maxTime(c.now, step.WakeAt)
 	}
-	t.Fatalf("it did not come to rest:\n%s", c)
+	t.Fatalf("it did not settle:\n%s", c)
 }
 
 func maxTime(a, b time.Time) time.Time {
@@ -443,7 +443,7 @@ type failer interface {
 	Fatalf(format string, args ...any)
 }
 
-// check asserts what must hold at every moment.
+// check asserts what must be true at every moment.
 func (c *fakeCluster) check(t failer) {
 	t.Helper()
 	if c.violation != "" {
@@ -470,7 +470,7 @@ func (c *fakeCluster) check(t failer) {
 			t.Fatalf("upstream for %s: %v", key, nodes)
 		}
 	}
-	for key, nodes := range c.fetching() {
+	for key, nodes := range c.upstreamPullers() {
 		if c.checkPulls && len(nodes) > c.limits.UpstreamPullers {
 			t.Fatalf("upstream for %s: %v\n%s", key, nodes, c)
 		}
@@ -482,7 +482,8 @@ func (c *fakeCluster) check(t failer) {
 	}
 }
 
-// checkServed asserts that every desired node holds what the registry says, and the same.
+// checkServed asserts that every desired node has the digest that the plan says, the same
+// everywhere.
 func (c *fakeCluster) checkServed(t failer) {
 	t.Helper()
 	step := Next(c.state(), c.limits)
@@ -514,10 +515,10 @@ func (c *fakeCluster) String() string {
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
 		fmt.Fprintf(&b, "%s %s ready=%v cordon=%v dead=%v offline=%v gen=%d/%d heard=%v\n", name, m.node.Platform, m.node.Ready,
-			m.node.Unschedulable, m.dead, m.offline, m.cachedObserved, m.generation, c.now.Sub(m.heard))
+			m.node.Unschedulable, m.dead, m.offline, m.cachedObserved, m.generation, c.now.Sub(m.heardAt))
 		for _, image := range slices.Sorted(maps.Keys(union(keys(m.spec), keys(m.status)))) {
 			e, s := m.spec[image], m.status[image]
-			fmt.Fprintf(&b, "   %s asked %s %s %q; is %s %s %s %q %s tries %d; holds %s\n", image, e.RegistryPolicy, e.Digest, e.Request,
+			fmt.Fprintf(&b, "   %s wants %s %s %q; is %s %s %s %q %s tries %d; has %s\n", image, e.RegistryPolicy, e.Digest, e.Request,
 				s.State, s.Digest, s.Source, s.Request, s.Reason, s.Attempts, m.content[image])
 		}
 	}
@@ -539,9 +540,9 @@ func shuffled(s State, seed uint64) State {
 	r.Shuffle(len(s.Nodes), func(i, j int) { s.Nodes[i], s.Nodes[j] = s.Nodes[j], s.Nodes[i] })
 	r.Shuffle(len(s.Prefetches), func(i, j int) { s.Prefetches[i], s.Prefetches[j] = s.Prefetches[j], s.Prefetches[i] })
 	for i := range s.Nodes {
-		hints := slices.Clone(s.Nodes[i].KubeletImages)
-		r.Shuffle(len(hints), func(a, b int) { hints[a], hints[b] = hints[b], hints[a] })
-		s.Nodes[i].KubeletImages = hints
+		listed := slices.Clone(s.Nodes[i].KubeletImages)
+		r.Shuffle(len(listed), func(a, b int) { listed[a], listed[b] = listed[b], listed[a] })
+		s.Nodes[i].KubeletImages = listed
 	}
 	for i := range s.Prefetches {
 		images := slices.Clone(s.Prefetches[i].Images)
@@ -551,7 +552,7 @@ func shuffled(s State, seed uint64) State {
 	return s
 }
 
-// nodesWithPolicy is the nodes whose spec names an image with that policy, in order.
+// nodesWithPolicy are the nodes, sorted, whose spec names an image with that policy.
 func (c *fakeCluster) nodesWithPolicy(image string, policy v1alpha1.RegistryPolicy) string {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
@@ -569,7 +570,7 @@ func (c *fakeCluster) peers(image string) string {
 	return c.nodesWithPolicy(image, v1alpha1.RegistryPolicyMirror)
 }
 
-// run lets some seconds pass, with everybody at work, and returns the last plan.
+// run lets some seconds pass, with all agents at work, and returns the last plan.
 func (c *fakeCluster) run(t failer, seconds int) (step Step) {
 	t.Helper()
 	for range seconds {
@@ -580,7 +581,7 @@ func (c *fakeCluster) run(t failer, seconds int) (step Step) {
 	return step
 }
 
-// planUntilStable plans until nothing moves, with nobody answering and no time passing.
+// planUntilStable plans until no spec changes, while no agent answers and no time passes.
 func (c *fakeCluster) planUntilStable(t failer) Step {
 	t.Helper()
 	for range 10 {
@@ -590,6 +591,6 @@ func (c *fakeCluster) planUntilStable(t failer) Step {
 			return step
 		}
 	}
-	t.Fatalf("the plan goes on by itself:\n%s", c)
+	t.Fatalf("the plan changes without a cause:\n%s", c)
 	return Step{}
 }

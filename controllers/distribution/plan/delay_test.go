@@ -13,8 +13,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// waysToFail are how nodes fail, and how much later the others may have everything for it.
-var waysToFail = map[string]time.Duration{
+// delayByFailure is, by the way in which nodes fail, how much later that may leave the others
+// served.
+var delayByFailure = map[string]time.Duration{
 	"dead":         6 * answerTimeout,
 	"hung":         3 * serveTimeout,
 	"hung halfway": 3*serveTimeout + DefaultLimits().SeedTimeout,
@@ -23,9 +24,8 @@ var waysToFail = map[string]time.Duration{
 	"full":         serveTimeout,
 }
 
-// TestFailingNodesDelayOthersByNoMoreThanATimeout distributes images in a random cluster
-// with and without the nodes that fail, however many they are, up to half, and wherever
-// they stand.
+// TestFailingNodesDelayOthersByNoMoreThanATimeout distributes images in a random cluster with and
+// without nodes that fail: any up to half of the nodes, in any places.
 func TestFailingNodesDelayOthersByNoMoreThanATimeout(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := distribution{
@@ -39,29 +39,29 @@ func TestFailingNodesDelayOthersByNoMoreThanATimeout(t *testing.T) {
 		failing := rapid.IntRange(1, d.nodes/2).Draw(t, "failing")
 		first := rapid.IntRange(1, d.nodes-failing).Draw(t, "first")
 		sideBySide := rapid.Bool().Draw(t, "side by side")
-		d.ways = make(map[int]string)
+		d.failures = make(map[int]string)
 		bound := time.Duration(0)
 		for i := range failing {
 			at := first + i
 			if !sideBySide {
 				at = rapid.IntRange(1, d.nodes-1).Draw(t, "node")
 			}
-			d.ways[at] = rapid.SampledFrom(slices.Sorted(maps.Keys(waysToFail))).Draw(t, "way")
-			bound = max(bound, waysToFail[d.ways[at]])
+			d.failures[at] = rapid.SampledFrom(slices.Sorted(maps.Keys(delayByFailure))).Draw(t, "way")
+			bound = max(bound, delayByFailure[d.failures[at]])
 		}
 		if without, with := d.duration(t, false), d.duration(t, true); with > without+bound {
-			t.Fatalf("%v without the nodes that fail, %v with %d of %d: %v", without, with, len(d.ways), d.nodes, d.ways)
+			t.Fatalf("%v without the nodes that fail, %v with %d of %d: %v", without, with, len(d.failures), d.nodes, d.failures)
 		}
 	})
 }
 
 func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
-	for way, bound := range waysToFail {
+	for way, bound := range delayByFailure {
 		t.Run(way, func(t *testing.T) {
 			for _, failing := range []int{8, 32, 128} {
-				d := distribution{limits: DefaultLimits(), nodes: 2*failing + 1, images: 1, ways: make(map[int]string)}
+				d := distribution{limits: DefaultLimits(), nodes: 2*failing + 1, images: 1, failures: make(map[int]string)}
 				for i := range failing {
-					d.ways[1+i] = way
+					d.failures[1+i] = way
 				}
 				if without, with := d.duration(t, false), d.duration(t, true); with > without+bound {
 					t.Errorf("%v without the nodes that fail, %v with %d of them in front", without, with, failing)
@@ -71,16 +71,16 @@ func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
 	}
 }
 
-// distribution is images that go round from the first node on, which is the seed.
+// distribution is a distribution of images from the first node, which is the seed.
 type distribution struct {
 	limits               Limits
 	nodes, images, slots int
-	ways                 map[int]string // how nodes fail
+	failures             map[int]string // by node, how it fails
 }
 
-// duration is how long it takes until all nodes have all images, but those that fail. They
-// are there or not.
-func (d distribution) duration(t failer, there bool) time.Duration {
+// duration is how long it takes until all nodes that do not fail have all images, in a cluster with
+// or without those that fail.
+func (d distribution) duration(t failer, withFailing bool) time.Duration {
 	t.Helper()
 	cluster := newFakeCluster()
 	cluster.limits = d.limits
@@ -91,12 +91,12 @@ func (d distribution) duration(t failer, there bool) time.Duration {
 	cluster.addPrefetch("web", images...)
 	var well []*machine
 	for i := range d.nodes {
-		way, fails := d.ways[i]
-		if fails && !there {
+		way, fails := d.failures[i]
+		if fails && !withFailing {
 			continue
 		}
 		m := cluster.addNode(fmt.Sprintf("n%03d", i))
-		m.slots, m.asks = d.slots, int(time.Minute/time.Second)
+		m.slots, m.missTurns = d.slots, int(time.Minute/time.Second)
 		switch way {
 		case "dead":
 			m.dead = true
@@ -107,9 +107,9 @@ func (d distribution) duration(t failer, there bool) time.Duration {
 		case "cut off": // it goes on asking
 			m.cutOff = true
 		case "refused": // its pulls end at once
-			m.cutOff, m.asks = true, 0
+			m.cutOff, m.missTurns = true, 0
 		case "full":
-			m.full = true
+			m.diskFull = true
 		default:
 			well = append(well, m)
 		}
@@ -119,7 +119,7 @@ func (d distribution) duration(t failer, there bool) time.Duration {
 	for slices.ContainsFunc(well, func(m *machine) bool { return len(m.content) < len(images) }) {
 		cluster.run(t, 1)
 		if cluster.now.Sub(began) > time.Hour {
-			t.Fatalf("it never comes to an end\n%s", cluster)
+			t.Fatalf("it never ends\n%s", cluster)
 		}
 	}
 	return cluster.now.Sub(began)

@@ -17,14 +17,14 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// TestAnyHistory drives a small cluster through whatever can happen to it, in any
-// order, and asserts the invariants at every plan and the outcome at the end.
+// TestAnyHistory drives a small cluster through anything that can happen to it, in any order, and
+// asserts the invariants at every plan and the outcome at the end.
 func TestAnyHistory(t *testing.T) { rapid.Check(t, history) }
 
-// TestUpstreamIsNeverCrowded asserts that the limit holds not only in the specs but
-// for what nodes do, however late each hears of the other, as long as nobody is given
-// up for lost.
-func TestUpstreamIsNeverCrowded(t *testing.T) {
+// TestUpstreamLimitIsKept asserts that not only the specs keep the limit of the upstream, but also
+// what nodes do, however late plan and agents see each other's changes, as long as no timeout
+// passes.
+func TestUpstreamLimitIsKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := newFakeCluster()
 		cluster.limits.SeedTimeout, cluster.limits.AgentTimeout = 1000*time.Hour, 1000*time.Hour
@@ -34,8 +34,8 @@ func TestUpstreamIsNeverCrowded(t *testing.T) {
 		refreshed := 0
 		t.Repeat(map[string]func(*rapid.T){
 			"":             func(t *rapid.T) { cluster.check(t) },
-			"uneven round": func(t *rapid.T) { cluster.unevenRound(t) },
-			"more rounds":  func(t *rapid.T) { cluster.unevenRound(t) },
+			"uneven round": func(t *rapid.T) { cluster.partialRound(t) },
+			"more rounds":  func(t *rapid.T) { cluster.partialRound(t) },
 			"flap": func(t *rapid.T) {
 				m := cluster.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(cluster.machines))).Draw(t, "node")]
 				m.node.Ready = !m.node.Ready
@@ -57,8 +57,8 @@ func TestUpstreamIsNeverCrowded(t *testing.T) {
 	})
 }
 
-// TestOneNodeFetchesForAll asserts that prefetches which come while an image is on its way
-// send no second node upstream for it.
+// TestOneNodeFetchesForAll asserts that prefetches which come while an image is being pulled send
+// no second node to the upstream for it.
 func TestOneNodeFetchesForAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := newFakeCluster()
@@ -75,19 +75,19 @@ func TestOneNodeFetchesForAll(t *testing.T) {
 					}
 				}
 				if len(seeds) > 1 {
-					t.Fatalf("%v fetched it\n%s", keys(seeds), cluster)
+					t.Fatalf("%v pulled it from the upstream\n%s", keys(seeds), cluster)
 				}
 			},
 			"plan":         func(*rapid.T) { cluster.plan() },
-			"uneven round": func(t *rapid.T) { cluster.unevenRound(t) },
-			"more rounds":  func(t *rapid.T) { cluster.unevenRound(t) },
+			"uneven round": func(t *rapid.T) { cluster.partialRound(t) },
+			"more rounds":  func(t *rapid.T) { cluster.partialRound(t) },
 			"come":         func(*rapid.T) { come() },
 		})
 	})
 }
 
-// unevenRound plans and has each agent do a part of its turn only.
-func (c *fakeCluster) unevenRound(t *rapid.T) {
+// partialRound plans, and has each agent do only a part of its turn.
+func (c *fakeCluster) partialRound(t *rapid.T) {
 	c.plan()
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
@@ -96,17 +96,17 @@ func (c *fakeCluster) unevenRound(t *rapid.T) {
 			m.deliver()
 			c.work(m)
 			c.report(m)
-		case "deaf": // it goes on with what it knows
+		case "deaf": // it works on the spec that it knows
 			c.work(m)
 			c.report(m)
-		case "mute": // nobody hears of it
+		case "mute": // the controller does not see it
 			m.deliver()
 			c.work(m)
 		}
 	}
 }
 
-// FuzzAnyHistory lets the fuzzer look for a history that coverage leads to.
+// FuzzAnyHistory lets the fuzzer look for histories that reach new code.
 func FuzzAnyHistory(f *testing.F) {
 	f.Fuzz(rapid.MakeFuzz(history))
 }
@@ -129,7 +129,7 @@ func history(t *rapid.T) {
 			n.Labels = map[string]string{"disk": rapid.SampledFrom([]string{"ssd", "hdd"}).Draw(t, "disk")}
 		})
 		m.slots = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "slots")
-		m.asks = rapid.SampledFrom([]int{0, 5, 60}).Draw(t, "asks")
+		m.missTurns = rapid.SampledFrom([]int{0, 5, 60}).Draw(t, "asks")
 		joined++
 	}
 	someMachine := func(t *rapid.T) *machine {
@@ -176,7 +176,7 @@ func history(t *rapid.T) {
 	t.Repeat(map[string]func(*rapid.T){
 		"": func(t *rapid.T) { cluster.check(t) },
 		"plan": func(t *rapid.T) {
-			sameWhateverTheOrder(t, cluster)
+			checkDeterministic(t, cluster)
 			cluster.plan()
 		},
 		"deliver":         func(t *rapid.T) { someMachine(t).deliver() },
@@ -205,7 +205,7 @@ func history(t *rapid.T) {
 		"go offline": func(t *rapid.T) { m := someMachine(t); m.offline = !m.offline },
 		"hang": func(t *rapid.T) {
 			m := someMachine(t)
-			m.hung, m.patience = !m.hung, rapid.SampledFrom([]int{0, 1, 20}).Draw(t, "patience")
+			m.hung, m.retryTurns = !m.hung, rapid.SampledFrom([]int{0, 1, 20}).Draw(t, "patience")
 		},
 		"lose the runtime": func(t *rapid.T) {
 			m := someMachine(t)
@@ -213,7 +213,7 @@ func history(t *rapid.T) {
 			m.hung = m.node.RuntimeDown
 		},
 		"cut off": func(t *rapid.T) { m := someMachine(t); m.cutOff = !m.cutOff },
-		"fill":    func(t *rapid.T) { m := someMachine(t); m.full = !m.full },
+		"fill":    func(t *rapid.T) { m := someMachine(t); m.diskFull = !m.diskFull },
 		"lose":    func(t *rapid.T) { clear(someMachine(t).content) },
 		"edit":    edit,
 		"delete": func(t *rapid.T) {
@@ -234,7 +234,7 @@ func history(t *rapid.T) {
 		"rest":             func(t *rapid.T) { cluster.planUntilStable(t) },
 	})
 
-	// Whoever can be served is served in the end. The mirror may stay away.
+	// Every node that can be served is served in the end, also without the mirror.
 	cluster.registryDown = false
 	for _, image := range images {
 		if cluster.tags[image] == "" {
@@ -251,17 +251,17 @@ func history(t *rapid.T) {
 	cluster.checkServed(t)
 }
 
-// recover has a machine get over whatever was wrong with it, but that the mirror does not
-// serve it. Its agent tries again what has failed.
+// recover repairs all that is wrong with a machine, except that the mirror does not serve it. Its
+// agent tries again what has failed.
 func (m *machine) recover() {
-	m.offline, m.hung, m.full = false, false, false
+	m.offline, m.hung, m.diskFull = false, false, false
 	m.node.DiskPressure, m.node.RuntimeDown = false, false
 	for image, status := range m.status {
 		switch {
 		case v1alpha1.IsRefusal(status.Reason):
 		case status.State == v1alpha1.ImageFailed:
 			status.State = v1alpha1.ImagePending
-		case status.State == v1alpha1.ImagePresent && status.Reason != "": // it asks in vain
+		case status.State == v1alpha1.ImagePresent && status.Reason != "": // its question failed
 			status.Attempts, status.Reason = 0, ""
 		}
 		m.status[image] = status
@@ -272,16 +272,16 @@ func (m *machine) recover() {
 func (c *fakeCluster) restart() {
 	c.memory = Memory{}
 	for _, m := range c.machines {
-		m.heard = c.now
-		for image := range m.progress {
-			m.changed[image], m.progress[image] = c.now, c.now
+		m.heardAt = c.now
+		for image := range m.progressAt {
+			m.changedAt[image], m.progressAt[image] = c.now, c.now
 		}
 	}
 }
 
-// sameWhateverTheOrder asserts that a plan depends on what is there, not on how it is
-// listed or how often it is asked.
-func sameWhateverTheOrder(t *rapid.T, cluster *fakeCluster) {
+// checkDeterministic asserts that a plan depends on the state alone: not on the order in which the
+// state is listed, nor on how often the plan is made.
+func checkDeterministic(t *rapid.T, cluster *fakeCluster) {
 	state := cluster.state()
 	first := Next(state, cluster.limits)
 	if !reflect.DeepEqual(state, cluster.state()) {

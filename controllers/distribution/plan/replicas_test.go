@@ -10,22 +10,22 @@ import (
 	"testing"
 )
 
-// chosen is which nodes a prefetch wants, after everybody has come to rest.
-func (c *fakeCluster) chosen(t *testing.T, key string) []string {
+// chosenNodes are the nodes that a prefetch wants once the cluster has settled.
+func (c *fakeCluster) chosenNodes(t *testing.T, key string) []string {
 	t.Helper()
 	c.settle(t)
 	c.checkServed(t)
 	return c.next().Prefetches[key].Nodes
 }
 
-func zoned(zone string) func(*Node) { return func(n *Node) { n.Zone = zone } }
+func inZone(zone string) func(*Node) { return func(n *Node) { n.Zone = zone } }
 
 // threeZones has four nodes in each of three zones.
 func threeZones(replicas int32) (*fakeCluster, *Prefetch) {
 	cluster := newFakeCluster()
 	for _, zone := range []string{"a", "b", "c"} {
 		for i := range 4 {
-			cluster.addNode(fmt.Sprintf("%s%d", zone, i), zoned(zone))
+			cluster.addNode(fmt.Sprintf("%s%d", zone, i), inZone(zone))
 		}
 	}
 	p := cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
@@ -36,15 +36,15 @@ func threeZones(replicas int32) (*fakeCluster, *Prefetch) {
 func TestReplicasAreSpreadOverZones(t *testing.T) {
 	for _, replicas := range []int32{1, 2, 3, 4, 5, 6, 9, 11, 12} {
 		cluster, p := threeZones(replicas)
-		nodes := cluster.chosen(t, p.Key)
-		if len(nodes) != int(replicas) || !spread(nodes) {
+		nodes := cluster.chosenNodes(t, p.Key)
+		if len(nodes) != int(replicas) || !isSpread(nodes) {
 			t.Errorf("%d replicas became %v", replicas, nodes)
 		}
 	}
 }
 
-// spread says that no zone of threeZones has two nodes more than another.
-func spread(nodes []string) bool {
+// isSpread reports whether no zone of threeZones has two nodes more than another.
+func isSpread(nodes []string) bool {
 	zones := map[byte]int{'a': 0, 'b': 0, 'c': 0}
 	for _, name := range nodes {
 		zones[name[0]]++
@@ -60,7 +60,7 @@ func TestReplicasStay(t *testing.T) {
 	}{
 		{"when nodes join", func(cluster *fakeCluster, _ *Prefetch, _ []string) {
 			for i := range 20 {
-				cluster.addNode(fmt.Sprintf("a%02d", i), zoned("d"))
+				cluster.addNode(fmt.Sprintf("a%02d", i), inZone("d"))
 			}
 		}},
 		{"when a node that is none of them goes", func(cluster *fakeCluster, _ *Prefetch, before []string) {
@@ -84,9 +84,9 @@ func TestReplicasStay(t *testing.T) {
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			cluster, p := threeZones(5)
-			before := cluster.chosen(t, p.Key)
+			before := cluster.chosenNodes(t, p.Key)
 			c.happen(cluster, p, before)
-			if after := cluster.chosen(t, p.Key); !slices.Equal(before, after) {
+			if after := cluster.chosenNodes(t, p.Key); !slices.Equal(before, after) {
 				t.Errorf("%v became %v", before, after)
 			}
 		})
@@ -109,14 +109,14 @@ func TestReplicasAreRepaired(t *testing.T) {
 		t.Run(c.reason, func(t *testing.T) {
 			for lost := range 3 { // each zone in turn
 				cluster, p := threeZones(3)
-				before := cluster.chosen(t, p.Key)
+				before := cluster.chosenNodes(t, p.Key)
 				c.happen(cluster, before[lost])
-				after := cluster.chosen(t, p.Key)
+				after := cluster.chosenNodes(t, p.Key)
 				kept := slices.Delete(slices.Clone(before), lost, lost+1)
 				if len(after) != 3 || slices.Contains(after, before[lost]) || !slices.Contains(after, kept[0]) || !slices.Contains(after, kept[1]) {
 					t.Errorf("%v without %s became %v", before, before[lost], after)
 				}
-				if !spread(after) {
+				if !isSpread(after) {
 					t.Errorf("%v without %s became %v, which leaves a zone empty", before, before[lost], after)
 				}
 			}
@@ -126,10 +126,10 @@ func TestReplicasAreRepaired(t *testing.T) {
 
 func TestReplicaThatIsNoLongerNeededIsLetGo(t *testing.T) {
 	cluster, p := threeZones(4)
-	cluster.chosen(t, p.Key)
+	cluster.chosenNodes(t, p.Key)
 	two := int32(2)
 	p.Replicas = &two
-	after := cluster.chosen(t, p.Key)
+	after := cluster.chosenNodes(t, p.Key)
 	for name, m := range cluster.machines {
 		if len(m.spec) > 0 != slices.Contains(after, name) {
 			t.Errorf("%v are chosen, and %s is asked for %d images", after, name, len(m.spec))

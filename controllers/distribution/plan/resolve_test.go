@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// resolvers are the nodes that are to resolve an image, in order.
+// resolvers are the nodes that are to resolve the tag of an image, sorted.
 func (c *fakeCluster) resolvers(image string) (names []string) {
 	for _, n := range c.state().Nodes {
 		if n.Entries[image].unanswered() {
@@ -46,14 +46,14 @@ func TestMovedTagIsLeftAloneUntilAskedFor(t *testing.T) {
 	cluster.addNode("n999") // it gets what the others have, not what the tag means by now
 	cluster.settle(t)
 	if got := cluster.machines["n999"].content["reg/a:1"]; got != first {
-		t.Fatalf("a node that joined holds %s, not %s", got, first)
+		t.Fatalf("a node that joined has %s, not %s", got, first)
 	}
 	p.Resolution = "1/now"
 	cluster.settle(t)
 	cluster.checkServed(t)
 	for name, m := range cluster.machines {
 		if m.content["reg/a:1"] != "sha256:second" {
-			t.Errorf("after the refresh %s holds %s", name, m.content["reg/a:1"])
+			t.Errorf("after the refresh %s has %s", name, m.content["reg/a:1"])
 		}
 	}
 }

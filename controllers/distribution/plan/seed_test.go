@@ -19,36 +19,40 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 		arrange func(cluster *fakeCluster)
 		want    string
 	}{
-		{"the first name, where nothing speaks for another", func(*fakeCluster) {}, "n000"},
+		{"the first name, where all else is equal", func(*fakeCluster) {}, "n000"},
 		{"as many as the limit allows", func(cluster *fakeCluster) { cluster.limits.UpstreamPullers = 3 }, "n000 n001 n002"},
 		{"one on each platform", func(cluster *fakeCluster) { cluster.addNode("arm", func(n *Node) { n.Platform = "linux/arm64" }) }, "arm n000"},
-		{"the node whose kubelet lists it: nothing has to come at all", func(cluster *fakeCluster) { cluster.machines["n003"].node.KubeletImages = []string{image} }, "n003"},
-		{"the node that holds most, since layers are shared", func(cluster *fakeCluster) {
+		{
+			reason:  "the node whose kubelet lists it: nothing has to come at all",
+			arrange: func(cluster *fakeCluster) { cluster.machines["n003"].node.KubeletImages = []string{image} },
+			want:    "n003",
+		},
+		{"the node that has most images, since layers are shared", func(cluster *fakeCluster) {
 			cluster.addPrefetch("other", "reg/o@sha256:o", "reg/p@sha256:p")
-			cluster.hold("n001", "reg/o@sha256:o", "sha256:o")
-			cluster.hold("n002", "reg/o@sha256:o", "sha256:o")
-			cluster.hold("n002", "reg/p@sha256:p", "sha256:p")
+			cluster.makeHolder("n001", "reg/o@sha256:o", "sha256:o")
+			cluster.makeHolder("n002", "reg/o@sha256:o", "sha256:o")
+			cluster.makeHolder("n002", "reg/p@sha256:p", "sha256:p")
 		}, "n002"},
 		{"rather the seed of another image of the same prefetch", func(cluster *fakeCluster) {
 			cluster.addPrefetch("other", "reg/o@sha256:o", "reg/p@sha256:p")
-			cluster.hold("n001", "reg/o@sha256:o", "sha256:o")
-			cluster.hold("n001", "reg/p@sha256:p", "sha256:p")
+			cluster.makeHolder("n001", "reg/o@sha256:o", "sha256:o")
+			cluster.makeHolder("n001", "reg/p@sha256:p", "sha256:p")
 			cluster.machines["n003"].node.KubeletImages = []string{"reg/_@sha256:_"}
 			cluster.addPrefetch("web", "reg/_@sha256:_", image)
 		}, "n003"},
 		{"the node whose agent reports it although it is no longer asked to have it", func(cluster *fakeCluster) {
 			cluster.addPrefetch("other", "reg/o@sha256:o", "reg/p@sha256:p")
-			cluster.hold("n001", "reg/o@sha256:o", "sha256:o")
-			cluster.hold("n003", image, digest)
+			cluster.makeHolder("n001", "reg/o@sha256:o", "sha256:o")
+			cluster.makeHolder("n003", image, digest)
 			delete(cluster.machines["n003"].spec, image)
 		}, "n003"},
-		{"the node with credentials: a team without them must not stop another", func(cluster *fakeCluster) {
+		{"the node with credentials: a team without them must not stop one that has them", func(cluster *fakeCluster) {
 			cluster.machines["n004"].node.Labels = map[string]string{"team": "y"}
 			p := cluster.addPrefetch("secret", image)
 			p.NodeSelector = map[string]string{"team": "y"}
 			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "y", Name: "key"}}
 		}, "n004"},
-		{"rather the node that needs no credentials, because it holds it", func(cluster *fakeCluster) {
+		{"rather a node that has it and needs no credentials", func(cluster *fakeCluster) {
 			cluster.machines["n003"].node.KubeletImages = []string{image}
 			cluster.machines["n004"].node.Labels = map[string]string{"team": "y"}
 			p := cluster.addPrefetch("secret", image)
@@ -62,25 +66,29 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 		{"nor one whose runtime does not answer", func(cluster *fakeCluster) { cluster.machines["n000"].node.RuntimeDown = true }, "n001"},
 		{"never one whose agent is silent", func(cluster *fakeCluster) {
 			m := cluster.machines["n000"]
-			m.generation, m.heard = 1, cluster.now.Add(-cluster.limits.AgentTimeout)
+			m.generation, m.heardAt = 1, cluster.now.Add(-cluster.limits.AgentTimeout)
 		}, "n001"},
-		{"a node that is doubtful as long as its time is not up", func(cluster *fakeCluster) {
+		{"a node whose agent has not answered yet, within AgentTimeout", func(cluster *fakeCluster) {
 			m := cluster.machines["n000"]
-			m.generation, m.heard = 1, cluster.now.Add(-cluster.limits.AgentTimeout+1)
+			m.generation, m.heardAt = 1, cluster.now.Add(-cluster.limits.AgentTimeout+1)
 		}, "n000"},
-		{"nobody, where a node holds it", func(cluster *fakeCluster) { cluster.hold("n004", image, digest) }, ""},
-		{"somebody yet, where the only holder is not Ready", func(cluster *fakeCluster) {
-			cluster.hold("n004", image, digest)
+		{"none, where a node has it", func(cluster *fakeCluster) { cluster.makeHolder("n004", image, digest) }, ""},
+		{"one after all, where the only holder is not Ready", func(cluster *fakeCluster) {
+			cluster.makeHolder("n004", image, digest)
 			cluster.machines["n004"].node.Ready = false
 		}, "n000"},
 		{"the platform without a holder has its seed", func(cluster *fakeCluster) {
-			cluster.hold("n004", image, digest)
+			cluster.makeHolder("n004", image, digest)
 			cluster.addNode("arm", func(n *Node) { n.Platform = "linux/arm64" })
 		}, "arm"},
-		{"a holder of another digest is none, though it has the layers that stayed", func(cluster *fakeCluster) { cluster.hold("n004", image, "sha256:old") }, "n004"},
-		{"who has followed the last seed furthest goes on where it stopped", func(cluster *fakeCluster) {
+		{
+			reason:  "a node with another digest, which is no holder, but has the layers that did not change",
+			arrange: func(cluster *fakeCluster) { cluster.makeHolder("n004", image, "sha256:old") },
+			want:    "n004",
+		},
+		{"the node that has received most from following the last seed", func(cluster *fakeCluster) {
 			for name, bytes := range map[string]int64{"n001": 10, "n003": 30, "n002": 20} {
-				cluster.hold(name, image, digest)
+				cluster.makeHolder(name, image, digest)
 				s := cluster.machines[name].cached[image]
 				s.State, s.PulledBytes = v1alpha1.ImagePulling, bytes
 				cluster.machines[name].cached[image] = s
@@ -101,15 +109,15 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 	}
 }
 
-// hold has a node's agent report an image that its spec asks for.
-func (c *fakeCluster) hold(name, image, digest string) {
+// makeHolder has the spec of a node ask for an image, and its agent report it.
+func (c *fakeCluster) makeHolder(name, image, digest string) {
 	m, retries := c.machines[name], int32(3)
 	m.spec[image] = v1alpha1.NodeImage{Name: image, Digest: digest, RegistryPolicy: v1alpha1.RegistryPolicyMirror,
 		ImageDownloadRetryLimit: &retries, Retention: v1alpha1.RetentionPinned}
 	m.content[image] = digest
 	m.generation, m.observed = m.generation+1, m.generation+1
 	m.status[image] = v1alpha1.NodeImageStatus{Name: image, State: v1alpha1.ImagePresent, Digest: digest, Source: v1alpha1.SourceMirror}
-	m.seen[image] = m.spec[image]
+	m.worked[image] = m.spec[image]
 	c.report(m)
 }
 
@@ -133,14 +141,46 @@ func TestSeedIsReplaced(t *testing.T) {
 		fail   func(cluster *fakeCluster, m *machine)
 		within time.Duration
 	}{
-		{"when its node is gone, at once", func(cluster *fakeCluster, m *machine) { delete(cluster.machines, m.node.Name) }, 0},
-		{"when its node is not Ready, once its agent has heard of it", func(_ *fakeCluster, m *machine) { m.node.Ready = false }, 2 * time.Second},
-		{"when its node is not Ready and cannot hear of it, after the agent's time", func(_ *fakeCluster, m *machine) { m.node.Ready, m.dead = false, true }, limits.AgentTimeout + 3*time.Second},
-		{"when its runtime does not answer any more, once its agent has heard of it", func(_ *fakeCluster, m *machine) { m.hung, m.node.RuntimeDown = true, true }, 2 * time.Second},
-		{"when its pull fails for good", func(_ *fakeCluster, m *machine) { m.offline = true }, 10 * time.Second},
-		{"when it makes no progress, after the seed's time", func(_ *fakeCluster, m *machine) { m.hung = true }, limits.SeedTimeout + 5*time.Second},
-		{"when it tries again and again and nothing comes, no later", func(_ *fakeCluster, m *machine) { m.hung, m.patience = true, 45 }, limits.SeedTimeout + 5*time.Second},
-		{"when its agent dies in the middle, after the seed's time and the agent's", func(_ *fakeCluster, m *machine) { m.dead = true }, limits.SeedTimeout + limits.AgentTimeout + 5*time.Second},
+		{
+			reason: "when its node is gone, at once",
+			fail:   func(cluster *fakeCluster, m *machine) { delete(cluster.machines, m.node.Name) },
+			within: 0,
+		},
+		{
+			reason: "when its node is not Ready, once its agent has heard of it",
+			fail:   func(_ *fakeCluster, m *machine) { m.node.Ready = false },
+			within: 2 * time.Second,
+		},
+		{
+			reason: "when its node is not Ready and cannot hear of it, after the agent's time",
+			fail:   func(_ *fakeCluster, m *machine) { m.node.Ready, m.dead = false, true },
+			within: limits.AgentTimeout + 3*time.Second,
+		},
+		{
+			reason: "when its runtime does not answer any more, once its agent has heard of it",
+			fail:   func(_ *fakeCluster, m *machine) { m.hung, m.node.RuntimeDown = true, true },
+			within: 2 * time.Second,
+		},
+		{
+			reason: "when its pull fails for good",
+			fail:   func(_ *fakeCluster, m *machine) { m.offline = true },
+			within: 10 * time.Second,
+		},
+		{
+			reason: "when it makes no progress, after the seed's time",
+			fail:   func(_ *fakeCluster, m *machine) { m.hung = true },
+			within: limits.SeedTimeout + 5*time.Second,
+		},
+		{
+			reason: "when it tries again and again and nothing comes, no later",
+			fail:   func(_ *fakeCluster, m *machine) { m.hung, m.retryTurns = true, 45 },
+			within: limits.SeedTimeout + 5*time.Second,
+		},
+		{
+			reason: "when its agent dies in the middle, after the seed's time and the agent's",
+			fail:   func(_ *fakeCluster, m *machine) { m.dead = true },
+			within: limits.SeedTimeout + limits.AgentTimeout + 5*time.Second,
+		},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			cluster := newFakeCluster()
@@ -157,7 +197,7 @@ func TestSeedIsReplaced(t *testing.T) {
 				_, changed := cluster.plan()
 				cluster.check(t)
 				if after := cluster.seeds("reg/a:1"); before != "" && after != "" && before != after && cluster.machines[before] != nil {
-					t.Fatalf("%s was relieved and %s appointed in one step", before, after)
+					t.Fatalf("%s was demoted and %s promoted in one step", before, after)
 				}
 				if cluster.round(); cluster.now.Sub(began) > 10*time.Minute && !changed {
 					t.Fatalf("it never was\n%s", cluster)
@@ -193,7 +233,7 @@ func TestPlanWakesForEachTimeout(t *testing.T) {
 	cluster.round()
 	cluster.plan()
 	cluster.round()
-	if step, want := cluster.planUntilStable(t), cluster.machines["n000"].progress["reg/a:1"].Add(cluster.limits.SeedTimeout); !step.WakeAt.Equal(want) {
+	if step, want := cluster.planUntilStable(t), cluster.machines["n000"].progressAt["reg/a:1"].Add(cluster.limits.SeedTimeout); !step.WakeAt.Equal(want) {
 		t.Errorf("a seed that pulls: wake at %v, want %v", step.WakeAt, want)
 	}
 	cluster.settle(t)
@@ -252,7 +292,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 	}
 	t.Run("is believed once a second node got it, and reported", func(t *testing.T) {
 		cluster, p := setUp()
-		if got := cluster.asked("reg/a:1"); got != minRefusals {
+		if got := cluster.nodesAsked("reg/a:1"); got != minRefusals {
 			t.Errorf("%d nodes were sent to ask", got)
 		}
 		if o := cluster.next().Prefetches[p.Key]; len(o.Refused) != 1 || o.Refused[0] != "reg/a:1" {
@@ -306,7 +346,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			m.hung = true // so that the seed of the other image stays one
 		}
 		cluster.run(t, 10)
-		if got := cluster.asked("reg/b:1"); cluster.seeds("reg/a:1") != "n000" || got != minRefusals {
+		if got := cluster.nodesAsked("reg/b:1"); cluster.seeds("reg/a:1") != "n000" || got != minRefusals {
 			t.Fatalf("%d nodes were refused\n%s", got, cluster)
 		}
 		cluster.tags["reg/b:1"] = "sha256:found"
@@ -323,7 +363,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		bad.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "x", Name: "old"}, {Namespace: "x", Name: "older"}}
 		bad.NodeSelector = map[string]string{"team": "x"}
 		good := cluster.addPrefetch("good", "reg/a:1")
-		good.PullSecrets = []v1alpha1.NamespacedSecretReference{goodKey}
+		good.PullSecrets = []v1alpha1.NamespacedSecretReference{acceptedSecret}
 		good.NodeSelector = map[string]string{"team": "y"}
 		for name, m := range cluster.machines {
 			m.node.Labels = bad.NodeSelector
@@ -336,8 +376,8 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 	})
 }
 
-// asked counts the nodes whose agent was ever asked for an image.
-func (c *fakeCluster) asked(image string) (count int) {
+// nodesAsked counts the nodes whose spec has ever named an image.
+func (c *fakeCluster) nodesAsked(image string) (count int) {
 	for _, m := range c.machines {
 		if c.writes[m.node.Name+" "+image] > 0 {
 			count++

@@ -28,7 +28,7 @@ func TestEligibility(t *testing.T) {
 		want     eligibility
 	}{
 		{"an ordinary node takes everything", func(*Node) {}, none, eligibilityDesired},
-		{"Windows nodes cannot hold Linux images", func(n *Node) { n.Platform = "windows/amd64" }, none, eligibilityNone},
+		{"Windows nodes cannot use Linux images", func(n *Node) { n.Platform = "windows/amd64" }, none, eligibilityNone},
 		{"a node whose kubelet has not said what it is waits", func(n *Node) { n.Platform = "" }, none, eligibilityNone},
 		{"the selector matches on every label", func(n *Node) { n.Labels = map[string]string{"disk": "ssd", "gpu": ""} },
 			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd", "gpu": ""} }, eligibilityDesired},
@@ -40,7 +40,7 @@ func TestEligibility(t *testing.T) {
 		{"a node that is not Ready is not waited for, but keeps its pins", func(n *Node) { n.Ready = false }, none, eligibilityRetained},
 		{"nobody tolerates a node that does not work", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), eligibilityRetained},
 		{"a cordoned node takes no new Pods, but keeps its pins", func(n *Node) { n.Unschedulable = true }, none, eligibilityRetained},
-		{"who tolerates the cordon's taint gets onto cordoned nodes, as with the scheduler", func(n *Node) { n.Unschedulable = true },
+		{"a prefetch that tolerates the taint of a cordon gets cordoned nodes, as with the scheduler", func(n *Node) { n.Unschedulable = true },
 			tolerate(corev1.TaintNodeUnschedulable, exists, "", noSchedule), eligibilityDesired},
 		{"disk pressure passes", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, eligibilityRetained},
 		{"unreachable passes", taint(corev1.TaintNodeUnreachable, "", noExecute), none, eligibilityRetained},
@@ -83,7 +83,8 @@ func TestEligibility(t *testing.T) {
 func TestPrefetchesThatSelectAlikeShareTheirNodes(t *testing.T) {
 	toleration := corev1.Toleration{Key: "a", Operator: corev1.TolerationOpExists}
 	base := Prefetch{NodeSelector: map[string]string{"a": "b", "c": "d"}, Tolerations: []corev1.Toleration{toleration}}
-	if got := selectorKey(&Prefetch{NodeSelector: map[string]string{"c": "d", "a": "b"}, Tolerations: []corev1.Toleration{toleration}}); got != selectorKey(&base) {
+	reordered := Prefetch{NodeSelector: map[string]string{"c": "d", "a": "b"}, Tolerations: []corev1.Toleration{toleration}}
+	if got := selectorKey(&reordered); got != selectorKey(&base) {
 		t.Errorf("the same selection reads %s and %s", got, selectorKey(&base))
 	}
 	for _, other := range []Prefetch{

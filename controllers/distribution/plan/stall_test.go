@@ -21,7 +21,7 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		}
 		cluster.addPrefetch("web", images...)
 		for _, m := range cluster.machines {
-			m.slots, m.pace = 3, pace
+			m.slots, m.layerTurns = 3, pace
 		}
 		cluster.run(t, 2*layers*pace) // more than seedTimeout
 		return cluster, cluster.machines["n000"], images
@@ -52,10 +52,10 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		cluster.addNodes(2)
 		images := []string{"reg/a@sha256:a", "reg/b@sha256:b", "reg/c@sha256:c", "reg/d@sha256:d"}
 		for _, image := range images {
-			cluster.hold("n000", image, digestIn(image))
+			cluster.makeHolder("n000", image, digestIn(image))
 		}
 		m := cluster.machines["n001"]
-		m.slots, m.cutOff, m.asks = 1, true, 60
+		m.slots, m.cutOff, m.missTurns = 1, true, 60
 		cluster.addPrefetch("web", images...).RetryLimit = 1
 		cluster.run(t, 20*60)
 		cluster.checkServed(t)
@@ -66,7 +66,7 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		within time.Duration
 	}{
 		{"move when it gets nothing any more, after the seed's time", func(m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
-		{"move when its tries hang one after the other, no later", func(m *machine) { m.hung, m.patience = true, 45 }, 2*time.Minute + 5*time.Second},
+		{"move when its tries hang one after the other, no later", func(m *machine) { m.hung, m.retryTurns = true, 45 }, 2*time.Minute + 5*time.Second},
 		{"move when its agent dies, after the seed's time and the agent's", func(m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestSeedThatUnpacks(t *testing.T) {
 		cluster.addNodes(nodes)
 		cluster.addPrefetch("web", "reg/a:1")
 		for _, m := range cluster.machines {
-			m.unpacking = int(unpacking / time.Second)
+			m.unpackTurns = int(unpacking / time.Second)
 		}
 		cluster.run(t, 2*layers)
 		seed = cluster.machines["n000"]
@@ -105,7 +105,7 @@ func TestSeedThatUnpacks(t *testing.T) {
 		}
 		return cluster, seed
 	}
-	t.Run("is not relieved for it, neither alone nor beside others", func(t *testing.T) {
+	t.Run("is not demoted for it, neither alone nor beside others", func(t *testing.T) {
 		for _, nodes := range []int{1, 4} {
 			cluster, seed := setUp(t, nodes)
 			cluster.run(t, int(unpacking/time.Second))
@@ -114,7 +114,7 @@ func TestSeedThatUnpacks(t *testing.T) {
 			}
 		}
 	})
-	t.Run("is relieved when that does not end", func(t *testing.T) {
+	t.Run("is demoted when that does not end", func(t *testing.T) {
 		cluster, seed := setUp(t, 2)
 		seed.hung = true
 		cluster.run(t, int(unpackFactor*cluster.limits.SeedTimeout/time.Second)-2*layers)

@@ -41,7 +41,7 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	delete(cluster.prefetches, y.Key)
 	cluster.settle(t)
 	if got := cluster.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
-		t.Errorf("who is gone asks for nothing: %+v", got)
+		t.Errorf("a prefetch that is gone asks for nothing: %+v", got)
 	}
 }
 
@@ -74,7 +74,7 @@ func TestUnderDiskPressureNothingComesAgain(t *testing.T) {
 		evict  bool
 		keeps  bool
 	}{
-		{"what it holds stays pinned", "reg/a:1", "n002", 60, false, true},
+		{"what it has stays pinned", "reg/a:1", "n002", 60, false, true},
 		{"what the kubelet deletes is not asked for any more", "reg/a:1", "n002", 60, true, false},
 		{"nor what a seed is in the middle of", "reg/a@sha256:a", "n000", 2, false, false},
 		{"nor what a resolver is asking for", "reg/a:1", "n000", 2, false, false},
@@ -103,7 +103,7 @@ func TestUnderDiskPressureNothingComesAgain(t *testing.T) {
 	}
 }
 
-func TestSeedUnderDiskPressureLingersUntilItHasHeard(t *testing.T) {
+func TestSeedUnderDiskPressureMayPullUntilItsAgentHasSeenTheDemotion(t *testing.T) {
 	for _, image := range []string{"reg/a@sha256:a", "reg/a:1"} {
 		cluster := newFakeCluster()
 		cluster.addNodes(2)

@@ -12,23 +12,23 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-const waved, wavedDigest = "reg/a@sha256:d", "sha256:d"
+const waveImage, waveDigest = "reg/a@sha256:d", "sha256:d"
 
-// afterTheSeed is a cluster whose first node holds the image.
-func afterTheSeed(nodes int) *fakeCluster {
+// newClusterWithHolder is a cluster whose first node has the image.
+func newClusterWithHolder(nodes int) *fakeCluster {
 	cluster := newFakeCluster()
 	cluster.addNodes(nodes)
-	cluster.addPrefetch("web", waved)
-	cluster.hold("n000", waved, wavedDigest)
+	cluster.addPrefetch("web", waveImage)
+	cluster.makeHolder("n000", waveImage, waveDigest)
 	return cluster
 }
 
 func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
-	cluster := afterTheSeed(100)
+	cluster := newClusterWithHolder(100)
 	cluster.planUntilStable(t)
 	for _, want := range []int{1 + 4, 5 + 20, 100} {
-		if got := len(strings.Fields(cluster.peers(waved))); got != want {
-			t.Fatalf("%d nodes hold it or were admitted, want %d", got, want)
+		if got := len(strings.Fields(cluster.peers(waveImage))); got != want {
+			t.Fatalf("%d nodes have it or were admitted, want %d", got, want)
 		}
 		for cluster.pullingCount() > 0 {
 			cluster.round()
@@ -38,13 +38,13 @@ func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
 	cluster.settle(t)
 	cluster.checkServed(t)
 	for key, writes := range cluster.writes {
-		if writes != 1 && key != "n000 "+waved {
+		if writes != 1 && key != "n000 "+waveImage {
 			t.Errorf("the spec of %s was written %d times", key, writes)
 		}
 	}
 }
 
-// pullingCount is how many agents have not yet done what their spec asks.
+// pullingCount is how many placements do not have yet what their spec asks.
 func (c *fakeCluster) pullingCount() (count int) {
 	for _, m := range c.machines {
 		for image, entry := range m.spec {
@@ -56,7 +56,7 @@ func (c *fakeCluster) pullingCount() (count int) {
 	return count
 }
 
-func TestWhatTakesRoomInAWave(t *testing.T) {
+func TestWhatTakesAnOpeningOfAWave(t *testing.T) {
 	for _, c := range []struct {
 		reason  string
 		arrange func(cluster *fakeCluster)
@@ -64,15 +64,15 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 		want    int // nodes admitted beside the holder
 	}{
 		{"a node that pulls", func(*fakeCluster) {}, 0, 4},
-		{"a node that is getting on", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.limits.SeedTimeout - 1, 4},
-		{"not one that has made no progress for too long", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.limits.SeedTimeout, 8},
-		{"a node that has hardly had the time to get anything", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout - 1, 4},
-		{"not one that has got nothing although it is there", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout, 8},
-		{"a node that has hardly had the time to answer", func(*fakeCluster) {}, answerTimeout - 1, 4},
-		{"not one that has not answered when it should", func(*fakeCluster) {}, answerTimeout, 8},
+		{"a node that makes progress", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.SeedTimeout - 1, 4},
+		{"not one that has made no progress for too long", func(cluster *fakeCluster) { cluster.startFirstWave(2) }, defaults.SeedTimeout, 8},
+		{"a node that has received nothing yet, within serveTimeout", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout - 1, 4},
+		{"not one that has received nothing although another node has the image", func(cluster *fakeCluster) { cluster.startFirstWave(1) }, serveTimeout, 8},
+		{"a node whose agent has not answered yet, within answerTimeout", func(*fakeCluster) {}, answerTimeout - 1, 4},
+		{"not one whose agent has not answered after that", func(*fakeCluster) {}, answerTimeout, 8},
 		{"not one that failed", func(cluster *fakeCluster) {
 			m := cluster.machines["n002"]
-			m.full = true
+			m.diskFull = true
 			for range 10 {
 				m.deliver()
 				cluster.work(m)
@@ -81,29 +81,29 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 		}, 0, 5},
 		{"not one that failed and waits for its next try", func(cluster *fakeCluster) { cluster.cutOff("n002", 2) }, 0, 5},
 		{"not one whose next try has brought nothing yet", func(cluster *fakeCluster) { cluster.cutOff("n002", 3) }, 0, 5},
-		{"one whose next try gets on", func(cluster *fakeCluster) {
-			cluster.limits.FollowSeed = false // what it has makes no room either
+		{"one whose next try makes progress", func(cluster *fakeCluster) {
+			cluster.limits.FollowSeed = false // what it has opens nothing either
 			cluster.cutOff("n002", 3)
 			cluster.machines["n002"].cutOff = false
 			cluster.work(cluster.machines["n002"])
 			cluster.report(cluster.machines["n002"])
 		}, 0, 4},
-		{"one that has not heard yet that it is to try another digest", func(cluster *fakeCluster) {
+		{"one that has not seen yet that its spec has changed", func(cluster *fakeCluster) {
 			cluster.cutOff("n002", 2)
 			cluster.machines["n002"].generation++
 		}, 0, 4},
 		{"not one that is not Ready", func(cluster *fakeCluster) { cluster.machines["n002"].node.Ready = false }, 0, 5},
-		{"not one that pulls another digest", func(cluster *fakeCluster) { cluster.hold("n009", waved, "sha256:old") }, 0, 4},
+		{"not one that pulls another digest", func(cluster *fakeCluster) { cluster.makeHolder("n009", waveImage, "sha256:old") }, 0, 4},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			cluster := afterTheSeed(30)
+			cluster := newClusterWithHolder(30)
 			cluster.planUntilStable(t)
 			c.arrange(cluster)
 			cluster.now = cluster.now.Add(c.after)
 			cluster.planUntilStable(t)
 			admitted := 0
 			for name, m := range cluster.machines {
-				if e, ok := m.spec[waved]; ok && name != "n000" && e.Digest == wavedDigest {
+				if e, ok := m.spec[waveImage]; ok && name != "n000" && e.Digest == waveDigest {
 					admitted++
 				}
 			}
@@ -114,9 +114,10 @@ func TestWhatTakesRoomInAWave(t *testing.T) {
 	}
 }
 
-// startFirstWave has the first wave work for so many turns: one to begin, the next for a layer.
+// startFirstWave has the nodes of the first wave work for some turns: one to begin, each next for a
+// layer.
 func (c *fakeCluster) startFirstWave(turns int) {
-	c.limits.FollowSeed = false // what they have makes no room
+	c.limits.FollowSeed = false // what they have opens nothing
 	for i := 1; i <= 4; i++ {
 		m := c.machines[fmt.Sprintf("n%03d", i)]
 		m.deliver()
@@ -127,10 +128,10 @@ func (c *fakeCluster) startFirstWave(turns int) {
 	}
 }
 
-// defaults is there for its limits.
-var defaults = newFakeCluster()
+// defaults are the limits of a fake cluster.
+var defaults = newFakeCluster().limits
 
-// cutOff has a node work for so many turns without the mirror.
+// cutOff has a node work for some turns without the mirror.
 func (c *fakeCluster) cutOff(name string, turns int) {
 	m := c.machines[name]
 	m.cutOff = true
@@ -149,13 +150,13 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 	}{
 		{"whose agent does not run", func(m *machine) { m.dead = true }, 25 * time.Second},
 		{"whose pulls hang", func(m *machine) { m.hung = true }, 40 * time.Second},
-		{"whose disk is full", func(m *machine) { m.full = true }, 40 * time.Second},
+		{"whose disk is full", func(m *machine) { m.diskFull = true }, 40 * time.Second},
 		{"whom the mirror does not serve", func(m *machine) { m.cutOff = true }, 12 * time.Second},
-		{"whose pulls ask a mirror that does not serve them", func(m *machine) { m.cutOff, m.asks = true, 60 }, 40 * time.Second},
-		{"whose tries hang one after the other", func(m *machine) { m.hung, m.patience = true, 20 }, 40 * time.Second},
+		{"whose pulls ask a mirror that does not serve them", func(m *machine) { m.cutOff, m.missTurns = true, 60 }, 40 * time.Second},
+		{"whose tries hang one after the other", func(m *machine) { m.hung, m.retryTurns = true, 20 }, 40 * time.Second},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			cluster := afterTheSeed(20)
+			cluster := newClusterWithHolder(20)
 			spoiled := func(name string) bool { return name > "n000" && name < "n009" }
 			for name, m := range cluster.machines {
 				if spoiled(name) {
@@ -167,7 +168,7 @@ func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
 				cluster.run(t, 1)
 				served = 0
 				for name, m := range cluster.machines {
-					if m.content[waved] != "" && !spoiled(name) {
+					if m.content[waveImage] != "" && !spoiled(name) {
 						served++
 					}
 				}
@@ -196,22 +197,22 @@ func TestLimitOfTheClusterHoldsForAllImagesTogether(t *testing.T) {
 }
 
 func TestWhoTriesAgainCountsForTheCluster(t *testing.T) {
-	cluster := afterTheSeed(30)
+	cluster := newClusterWithHolder(30)
 	cluster.limits.MaxConcurrentPulls = 3
 	cluster.planUntilStable(t)
 	cluster.cutOff("n001", 2)
 	cluster.cutOff("n002", 3)
 	cluster.planUntilStable(t)
-	if got := cluster.peers(waved); got != "n000 n001 n002 n003" {
+	if got := cluster.peers(waveImage); got != "n000 n001 n002 n003" {
 		t.Errorf("admitted %q while two may pull again at any moment", got)
 	}
 }
 
 func TestNodesWhoseListsAreOldCountForTheCluster(t *testing.T) {
-	cluster := afterTheSeed(30)
+	cluster := newClusterWithHolder(30)
 	cluster.limits.MaxConcurrentPulls = 3
 	for _, m := range cluster.machines {
-		m.node.KubeletImages = []string{waved}
+		m.node.KubeletImages = []string{waveImage}
 	}
 	for cluster.pullingCount() > 0 || len(cluster.writes) < 29 {
 		cluster.plan()
@@ -260,7 +261,7 @@ func TestFollowingASeed(t *testing.T) {
 	}
 }
 
-func TestFollowersMakeRoomByWhatTheyHave(t *testing.T) {
+func TestFollowersOpenWavesByWhatTheyHave(t *testing.T) {
 	for _, c := range []struct {
 		reason   string
 		follow   bool
@@ -303,18 +304,18 @@ func TestFollowersMakeRoomByWhatTheyHave(t *testing.T) {
 func TestNobodyFollowsASeedThatHasNotBegun(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(3)
-	cluster.addPrefetch("web", waved)
+	cluster.addPrefetch("web", waveImage)
 	cluster.planUntilStable(t)
-	if seeds, peers := cluster.seeds(waved), cluster.peers(waved); seeds != "n000" || peers != "" {
+	if seeds, peers := cluster.seeds(waveImage), cluster.peers(waveImage); seeds != "n000" || peers != "" {
 		t.Errorf("%q follow %q", peers, seeds)
 	}
 	cluster.round() // it pulls, and does not say yet how much
 	seed := cluster.machines["n000"].cached
-	s := seed[waved]
+	s := seed[waveImage]
 	s.SizeBytes = 0
-	seed[waved] = s
+	seed[waveImage] = s
 	cluster.planUntilStable(t)
-	if peers := cluster.peers(waved); s.State != v1alpha1.ImagePulling || peers != "" {
+	if peers := cluster.peers(waveImage); s.State != v1alpha1.ImagePulling || peers != "" {
 		t.Errorf("%q follow %+v", peers, s)
 	}
 }
@@ -351,9 +352,9 @@ func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
 	other.NodeSelector = map[string]string{"known": "yes"}
 	for _, name := range []string{"n004", "n005", "n006", "n007"} {
 		cluster.machines[name].node.Labels = other.NodeSelector
-		cluster.hold(name, "reg/o@sha256:o", "sha256:o")
+		cluster.makeHolder(name, "reg/o@sha256:o", "sha256:o")
 	}
-	cluster.hold("n000", "reg/a:1", "sha256:a")
+	cluster.makeHolder("n000", "reg/a:1", "sha256:a")
 	cluster.machines["n002"].node.KubeletImages = []string{"reg/a:1"}
 	cluster.planUntilStable(t)
 	if got := cluster.peers("reg/a:1"); got != "n000 n002 n004 n005" {
@@ -362,12 +363,12 @@ func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
 }
 
 func TestNodesThatGetNothingComeLastForOtherImages(t *testing.T) {
-	cluster := afterTheSeed(30)
+	cluster := newClusterWithHolder(30)
 	cluster.planUntilStable(t)
 	cluster.machines["n002"].cutOff = true
 	cluster.startFirstWave(2)
 	cluster.addPrefetch("other", "reg/o@sha256:o")
-	cluster.hold("n000", "reg/o@sha256:o", "sha256:o")
+	cluster.makeHolder("n000", "reg/o@sha256:o", "sha256:o")
 	cluster.planUntilStable(t)
 	if got := cluster.peers("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
 		t.Errorf("admitted %q", got)
@@ -394,7 +395,7 @@ func TestNewDigestGoesRoundLikeTheFirst(t *testing.T) {
 			most = n
 		}
 		if cluster.holders("reg/a:1", "sha256:second") == 0 && cluster.pullingCount() > 1+cluster.limits.Fanout {
-			t.Fatalf("holders of the old digest count:\n%s", cluster)
+			t.Fatalf("nodes with the old digest count as holders:\n%s", cluster)
 		}
 		cluster.round()
 	}
