@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/excerpt"
 	"github.com/sluice-dev/sluice/internal/hold"
 )
@@ -99,9 +100,9 @@ func (r *Reconciler) record(deployment *appsv1.Deployment, prefetch *v1alpha1.Im
 	r.Recorder.Eventf(deployment, related, kind, reason, action, "%s", note)
 }
 
-func round(d time.Duration) time.Duration {
+func round(d time.Duration) string {
 	if d < time.Second {
-		return d.Round(time.Millisecond)
+		return duration.Format(d.Round(time.Millisecond))
 	}
-	return d.Round(time.Second)
+	return duration.Format(d.Round(time.Second))
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/duration"
 )
 
 // Outcome names the rule that decided.
@@ -212,9 +213,9 @@ func (w Write) heldWarning(settings Settings, wait *Wait) string {
 	until := "without end"
 	switch {
 	case settings.Timeout > 0 && settings.OnTimeout == OnTimeoutRelease:
-		until = fmt.Sprintf("for %s at the most", settings.Timeout)
+		until = "for at most " + duration.Format(settings.Timeout)
 	case settings.Timeout > 0:
-		until = fmt.Sprintf("also after %s", settings.Timeout)
+		until = fmt.Sprintf("even after the %s timeout", duration.Format(settings.Timeout))
 	}
 	return fmt.Sprintf("the rollout is %s (%s): %s; to let it go now, annotate the Deployment with %s=%s",
 		verb, until, wait.Message, v1alpha1.GateAnnotation, v1alpha1.GateSkip)

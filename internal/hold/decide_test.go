@@ -141,14 +141,14 @@ func TestWarningsSayWhatIsMissing(t *testing.T) {
 		prefetch *v1alpha1.ImagePrefetch
 		says     []string
 	}{
-		{"no prefetch", deployment(), deployment(runs(imageB)), nil, []string{`ImagePrefetch "app" does not exist`, "for 10m0s at the most", "sluice.dev/gate=skip"}},
+		{"no prefetch", deployment(), deployment(runs(imageB)), nil, []string{`ImagePrefetch "app" does not exist`, "(for at most 10m)", "sluice.dev/gate=skip"}},
 		{"other tags", deployment(), deployment(runs(imageB)), prefetch(imageA), []string{`ImagePrefetch "app" does not list ` + imageB}},
 		{"many images", deployment(), deployment(runs("a:1", "b:1", "c:1", "d:1", "e:1")), prefetch(imageA), []string{"docker.io/library/c:1 and 2 more"}},
 		{"on its way", deployment(), deployment(runs(imageB)), pulling(imageB), []string{"3 of 12 nodes hold the images; 2 pulling"}},
 		{"failing", deployment(), deployment(runs(imageB)), failing(imageB), []string{"3 of 12 nodes hold the images; 2 pulling; 1 failed: ImagePullUnauthorized on node-7"}},
 		{"resumed", holding, with(holding, paused(false)), nil, []string{"not resumed but held"}},
 		{"no timeout", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "0")), nil, []string{"without end"}},
-		{"on-timeout Hold", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "90s"), annotate(v1alpha1.OnTimeoutAnnotation, "Hold")), nil, []string{"also after 1m30s"}},
+		{"on-timeout Hold", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "90s"), annotate(v1alpha1.OnTimeoutAnnotation, "Hold")), nil, []string{"(even after the 1m30s timeout)"}},
 		{"taken over by the owner", holding, with(holding, replaced, paused(true)), nil, []string{"paused by you"}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

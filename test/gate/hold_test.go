@@ -19,7 +19,7 @@ var _ = Describe("A gated Deployment", func() {
 		Eventually(func() string {
 			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server")
 		}).Should(ContainSubstring("3 of 12 nodes"))
-		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is held (for 10m0s at the most): " +
+		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is held (for at most 10m): " +
 			`ImagePrefetch "app" is not Ready: 3 of 12 nodes hold the images; 2 pulling`))
 		held := t.expectHeld(ctx, "a")
 		Expect(t.kubectl(ctx, "get", "deployments", "-L", v1alpha1.HoldLabel)).To(ContainSubstring(held.Labels[v1alpha1.HoldLabel]))
@@ -90,7 +90,7 @@ var _ = Describe("A gated Deployment", func() {
 		t := runningTenant(ctx)
 		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/hold-timeout=2s")
 		t.prefetch(ctx, pulling, "a", "b")
-		Expect(t.setImage(ctx, "b")).To(ContainSubstring("for 2s at the most"))
+		Expect(t.setImage(ctx, "b")).To(ContainSubstring("for at most 2s"))
 		t.expectRolling(ctx, "a", "b")
 		Eventually(t.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("3 of 12 nodes"))))
 		Expect(sluice.figure("sluice_gate_hold_duration_seconds", string(hold.EndTimedOut))).To(Equal(before + 1))
