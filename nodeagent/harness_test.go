@@ -87,8 +87,12 @@ func withAgent(t *testing.T, test func(a *agentTest)) {
 // start starts an agent, as after a restart of its process.
 func (a *agentTest) start() {
 	a.metrics = prometheus.NewRegistry()
+	metrics, err := nodeagent.NewMetrics(a.metrics)
+	if err != nil {
+		a.Fatal(err)
+	}
 	a.agent = nodeagent.New(nodeagent.Options{
-		Metrics: nodeagent.NewMetrics(a.metrics),
+		Metrics: metrics,
 		Runtime: a.runtime, Status: a.written, MaxParallelPulls: 2, NoProgressTimeout: noProgress, VerifyInterval: verify,
 		Credentials: a.credentials, Log: testr.NewWithOptions(a.T, testr.Options{}),
 	})

@@ -17,8 +17,8 @@ type Metrics struct {
 	duration *prometheus.HistogramVec
 }
 
-// NewMetrics registers the agent's metrics.
-func NewMetrics(registry prometheus.Registerer) *Metrics {
+// NewMetrics makes the metrics and registers them.
+func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_agent_pulls_total",
@@ -35,8 +35,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.25, 2, 14), // to 34 minutes
 		}, []string{"source", "result"}),
 	}
-	registry.MustRegister(m.pulls, m.bytes, m.duration)
-	return m
+	for _, collector := range []prometheus.Collector{m.pulls, m.bytes, m.duration} {
+		if err := registry.Register(collector); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
 }
 
 const resultSuccess = "Success"

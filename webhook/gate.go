@@ -28,7 +28,7 @@ type gateHandler struct {
 	decoder admission.Decoder
 	cache   client.Reader
 	clock   clock.PassiveClock
-	figures *figures
+	metrics *metrics
 }
 
 // Handle decides what becomes of a Deployment being written.
@@ -49,7 +49,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	}
 	decision := hold.Decide(write)
 	if !ptr.Deref(req.DryRun, false) {
-		h.figures.decisions.WithLabelValues(string(decision.Outcome)).Inc()
+		h.metrics.decisions.WithLabelValues(string(decision.Outcome)).Inc()
 	}
 	if len(decision.Refused) > 0 {
 		return invalid(req, decision.Refused)

@@ -84,7 +84,7 @@ func NewServer(o Options) (webhook.Server, error) {
 
 // SetupWithManager has the manager's webhook server answer, on every replica.
 func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, registry prometheus.Registerer) error {
-	figures, err := newMetrics(registry)
+	metrics, err := newMetrics(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -96,7 +96,7 @@ func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, regis
 	}
 	decoder, cache := admission.NewDecoder(mgr.GetScheme()), mgr.GetCache()
 	for path, handler := range map[string]admission.Handler{
-		gatePath:             &gateHandler{decoder: decoder, cache: cache, clock: clock.RealClock{}, figures: figures},
+		gatePath:             &gateHandler{decoder: decoder, cache: cache, clock: clock.RealClock{}, metrics: metrics},
 		imagePrefetchPath:    &imagePrefetchHandler{decoder: decoder, cache: cache, fallback: o.DefaultPolicy},
 		prefetchPoliciesPath: &prefetchPolicyHandler{decoder: decoder},
 	} {

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
-
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
@@ -18,37 +16,30 @@ func TestCredentialFlags(t *testing.T) {
 		want         credentials.Options
 		wantErr      string
 	}{
-		{"anonymous unless told otherwise", "", credentials.Options{}, ""},
+		{"every pull is anonymous by default", "", credentials.Options{}, ""},
 		{
 			"an endpoint", "--credentials-url=https://sluice:9444 --credentials-token-file=/token --credentials-ca-file=/ca.crt",
 			credentials.Options{URL: "https://sluice:9444", TokenFile: "/token", CAFile: "/ca.crt"}, "",
 		},
 		{
 			"no token for an endpoint in the clear", "--credentials-url=http://sluice:9444 --credentials-token-file=/token",
-			credentials.Options{}, "--credentials-url: not https://HOST or https://HOST:PORT",
+			credentials.Options{}, "--credentials-url must be https://HOST or https://HOST:PORT",
 		},
 		{
 			"no endpoint without a token", "--credentials-url=https://sluice:9444",
-			credentials.Options{}, "--credentials-token-file: required: the endpoint answers nobody without a token",
+			credentials.Options{}, "--credentials-token-file must be set: the endpoint answers nobody without a token",
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			opts := defaultOptions()
-			opts.NodeName = "node-a"
-			flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-			opts.addFlags(flags)
-			if err := flags.Parse(strings.Fields(tt.line)); err != nil {
-				t.Fatal(err)
-			}
-			err := opts.validate()
+			options, err := parse(append(strings.Fields(tt.line), "--node-name=node-a"))
 			if tt.wantErr != "" {
 				if err == nil || err.Error() != tt.wantErr {
 					t.Errorf("err = %v, want %s", err, tt.wantErr)
 				}
 				return
 			}
-			if err != nil || opts.Credentials != tt.want {
-				t.Errorf("got %+v, err %v; want %+v", opts.Credentials, err, tt.want)
+			if err != nil || options.Credentials != tt.want {
+				t.Errorf("got %+v, err %v; want %+v", options.Credentials, err, tt.want)
 			}
 		})
 	}

@@ -13,12 +13,12 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
-	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -29,100 +29,124 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
-// version is stamped by the linker: -X main.version=v0.1.0.
-var version = "dev"
+// version is stamped by the linker.
+var version = "v0.0.0-dev"
 
 func main() {
-	opts := defaultOptions()
-	opts.addFlags(pflag.CommandLine)
-	pflag.Parse()
-	if err := opts.validate(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+	options, err := parse(os.Args[1:])
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "sluice-agent:", err)
 		os.Exit(2)
+	case options.Version:
+		fmt.Println("sluice-agent", version)
+		return
 	}
-	if err := run(ctrl.SetupSignalHandler(), opts); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+	logger := options.Log.Logger(os.Stderr)
+	ctrl.SetLogger(logger) // of controller-runtime
+	klog.SetLogger(logger) // of client-go
+	if err := run(ctrl.SetupSignalHandler(), options); err != nil {
+		fmt.Fprintln(os.Stderr, "sluice-agent:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, opts options) error {
-	log := zap.New(zap.Level(zapcore.Level(-opts.LogLevel)))
-	ctrl.SetLogger(log)
-	log.Info("Started", "version", version, "node", opts.NodeName)
-
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return fmt.Errorf("make scheme: %w", err)
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", opts.Kubeconfig)
+// run serves until ctx ends.
+func run(ctx context.Context, options Options) error {
+	config, err := clientcmd.BuildConfigFromFlags("", options.Kubeconfig)
 	if err != nil {
-		return fmt.Errorf("configure API client: %w", err)
+		return fmt.Errorf("load the client configuration: %w", err)
 	}
 	config.UserAgent = "sluice-agent/" + version
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                 scheme,
-		Cache:                  nodeagent.CacheOptions(opts.NodeName),
-		HealthProbeBindAddress: opts.HealthProbeBindAddress,
-		Metrics:                metricsserver.Options{BindAddress: opts.MetricsBindAddress},
-	})
+	mgr, err := newManager(config, options)
 	if err != nil {
-		return fmt.Errorf("make manager: %w", err)
+		return err
 	}
-
 	containers, err := containerd.New(containerd.Options{
-		Address:            opts.ContainerdAddress,
-		Namespace:          opts.ContainerdNamespace,
-		RegistryConfigPath: opts.RegistryConfigPath,
-		Snapshotter:        opts.Snapshotter,
-		MinFreeDisk:        opts.MinFreeDisk.share(),
-		NoProgressTimeout:  opts.NoProgressTimeout,
+		Address:            options.ContainerdAddress,
+		Namespace:          options.ContainerdNamespace,
+		RegistryConfigPath: options.RegistryConfigPath,
+		Snapshotter:        options.Snapshotter,
+		MinFreeDisk:        options.MinFreeDisk.share(),
+		NoProgressTimeout:  options.NoProgressTimeout,
 		UserAgent:          config.UserAgent,
-		Log:                log.WithName("containerd"),
+		Log:                ctrl.Log.WithName("containerd"),
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = containers.Close() }()
-
-	var secrets nodeagent.Credentials
-	if opts.Credentials.URL != "" {
-		secrets = credentials.New(opts.Credentials)
-	}
-	agent := nodeagent.New(nodeagent.Options{
-		Runtime:           containers,
-		Status:            nodeagent.NewStatusWriter(mgr.GetClient(), opts.NodeName),
-		Credentials:       secrets,
-		MaxParallelPulls:  opts.MaxParallelPulls,
-		NoProgressTimeout: opts.NoProgressTimeout,
-		VerifyInterval:    opts.VerifyInterval,
-		Log:               log.WithName("agent"),
-		Metrics:           nodeagent.NewMetrics(metrics.Registry),
-	})
-	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { agent.Run(ctx); return nil })); err != nil {
-		return fmt.Errorf("add agent: %w", err)
-	}
-	reconciler := &nodeagent.Reconciler{Client: mgr.GetClient(), Agent: agent, NodeName: opts.NodeName}
-	if err := reconciler.SetupWithManager(mgr); err != nil {
-		return fmt.Errorf("set up reconciler: %w", err)
+	agent, err := addAgent(mgr, containers, options)
+	if err != nil {
+		return err
 	}
 	if err := addProbes(mgr, agent); err != nil {
-		return fmt.Errorf("add probes: %w", err)
+		return fmt.Errorf("add health checks: %w", err)
 	}
+	ctrl.Log.Info("Started sluice-agent", "version", version, "node", options.NodeName)
 	return mgr.Start(ctx)
 }
 
-// addProbes: alive as long as the process answers.
+func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register the API kinds: %w", err)
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                 scheme,
+		Cache:                  nodeagent.CacheOptions(options.NodeName),
+		HealthProbeBindAddress: options.HealthProbeBindAddress,
+		Metrics:                metricsserver.Options{BindAddress: options.MetricsBindAddress},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// addAgent has the manager run the agent, and tell it what the node's NodeImageSet names.
+func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (*nodeagent.Agent, error) {
+	agentMetrics, err := nodeagent.NewMetrics(metrics.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	var secrets nodeagent.Credentials
+	if options.Credentials.URL != "" {
+		secrets = credentials.New(options.Credentials)
+	}
+	agent := nodeagent.New(nodeagent.Options{
+		Runtime:           containers,
+		Status:            nodeagent.NewStatusWriter(mgr.GetClient(), options.NodeName),
+		Credentials:       secrets,
+		MaxParallelPulls:  options.MaxParallelPulls,
+		NoProgressTimeout: options.NoProgressTimeout,
+		VerifyInterval:    options.VerifyInterval,
+		Log:               ctrl.Log.WithName("agent"),
+		Metrics:           agentMetrics,
+	})
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { agent.Run(ctx); return nil })); err != nil {
+		return nil, fmt.Errorf("add the agent: %w", err)
+	}
+	reconciler := &nodeagent.Reconciler{Client: mgr.GetClient(), Agent: agent, NodeName: options.NodeName}
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return nil, fmt.Errorf("set up the reconciler: %w", err)
+	}
+	return agent, nil
+}
+
+// addProbes: the agent is alive as long as the process answers.
 func addProbes(mgr ctrl.Manager, agent *nodeagent.Agent) error {
-	err := mgr.AddHealthzCheck("alive", healthz.Ping)
+	err := mgr.AddHealthzCheck("ping", healthz.Ping)
 	for name, check := range readiness(agent) {
 		err = errors.Join(err, mgr.AddReadyzCheck(name, check))
 	}
 	return err
 }
 
-// readiness: the node's spec is known and containerd answers. Restarting the agent would
-// mend neither.
+// readiness is what the agent needs in order to work: the node's spec, and a containerd that
+// answers. A restart of the agent would give it neither, so it is alive without them.
 func readiness(agent *nodeagent.Agent) map[string]healthz.Checker {
 	return map[string]healthz.Checker{
 		"synced": func(*http.Request) error {

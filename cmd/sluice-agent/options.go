@@ -12,13 +12,20 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/sluice-dev/sluice/internal/duration"
+	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
-// options are the agent's flags.
-type options struct {
-	NodeName   string
-	Kubeconfig string
+// minTimeout is less than any pull or check takes: what is set below it is a mistake.
+const minTimeout = time.Second
+
+// Options are the settings of the agent.
+type Options struct {
+	NodeName               string
+	Kubeconfig             string
+	MetricsBindAddress     string
+	HealthProbeBindAddress string
 
 	ContainerdAddress   string
 	ContainerdNamespace string
@@ -32,99 +39,84 @@ type options struct {
 
 	Credentials credentials.Options
 
-	HealthProbeBindAddress string
-	MetricsBindAddress     string
-	LogLevel               int
+	Log     logging.Options
+	Version bool
 }
 
-func defaultOptions() options {
-	return options{
-		NodeName:               os.Getenv("NODE_NAME"),
-		ContainerdAddress:      "/run/containerd/containerd.sock",
-		ContainerdNamespace:    "k8s.io",
-		RegistryConfigPath:     "/etc/containerd/certs.d",
-		Snapshotter:            "overlayfs",
-		MaxParallelPulls:       3,
-		NoProgressTimeout:      time.Minute,
-		VerifyInterval:         10 * time.Minute,
-		MinFreeDisk:            15,
-		HealthProbeBindAddress: ":8081",
-		MetricsBindAddress:     ":8080",
+// parse reads the command line. The error says what to write instead.
+func parse(args []string) (Options, error) {
+	var o Options
+	flags := pflag.NewFlagSet("sluice-agent", pflag.ContinueOnError)
+	flags.SortFlags = false
+	o.addFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return Options{}, err
 	}
+	if flags.NArg() > 0 {
+		return Options{}, fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
+	}
+	if o.Version {
+		return o, nil
+	}
+	return o, o.Validate()
 }
 
-func (o *options) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.NodeName, "node-name", o.NodeName,
-		"name of the node this agent runs on; by default that in the environment variable NODE_NAME")
-	flags.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
-		"path of a kubeconfig; empty: the service account of the Pod")
-	flags.StringVar(&o.ContainerdAddress, "containerd-address", o.ContainerdAddress,
+func (o *Options) addFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.NodeName, "node-name", os.Getenv("NODE_NAME"),
+		"name of the node this agent runs on (default: $NODE_NAME)")
+	flags.StringVar(&o.ContainerdAddress, "containerd-address", "/run/containerd/containerd.sock",
 		"path of containerd's socket")
-	flags.StringVar(&o.ContainerdNamespace, "containerd-namespace", o.ContainerdNamespace,
+	flags.StringVar(&o.ContainerdNamespace, "containerd-namespace", "k8s.io",
 		"containerd namespace that the kubelet's images are in")
-	flags.StringVar(&o.RegistryConfigPath, "registry-config-path", o.RegistryConfigPath,
-		"directory of the hosts.toml files, as in containerd's registry config_path; it must be mounted here under the path that containerd sees")
-	flags.StringVar(&o.Snapshotter, "snapshotter", o.Snapshotter,
+	flags.StringVar(&o.RegistryConfigPath, "registry-config-path", "/etc/containerd/certs.d",
+		"folder of the hosts.toml files, as in containerd's registry config_path; it must be mounted here under the path that containerd sees")
+	flags.StringVar(&o.Snapshotter, "snapshotter", "overlayfs",
 		"snapshotter that containerd's CRI plugin uses")
-	flags.IntVar(&o.MaxParallelPulls, "max-parallel-pulls", o.MaxParallelPulls,
+	flags.IntVar(&o.MaxParallelPulls, "max-parallel-pulls", 3,
 		"how many images are pulled at a time")
-	flags.DurationVar(&o.NoProgressTimeout, "no-progress-timeout", o.NoProgressTimeout,
+	flags.DurationVar(&o.NoProgressTimeout, "no-progress-timeout", time.Minute,
 		"how long a pull may receive nothing before it is stopped and tried again")
-	flags.DurationVar(&o.VerifyInterval, "verify-interval", o.VerifyInterval,
+	flags.DurationVar(&o.VerifyInterval, "verify-interval", 10*time.Minute,
 		"how often the presence of images is looked up without any event")
+	o.MinFreeDisk = 15
 	flags.Var(&o.MinFreeDisk, "min-free-disk",
-		"percentage of containerd's filesystem that pulls leave free; the kubelet begins to delete images at 15% (imagefs.available, image GC); 0 turns the check off")
-	flags.StringVar(&o.Credentials.URL, "credentials-url", o.Credentials.URL,
-		"https://HOST:PORT of the controller's credential endpoint; empty: every pull is anonymous")
-	flags.StringVar(&o.Credentials.TokenFile, "credentials-token-file", o.Credentials.TokenFile,
-		"path of a token of the agent's service account for the endpoint's audience; it is read for each request")
-	flags.StringVar(&o.Credentials.CAFile, "credentials-ca-file", o.Credentials.CAFile,
-		"path of the certificates that the endpoint's is checked against; it is read for each request; empty: those of the system")
-	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", o.HealthProbeBindAddress,
-		"address of /healthz and /readyz; 0 turns them off")
-	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress,
-		"address of /metrics; 0 turns it off")
-	flags.IntVarP(&o.LogLevel, "v", "v", o.LogLevel,
-		"log level: 0 changes of state, 1 decisions, 2 requests")
+		"percentage of containerd's file system that pulls leave free; the kubelet begins to delete images at 15% (imagefs.available, image GC); 0 turns the check off")
+	flags.StringVar(&o.Credentials.URL, "credentials-url", "",
+		"https://HOST:PORT of the controller's credential endpoint; empty pulls everything without credentials")
+	flags.StringVar(&o.Credentials.TokenFile, "credentials-token-file", "",
+		"file with a token of the agent's service account for the endpoint's audience, which is read for each request")
+	flags.StringVar(&o.Credentials.CAFile, "credentials-ca-file", "",
+		"file with the certificates that the endpoint's is checked against, which is read for each request; empty: those of the system")
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8080",
+		"address of the metrics; 0 serves none")
+	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
+		"address of /healthz and /readyz; 0 serves none")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "",
+		"file that says how to reach the API server (default: as a Pod does)")
+	o.Log.AddFlags(flags)
+	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }
 
-// validate names every flag that is wrong, and what it should be.
-func (o *options) validate() error {
-	var errs []error
-	complain := func(flag, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("--%s: %s", flag, fmt.Sprintf(format, args...)))
+// Validate names every flag that is wrong, and what it should be.
+func (o Options) Validate() error {
+	var problems []error
+	reject := func(bad bool, format string, args ...any) {
+		if bad {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
 	}
-	if o.NodeName == "" {
-		complain("node-name", "required, or set NODE_NAME")
-	}
-	if !filepath.IsAbs(o.ContainerdAddress) {
-		complain("containerd-address", "%q is not an absolute path", o.ContainerdAddress)
-	}
-	if o.ContainerdNamespace == "" {
-		complain("containerd-namespace", "required")
-	}
-	if !filepath.IsAbs(o.RegistryConfigPath) {
-		complain("registry-config-path", "%q is not an absolute path: containerd would look elsewhere", o.RegistryConfigPath)
-	}
-	if o.Snapshotter == "" {
-		complain("snapshotter", "required")
-	}
-	if o.MaxParallelPulls < 1 {
-		complain("max-parallel-pulls", "%d is less than 1", o.MaxParallelPulls)
-	}
-	if o.NoProgressTimeout < time.Second {
-		complain("no-progress-timeout", "%v is less than 1s", o.NoProgressTimeout)
-	}
-	if o.VerifyInterval < time.Second {
-		complain("verify-interval", "%v is less than 1s", o.VerifyInterval)
-	}
-	if err := o.Credentials.Validate(); err != nil {
-		errs = append(errs, err)
-	}
-	if o.LogLevel < 0 {
-		complain("v", "%d is less than 0", o.LogLevel)
-	}
-	return errors.Join(errs...)
+	reject(o.NodeName == "", "--node-name or NODE_NAME must be set")
+	reject(!filepath.IsAbs(o.ContainerdAddress), "--containerd-address must be an absolute path, not %q", o.ContainerdAddress)
+	reject(o.ContainerdNamespace == "", "--containerd-namespace must be set, such as k8s.io")
+	reject(!filepath.IsAbs(o.RegistryConfigPath),
+		"--registry-config-path must be an absolute path, not %q: containerd would look elsewhere", o.RegistryConfigPath)
+	reject(o.Snapshotter == "", "--snapshotter must be set, such as overlayfs")
+	reject(o.MaxParallelPulls < 1, "--max-parallel-pulls must be 1 or more, not %d", o.MaxParallelPulls)
+	reject(o.NoProgressTimeout < minTimeout, "--no-progress-timeout must be %s or more, such as 1m, not %s",
+		duration.Format(minTimeout), duration.Format(o.NoProgressTimeout))
+	reject(o.VerifyInterval < minTimeout, "--verify-interval must be %s or more, such as 10m, not %s",
+		duration.Format(minTimeout), duration.Format(o.VerifyInterval))
+	return errors.Join(append(problems, o.Credentials.Validate(), o.Log.Validate())...)
 }
 
 // percentage is written "15%" or "15".

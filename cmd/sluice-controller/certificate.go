@@ -17,13 +17,13 @@ import (
 
 // keepCertificate has the controller make and renew what it serves with. When it
 // returns, there is a certificate to begin with.
-func keepCertificate(ctx context.Context, manager ctrl.Manager, options Options) error {
+func keepCertificate(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	secret, err := certificate.ParseSecret(options.SelfManagedCertificate)
 	if err != nil {
 		return err
 	}
 	// Not the manager's client, which would list and watch secrets.
-	direct, err := client.New(manager.GetConfig(), client.Options{Scheme: manager.GetScheme()})
+	direct, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme()})
 	if err != nil {
 		return fmt.Errorf("make a client: %w", err)
 	}
@@ -39,5 +39,5 @@ func keepCertificate(ctx context.Context, manager ctrl.Manager, options Options)
 	if err := keeper.Ensure(ctx); err != nil {
 		return err
 	}
-	return manager.Add(keeper)
+	return mgr.Add(keeper)
 }

@@ -7,36 +7,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/config/crd"
 	"github.com/sluice-dev/sluice/controllers/installation"
+	"github.com/sluice-dev/sluice/internal/logging"
 )
 
 // settle is longer than a controller takes to end, the wait before it included.
 const settle = 10 * time.Second
 
 // commands are what the hooks of the chart run in place of the controller.
-var commands = map[string]func(context.Context, client.Client, commandOptions) error{
-	"apply-crds": func(ctx context.Context, c client.Client, _ commandOptions) error {
+var commands = map[string]func(context.Context, client.Client, CommandOptions) error{
+	"apply-crds": func(ctx context.Context, c client.Client, _ CommandOptions) error {
 		return installation.ApplyCRDs(ctx, c, crd.Files)
 	},
-	"await-webhooks": func(ctx context.Context, c client.Client, o commandOptions) error {
-		return installation.AwaitWebhooks(ctx, c, o.namespace, time.Second)
+	"await-webhooks": func(ctx context.Context, c client.Client, o CommandOptions) error {
+		return installation.AwaitWebhooks(ctx, c, o.Namespace, time.Second)
 	},
-	"uninstall": func(ctx context.Context, c client.Client, o commandOptions) error {
+	"uninstall": func(ctx context.Context, c client.Client, o CommandOptions) error {
 		uninstaller := &installation.Uninstaller{
 			Client:     c,
-			Controller: client.ObjectKey{Namespace: o.namespace, Name: "sluice-controller"},
+			Controller: client.ObjectKey{Namespace: o.Namespace, Name: "sluice-controller"},
 			Settle:     settle,
 			Interval:   time.Second,
 		}
@@ -44,38 +41,49 @@ var commands = map[string]func(context.Context, client.Client, commandOptions) e
 	},
 }
 
-type commandOptions struct {
-	kubeconfig string
-	namespace  string
-	timeout    time.Duration
+// CommandOptions are the settings of a command.
+type CommandOptions struct {
+	Kubeconfig string
+	Namespace  string
+	Timeout    time.Duration
+	Log        logging.Options
 }
 
-// runCommand runs the command that the first argument names.
-func runCommand(ctx context.Context, args []string) error {
-	var o commandOptions
-	flags := pflag.NewFlagSet("sluice-controller "+args[0], pflag.ContinueOnError)
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: as for the controller)")
-	flags.StringVar(&o.namespace, "namespace", "sluice-system", "namespace that Sluice is installed in")
-	flags.DurationVar(&o.timeout, "timeout", 4*time.Minute, "how long to try")
-	if err := flags.Parse(args[1:]); errors.Is(err, pflag.ErrHelp) {
+func (o *CommandOptions) addFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.Namespace, "namespace", "sluice-system", "namespace that Sluice is installed in")
+	flags.DurationVar(&o.Timeout, "timeout", 4*time.Minute, "how long to try")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: as for the controller)")
+	o.Log.AddFlags(flags)
+}
+
+// Validate names every flag that is wrong, and what it should be.
+func (o CommandOptions) Validate() error { return o.Log.Validate() }
+
+// runCommand runs the command of that name.
+func runCommand(ctx context.Context, name string, args []string) error {
+	var o CommandOptions
+	flags := pflag.NewFlagSet("sluice-controller "+name, pflag.ContinueOnError)
+	flags.SortFlags = false
+	o.addFlags(flags)
+	switch err := errors.Join(flags.Parse(args), o.Validate()); {
+	case errors.Is(err, pflag.ErrHelp):
 		return nil
-	} else if err != nil {
+	case err != nil:
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	config, err := restConfig(o.kubeconfig)
+	config, err := restConfig(o.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("load the client configuration: %w", err)
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return fmt.Errorf("register the API kinds: %w", err)
+	scheme, err := newScheme()
+	if err != nil {
+		return err
 	}
 	c, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		return fmt.Errorf("make a client: %w", err)
 	}
-	ctx = logr.NewContext(ctx, logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil)))
-	return commands[args[0]](ctx, c, o)
+	return commands[name](logr.NewContext(ctx, o.Log.Logger(os.Stderr)), c, o)
 }

@@ -1,20 +1,18 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command sluice-controller plans which node of a cluster pulls which image, and
-// reports to the ImagePrefetches how far it is.
+// Command sluice-controller plans which node of a cluster pulls which image, reports how far
+// ImagePrefetches are, and holds rollouts until their images are on the nodes.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -48,7 +46,7 @@ const (
 
 func main() {
 	if len(os.Args) > 1 && commands[os.Args[1]] != nil {
-		if err := runCommand(ctrl.SetupSignalHandler(), os.Args[1:]); err != nil {
+		if err := runCommand(ctrl.SetupSignalHandler(), os.Args[1], os.Args[2:]); err != nil {
 			fmt.Fprintf(os.Stderr, "sluice-controller %s: %v\n", os.Args[1], err)
 			os.Exit(1)
 		}
@@ -65,7 +63,7 @@ func main() {
 		fmt.Println("sluice-controller", version)
 		return
 	}
-	logger := logr.FromSlogHandler(options.logHandler(os.Stderr))
+	logger := options.Log.Logger(os.Stderr)
 	ctrl.SetLogger(logger) // of controller-runtime
 	klog.SetLogger(logger) // of client-go
 	if err := run(ctrl.SetupSignalHandler(), options); err != nil {
@@ -80,19 +78,52 @@ func run(ctx context.Context, options Options) error {
 	if err != nil {
 		return fmt.Errorf("load the client configuration: %w", err)
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return fmt.Errorf("register the API kinds: %w", err)
+	mgr, err := newManager(config, options)
+	if err != nil {
+		return err
+	}
+	if options.SelfManagedCertificate != "" {
+		if err := keepCertificate(ctx, mgr, options); err != nil {
+			return fmt.Errorf("keep the serving certificate: %w", err)
+		}
+	}
+	if err := addDistribution(mgr, options); err != nil {
+		return err
+	}
+	if err := addGate(ctx, mgr); err != nil {
+		return err
+	}
+	if options.Webhook.BindAddress != "" {
+		if err := webhook.SetupWithManager(ctx, mgr, options.Webhook, metrics.Registry); err != nil {
+			return fmt.Errorf("set up the webhooks: %w", err)
+		}
+	}
+	if options.Credentials.BindAddress != "" {
+		if _, err := credentials.SetupWithManager(mgr, options.Credentials); err != nil {
+			return fmt.Errorf("set up the credential endpoint: %w", err)
+		}
+	}
+	if err := addProbes(mgr, options); err != nil {
+		return fmt.Errorf("add health checks: %w", err)
+	}
+	ctrl.Log.Info("Started sluice-controller", "version", version)
+	return mgr.Start(ctx)
+}
+
+func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
 	}
 	cacheOptions := distribution.CacheOptions()
 	if err := gate.AddToCache(&cacheOptions); err != nil {
-		return fmt.Errorf("set up the cache: %w", err)
+		return nil, fmt.Errorf("set up the cache: %w", err)
 	}
 	webhookServer, err := webhook.NewServer(options.Webhook)
 	if err != nil {
-		return fmt.Errorf("set up the webhook server: %w", err)
+		return nil, fmt.Errorf("set up the webhook server: %w", err)
 	}
-	manager, err := ctrl.NewManager(config, ctrl.Options{
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,
 		WebhookServer:                 webhookServer,
@@ -107,81 +138,82 @@ func run(ctx context.Context, options Options) error {
 		Metrics:                       metricsserver.Options{BindAddress: options.MetricsBindAddress},
 	})
 	if err != nil {
-		return fmt.Errorf("set up the manager: %w", err)
+		return nil, fmt.Errorf("set up the manager: %w", err)
 	}
-	if options.SelfManagedCertificate != "" {
-		if err := keepCertificate(ctx, manager, options); err != nil {
-			return fmt.Errorf("keep the serving certificate: %w", err)
-		}
+	return mgr, nil
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("register the API kinds: %w", err)
 	}
-	figures, err := distribution.NewMetrics(metrics.Registry)
+	return scheme, nil
+}
+
+// addDistribution has the manager plan pulls, and report how far they are.
+func addDistribution(mgr ctrl.Manager, options Options) error {
+	distributionMetrics, err := distribution.NewMetrics(metrics.Registry)
 	if err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+		return fmt.Errorf("register the metrics of the distribution controller: %w", err)
 	}
 	reconciler := &distribution.Reconciler{
-		Client:        manager.GetClient(),
-		APIReader:     manager.GetAPIReader(),
-		Recorder:      manager.GetEventRecorder("sluice-controller"),
+		Client:        mgr.GetClient(),
+		APIReader:     mgr.GetAPIReader(),
+		Recorder:      mgr.GetEventRecorder("sluice-controller"),
 		Clock:         clock.RealClock{},
 		Limits:        options.Limits(),
 		PullSecrets:   options.Credentials.BindAddress != "",
 		DefaultPolicy: options.Webhook.DefaultPolicy,
-		Metrics:       figures,
+		Metrics:       distributionMetrics,
 	}
-	if err := reconciler.SetupWithManager(manager); err != nil {
+	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up the distribution controller: %w", err)
 	}
-	if err := setupGate(ctx, manager, options.Webhook); err != nil {
-		return err
+	return nil
+}
+
+// addGate has the manager release held Deployments. What the webhooks have held before is
+// released without them as well.
+func addGate(ctx context.Context, mgr ctrl.Manager) error {
+	gateMetrics, err := gate.NewMetrics(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("register the metrics of the gate controller: %w", err)
 	}
-	if options.Credentials.BindAddress != "" {
-		if _, err := credentials.SetupWithManager(manager, options.Credentials); err != nil {
-			return fmt.Errorf("set up the credential endpoint: %w", err)
-		}
+	reconciler := &gate.Reconciler{
+		Client:    mgr.GetClient(),
+		APIReader: mgr.GetAPIReader(),
+		Recorder:  mgr.GetEventRecorder("sluice-gate"),
+		Clock:     clock.RealClock{},
+		Metrics:   gateMetrics,
 	}
-	ready := func(request *http.Request) error {
+	if err := reconciler.SetupWithManager(ctx, mgr); err != nil {
+		return fmt.Errorf("set up the gate controller: %w", err)
+	}
+	return nil
+}
+
+// addProbes: the controller is alive as long as the process answers, and ready when it knows
+// the cluster and its webhooks listen.
+func addProbes(mgr ctrl.Manager, options Options) error {
+	err := mgr.AddHealthzCheck("ping", healthz.Ping)
+	err = errors.Join(err, mgr.AddReadyzCheck("cache", func(request *http.Request) error {
 		// Not to wait, but to ask: the cache answers at once when it is synced.
 		ctx, cancel := context.WithTimeout(request.Context(), time.Second)
 		defer cancel()
-		if !manager.GetCache().WaitForCacheSync(ctx) {
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
 			return errors.New("the cache is not synced with the API server")
 		}
 		return nil
+	}))
+	if options.Webhook.BindAddress != "" {
+		err = errors.Join(err, mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()))
 	}
-	if err := errors.Join(manager.AddHealthzCheck("ping", healthz.Ping), manager.AddReadyzCheck("cache", ready)); err != nil {
-		return fmt.Errorf("add health checks: %w", err)
-	}
-	ctrl.Log.Info("Started sluice-controller", "version", version)
-	return manager.Start(ctx)
+	return err
 }
 
-// setupGate has held Deployments released, and if there are to be webhooks, held.
-func setupGate(ctx context.Context, manager ctrl.Manager, options webhook.Options) error {
-	figures, err := gate.NewMetrics(metrics.Registry)
-	if err != nil {
-		return fmt.Errorf("register the gate's metrics: %w", err)
-	}
-	reconciler := &gate.Reconciler{
-		Client:   manager.GetClient(),
-		APIReader:     manager.GetAPIReader(),
-		Recorder: manager.GetEventRecorder("sluice-gate"),
-		Clock:    clock.RealClock{},
-		Metrics:  figures,
-	}
-	if err := reconciler.SetupWithManager(ctx, manager); err != nil {
-		return fmt.Errorf("set up the gate controller: %w", err)
-	}
-	if options.BindAddress == "" {
-		return nil
-	}
-	if err := webhook.SetupWithManager(ctx, manager, options, metrics.Registry); err != nil {
-		return fmt.Errorf("set up the webhooks: %w", err)
-	}
-	return manager.AddReadyzCheck("webhooks", manager.GetWebhookServer().StartedChecker())
-}
-
-// restConfig finds the API server: by the file that is named, else by $KUBECONFIG or
-// ~/.kube/config, else as a Pod does. API Priority and Fairness limits the rate of
+// restConfig finds the API server: by the file that is named, otherwise by $KUBECONFIG or
+// ~/.kube/config, otherwise as a Pod does. API Priority and Fairness limits the rate of
 // requests, so that the client need not.
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
@@ -193,14 +225,4 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	config.QPS = -1
 	config.UserAgent = "sluice-controller/" + version
 	return config, nil
-}
-
-// logHandler writes one line for each record.
-func (o Options) logHandler(w *os.File) slog.Handler {
-	// logr's V(n) is slog's level -n.
-	options := &slog.HandlerOptions{Level: slog.Level(-o.Verbosity)}
-	if o.LogFormat == formatText {
-		return slog.NewTextHandler(w, options)
-	}
-	return slog.NewJSONHandler(w, options)
 }

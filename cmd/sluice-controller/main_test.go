@@ -83,7 +83,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestRunSaysWhichConfigurationIsMissing(t *testing.T) {
-	err := run(t.Context(), Options{Kubeconfig: "/does/not/exist", LogFormat: formatText})
+	err := run(t.Context(), Options{Kubeconfig: "/does/not/exist"})
 	if err == nil || !strings.Contains(err.Error(), "load the client configuration") || !strings.Contains(err.Error(), "/does/not/exist") {
 		t.Errorf("got %v", err)
 	}

@@ -14,18 +14,15 @@ import (
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/duration"
+	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/internal/policy"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
-const (
-	formatJSON = "json"
-	formatText = "text"
-
-	// minSeedTimeout is what an agent takes to tell of a pull's beginning: it writes 1 s,
-	// 3 s and 7 s after it.
-	minSeedTimeout = 10 * time.Second
-)
+// minSeedTimeout is longer than an agent takes to report that a pull makes progress: it
+// writes 1 s, 3 s and 7 s after the pull began.
+const minSeedTimeout = 10 * time.Second
 
 // Options are the settings of the controller.
 type Options struct {
@@ -49,9 +46,8 @@ type Options struct {
 	Credentials credentials.Options
 	Webhook     webhook.Options
 
-	LogFormat string
-	Verbosity int
-	Version   bool
+	Log     logging.Options
+	Version bool
 }
 
 // parse reads the command line. The error says what to write instead.
@@ -67,6 +63,9 @@ func parse(args []string) (Options, error) {
 		return Options{}, fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
 	}
 	o.Credentials.CertDir, o.Webhook.CertDir = o.CertDir, o.CertDir
+	if o.Version {
+		return o, nil
+	}
 	return o, o.Validate()
 }
 
@@ -113,38 +112,34 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"address of /healthz and /readyz; 0 serves none")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "",
 		"file that says how to reach the API server (default: $KUBECONFIG, ~/.kube/config, or as a Pod does)")
-	flags.StringVar(&o.LogFormat, "log-format", formatJSON, "json or text")
-	flags.IntVarP(&o.Verbosity, "verbosity", "v", 0,
-		"what is logged: 0 changes of state, 1 the decisions of each pass as well, 2 each request as well")
+	o.Log.AddFlags(flags)
 	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }
 
-// Validate says everything that is wrong.
+// Validate names every flag that is wrong, and what it should be.
 func (o Options) Validate() error {
-	var errs []error
+	var problems []error
 	reject := func(bad bool, format string, args ...any) {
 		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
+			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
 	reject(o.UpstreamPullers < 1, "--upstream-pullers must be 1 or more, not %d", o.UpstreamPullers)
 	reject(o.Fanout < 1, "--fanout must be 1 or more, not %d", o.Fanout)
 	reject(o.MaxConcurrentPulls < 0, "--max-concurrent-pulls must be 0 (no limit) or more, not %d", o.MaxConcurrentPulls)
-	reject(o.SeedTimeout < minSeedTimeout, "--seed-timeout must be %v or more, such as 2m, not %v", minSeedTimeout, o.SeedTimeout)
-	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %v", o.AgentTimeout)
+	reject(o.SeedTimeout < minSeedTimeout, "--seed-timeout must be %s or more, such as 2m, not %s",
+		duration.Format(minSeedTimeout), duration.Format(o.SeedTimeout))
+	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %s", duration.Format(o.AgentTimeout))
 	fallback := plan.MirrorFallback(o.MirrorFallback)
 	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,
 		"--mirror-fallback must be %s or %s, not %q", plan.FallbackUpstream, plan.FallbackNever, o.MirrorFallback)
-	errs = append(errs, o.Credentials.Validate(), o.Webhook.Validate())
+	problems = append(problems, o.Credentials.Validate(), o.Webhook.Validate())
 	if o.SelfManagedCertificate != "" {
 		_, err := certificate.ParseSecret(o.SelfManagedCertificate)
 		reject(err != nil, "--self-managed-certificate must be NAMESPACE/NAME, not %q", o.SelfManagedCertificate)
 		reject(o.CertDir == "", "--self-managed-certificate needs --cert-dir")
 	}
-	reject(o.LogFormat != formatJSON && o.LogFormat != formatText,
-		"--log-format must be %s or %s, not %q", formatJSON, formatText, o.LogFormat)
-	reject(o.Verbosity < 0, "--verbosity must be 0 or more, not %d", o.Verbosity)
-	return errors.Join(errs...)
+	return errors.Join(append(problems, o.Log.Validate())...)
 }
 
 // Limits are those options that bound the plan.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/logging"
 )
 
 func TestDefaults(t *testing.T) {
@@ -22,7 +23,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("the limits differ from the plan's own: %s", diff)
 	}
 	if !options.LeaderElect || options.MetricsBindAddress != ":8080" || options.HealthProbeBindAddress != ":8081" ||
-		options.LogFormat != "json" || options.Verbosity != 0 {
+		options.Log != (logging.Options{Format: logging.FormatJSON}) {
 		t.Errorf("got %+v", options)
 	}
 }
@@ -30,7 +31,7 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	options, err := parse(strings.Fields("--upstream-pullers=2 --fanout=3 --max-concurrent-pulls=40 --seed-timeout=1m30s --agent-timeout=20s " +
 		"--mirror-fallback=Never --follow-seed=false --leader-elect=false --leader-elect-namespace=other --metrics-bind-address=0 " +
-		"--health-probe-bind-address=127.0.0.1:1 --kubeconfig=/some/file --log-format=text -v 2 --version"))
+		"--health-probe-bind-address=127.0.0.1:1 --kubeconfig=/some/file --log-format=text -v 2"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,8 +44,14 @@ func TestFlags(t *testing.T) {
 	}
 	if options.LeaderElect || options.LeaderElectNamespace != "other" || options.MetricsBindAddress != "0" ||
 		options.HealthProbeBindAddress != "127.0.0.1:1" || options.Kubeconfig != "/some/file" ||
-		options.LogFormat != "text" || options.Verbosity != 2 || !options.Version {
+		options.Log != (logging.Options{Format: logging.FormatText, Verbosity: 2}) {
 		t.Errorf("got %+v", options)
+	}
+}
+
+func TestVersionNeedsNoOtherFlag(t *testing.T) {
+	if options, err := parse([]string{"--version", "--fanout=0"}); err != nil || !options.Version {
+		t.Errorf("got %+v, %v", options, err)
 	}
 }
 

@@ -25,10 +25,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/logging"
 )
 
 const someToken = "header.claims.signature"
@@ -218,7 +218,7 @@ func newHandler(t *testing.T, logged *bytes.Buffer, review func(*authenticationv
 	recorder := events.NewFakeRecorder(10)
 	registry := prometheus.NewRegistry()
 	options := Options{Audience: credentialapi.Audience, AgentServiceAccount: "sluice-system/sluice-agent"}
-	handler, err := NewHandler(options, api, api, recorder, registry, zap.New(zap.WriteTo(logged)))
+	handler, err := NewHandler(options, api, api, recorder, registry, logging.Options{Format: logging.FormatJSON}.Logger(logged))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,12 +35,12 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
@@ -64,7 +64,7 @@ func TestCredentialEndpoint(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	log := zap.New(zap.WriteTo(io.MultiWriter(logs, GinkgoWriter)), zap.UseDevMode(true))
+	log := logging.Options{Format: logging.FormatText, Verbosity: 2}.Logger(io.MultiWriter(logs, GinkgoWriter))
 	ctrl.SetLogger(log)
 	scheme := runtime.NewScheme()
 	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())

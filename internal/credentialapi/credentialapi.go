@@ -8,6 +8,7 @@ package credentialapi
 import (
 	"fmt"
 	"io"
+	"log/slog"
 )
 
 const (
@@ -74,8 +75,11 @@ type Credential struct {
 	IdentityToken string `json:"identityToken,omitempty"`
 }
 
-// Format keeps the content out of whatever is made with package fmt.
-func (Credential) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "[credential]") }
+// redacted stands where a credential would.
+const redacted = "[credential]"
 
-// MarshalLog keeps the content out of structured logs, as logr.Marshaler.
-func (Credential) MarshalLog() any { return "[credential]" }
+// Format keeps the content out of whatever is made with package fmt.
+func (Credential) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }
+
+// LogValue keeps the content out of structured logs, as slog.LogValuer.
+func (Credential) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -10,14 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"github.com/sluice-dev/sluice/internal/logging"
 )
 
 func TestACredentialShowsItselfNowhere(t *testing.T) {
 	secret := Credential{Username: "robot", Password: "hunter2", IdentityToken: "refresh-me"}
 	response := Response{Credentials: []Credential{secret}}
 	var logged bytes.Buffer
-	log := zap.New(zap.WriteTo(&logged))
+	log := logging.Options{Format: logging.FormatJSON}.Logger(&logged)
 	log.Info("Got a credential", "credential", secret, "pointer", &secret)
 	log.Error(errors.New("refused"), "Got credentials", "text", fmt.Sprint(response))
 

@@ -53,10 +53,10 @@ func (o Options) Validate() error {
 	// The token and the credentials must not be sent in the clear. The error does not quote the
 	// URL, since it may have a password.
 	if u, err := url.Parse(o.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		problems = append(problems, errors.New("--credentials-url: not https://HOST or https://HOST:PORT"))
+		problems = append(problems, errors.New("--credentials-url must be https://HOST or https://HOST:PORT"))
 	}
 	if o.TokenFile == "" {
-		problems = append(problems, errors.New("--credentials-token-file: required: the endpoint answers nobody without a token"))
+		problems = append(problems, errors.New("--credentials-token-file must be set: the endpoint answers nobody without a token"))
 	}
 	return errors.Join(problems...)
 }

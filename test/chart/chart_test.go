@@ -300,7 +300,7 @@ func TestValues(t *testing.T) {
 		{"agent: {podAnnotations: {a: b}, podLabels: {c: d}, resources: {limits: {memory: 2Gi}}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return p.Annotations["a"] == "b" && p.Labels["c"] == "d" && p.Spec.Containers[0].Resources.Limits.Memory().String() == "2Gi"
 		})},
-		{"agent: {extraArgs: [--v=1]}", hasFlag(agentPod, "--v=1")},
+		{"agent: {extraArgs: [--verbosity=1]}", hasFlag(agentPod, "--verbosity=1")},
 
 		{"certificate: {source: SelfManaged}", absent("Certificate", "sluice-controller-tls")},
 		{"certificate: {source: SelfManaged}", absent("Issuer", "sluice-ca")},

@@ -52,7 +52,7 @@ var _ = Describe("An agent", func() {
 
 	It("answers the kubelet's probes", func(ctx SpecContext) {
 		for _, node := range s.Cluster.Nodes() {
-			Expect(ask(ctx, node, "8081", "/healthz?verbose")).To(ContainSubstring("[+]alive ok"), node.Name)
+			Expect(ask(ctx, node, "8081", "/healthz?verbose")).To(ContainSubstring("[+]ping ok"), node.Name)
 			Expect(ask(ctx, node, "8081", "/readyz?verbose")).To(And(
 				ContainSubstring("[+]synced ok"), ContainSubstring("[+]containerd ok")), node.Name)
 		}

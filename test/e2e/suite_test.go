@@ -37,7 +37,7 @@ func TestE2E(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	// The logs are read for what must not be in them, so they are to hold all they can.
-	s = startStack(ctx, stack.Options{Audit: true, AgentFlags: []string{"--v=2"}, ControllerFlags: []string{"--verbosity=2"}})
+	s = startStack(ctx, stack.Options{Audit: true, AgentFlags: []string{"--verbosity=2"}, ControllerFlags: []string{"--verbosity=2"}})
 	DeferCleanup(func() { Expect(s.Stop()).To(Succeed()) })
 })
 
