@@ -1,8 +1,9 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command documents checks Markdown files: that they can be read in a terminal, and
-// that what they point to in the repository is there. It runs in the repository's root.
+// Command documents checks Markdown files: that they can be read in a terminal, and that what they
+// name in the repository is there, be it a file, a heading or a name in Go code. It runs in the
+// repository's root.
 package main
 
 import (
@@ -33,13 +34,17 @@ func run(out io.Writer, root fs.FS, files []string) error {
 	if len(files) == 0 {
 		return errors.New("no files")
 	}
+	code, err := readPackages(root)
+	if err != nil {
+		return err
+	}
 	found := 0
 	for _, name := range files {
 		doc, err := read(root, name)
 		if err != nil {
 			return err
 		}
-		for _, problem := range doc.check(root) {
+		for _, problem := range doc.check(root, code) {
 			found++
 			fmt.Fprintln(out, problem)
 		}
@@ -92,7 +97,7 @@ var (
 )
 
 // check returns what is wrong, a line each.
-func (d document) check(root fs.FS) []string {
+func (d document) check(root fs.FS, code packages) []string {
 	var problems []string
 	for i, line := range d.lines {
 		report := func(format string, args ...any) {
@@ -112,7 +117,8 @@ func (d document) check(root fs.FS) []string {
 			}
 		}
 		for _, span := range codeSpan.FindAllStringSubmatch(line.text, -1) {
-			if named := span[1]; isPath(root, named) && !exists(root, named) && !exists(root, path.Join(path.Dir(d.name), named)) {
+			missing := isPath(root, span[1]) && !exists(root, span[1]) && !exists(root, path.Join(path.Dir(d.name), span[1]))
+			if missing || code.lacks(span[1]) {
 				report("there is no %s", span[1])
 			}
 		}

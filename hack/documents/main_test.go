@@ -10,6 +10,19 @@ import (
 	"testing/fstest"
 )
 
+const source = `package hold
+
+const Limit = 1
+
+type Write struct{ Old int }
+
+type Waiter interface{ Wait() }
+
+func (w *Write) Check() {}
+
+func Decide(w Write) {}
+`
+
 func TestCheck(t *testing.T) {
 	wide := strings.Repeat("ä", maxColumns)
 	for _, test := range []struct {
@@ -37,13 +50,17 @@ func TestCheck(t *testing.T) {
 		{"a folder that moved", "`internal/gate/`", "there is no internal/gate/"},
 		{"a file below the document's own folder", "`internal/init`", ""},
 		{"no path of the repository", "`apps/v1`, `internal/*.go`, `/etc/containerd`, `docs/a.md:1`", ""},
+		{"what a package exports", "`hold.Decide`, `hold.Write.Old`, `hold.Write.Check`, `hold.Waiter.Wait`, `hold.Limit`", ""},
+		{"a function that was renamed", "`hold.Judge`", "there is no hold.Judge"},
+		{"a field that was renamed", "`hold.Write.Stored`", "there is no hold.Write.Stored"},
+		{"other packages, values of the chart and resources are not ours", "`errors.Is`, `agent.hostNetwork`, `hold.yaml`", ""},
 		{"paths in a block are not looked at", "```sh\nls internal/gate [x](c.md)\n```", ""},
 	} {
 		root := fstest.MapFS{
 			"docs/a.md":               {Data: []byte(test.text + "\n")},
 			"docs/b.md":               {Data: []byte("## A write is refused: `failed calling webhook`\n")},
 			"docs/internal/init":      {},
-			"internal/hold/decide.go": {},
+			"internal/hold/decide.go": {Data: []byte(source)},
 		}
 		var out strings.Builder
 		err := run(&out, root, []string{"docs/a.md"})
