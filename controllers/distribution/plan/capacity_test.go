@@ -89,7 +89,7 @@ func (c *fakeCluster) addYoungestPrefetch() *Prefetch {
 	return p
 }
 
-func TestRoomIsCountedByNode(t *testing.T) {
+func TestCapacityIsCountedByNode(t *testing.T) {
 	for _, c := range []struct {
 		reason  string
 		arrange func(cluster *fakeCluster) (key string)

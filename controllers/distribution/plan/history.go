@@ -98,8 +98,9 @@ func (h imageHistory) retryAt(p *placement, refusals map[accessGroup]refusalSumm
 	return failure.at.Add(failureBackoff)
 }
 
-// nextMemory is what the next plan needs: nothing of images that are there, nor of nodes that are
-// gone. While a tag is asked for again, nodes that have the image may have failed to get an answer.
+// nextMemory is what the next plan needs. It drops the failures of nodes that are gone, and of
+// nodes that have the image, except while its tag is asked for again: they may have failed to get
+// an answer.
 func (pl *planner) nextMemory() Memory {
 	images := make(map[string]imageHistory)
 	for _, im := range pl.images {

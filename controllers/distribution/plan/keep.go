@@ -11,7 +11,7 @@ func (pl *planner) keepEntries() {
 		for _, p := range im.placements {
 			switch {
 			case p.Wanted == nil || p.requirements == nil && !p.awaitingAck():
-			case !p.withdrawn():
+			case !p.losesEntry():
 				p.next = p.refreshedEntry()
 			case p.isSeed():
 				pl.recordFailure(im, p) // it may still pull until its agent has seen the demotion

@@ -44,7 +44,8 @@ func (im *image) mayStillPull(p *placement) bool {
 	return failed || p.Status != nil && p.Status.Source == v1alpha1.SourceUpstream
 }
 
-// serves reports whether others can get the digest from the node, and the node is to keep it.
+// serves reports whether others can get the digest from the node, and its spec asks for that
+// digest.
 func (p *placement) serves(digest string) bool {
 	return digest != "" && p.node.canPull() && p.state != idle && p.target() == digest && p.presentDigest() == digest
 }
@@ -54,18 +55,20 @@ func (p *placement) staysSeed() bool {
 	return p.isSeed() && p.next != nil && p.next.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 }
 
-// withdrawn reports whether a node under disk pressure loses an entry because it does not have the
-// image: what the kubelet has deleted there must not come again, nor go on coming.
-func (p *placement) withdrawn() bool {
+// losesEntry reports whether a node loses an entry under disk pressure, because it does not have
+// the image: it must not pull again what the kubelet has deleted, nor go on with a pull.
+func (p *placement) losesEntry() bool {
 	return p.node.DiskPressure && p.state != present && !p.awaitingAck()
 }
 
-// mirrorFailed reports whether the mirror failed a node until its retries ran out.
+// mirrorFailed reports whether a node has given up the present digest, because the mirror did not
+// serve it.
 func (p *placement) mirrorFailed() bool {
 	return p.current && p.state == failed && p.FailedOnMirror()
 }
 
-// failedDespiteHolders reports whether the mirror failed a node although another had the image.
+// failedDespiteHolders reports whether the mirror failed a node although another node had the
+// image.
 func (pl *planner) failedDespiteHolders(g *platformGroup, p *placement) bool {
 	return p.mirrorFailed() && g.holders > 0 && !pl.orNow(p.ChangedAt).Before(g.holdersSince)
 }

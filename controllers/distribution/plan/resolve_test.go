@@ -77,7 +77,7 @@ func TestRefreshOfAnUnmovedTagCostsOneQuestion(t *testing.T) {
 	}
 }
 
-func TestNewestAnswerHoldsForEverybody(t *testing.T) {
+func TestNewestAnswerCountsForAllPrefetches(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(3)
 	x := cluster.addPrefetch("x", "reg/a:1")
@@ -124,13 +124,13 @@ func TestWhileATagIsAskedForAgain(t *testing.T) {
 	cluster.checkServed(t)
 }
 
-func TestWhoAsksAgainKeepsWhatItHolds(t *testing.T) {
+func TestResolverKeepsWhatItHas(t *testing.T) {
 	for _, c := range []struct {
 		reason string
 		nodes  int
 		happen func(cluster *fakeCluster, p *Prefetch)
 	}{
-		{"the registry is down, and nobody else can ask", 1, func(cluster *fakeCluster, p *Prefetch) { cluster.registryDown = true }},
+		{"the registry is down, and no other node can ask", 1, func(cluster *fakeCluster, p *Prefetch) { cluster.registryDown = true }},
 		{"the registry is down", 3, func(cluster *fakeCluster, p *Prefetch) { cluster.registryDown = true }},
 		{"the registry refuses", 3, func(cluster *fakeCluster, p *Prefetch) { cluster.private = true }},
 		{"the disk of the node that asks is full", 3, func(cluster *fakeCluster, p *Prefetch) {
@@ -138,7 +138,7 @@ func TestWhoAsksAgainKeepsWhatItHolds(t *testing.T) {
 			cluster.run(t, 1)
 			cluster.machines[cluster.resolvers("reg/a:1")[0]].node.DiskPressure = true
 		}},
-		{"nobody asks any more", 3, func(cluster *fakeCluster, p *Prefetch) {
+		{"no prefetch asks any more", 3, func(cluster *fakeCluster, p *Prefetch) {
 			cluster.registryDown = true
 			cluster.run(t, 3)
 			delete(cluster.prefetches, p.Key)
@@ -149,24 +149,24 @@ func TestWhoAsksAgainKeepsWhatItHolds(t *testing.T) {
 			cluster.addNodes(c.nodes)
 			other := cluster.addPrefetch("other", "reg/a:1")
 			cluster.settle(t)
-			held := cluster.tags["reg/a:1"]
+			digest := cluster.tags["reg/a:1"]
 			p := cluster.addPrefetch("web", "reg/a:1")
 			c.happen(cluster, p)
 			for range 300 {
 				step := cluster.run(t, 1)
-				if got := step.Prefetches[other.Key].Digests["reg/a:1"].Digest; got != held {
-					t.Fatalf("the other prefetch is told %q", got)
+				if got := step.Prefetches[other.Key].Digests["reg/a:1"].Digest; got != digest {
+					t.Fatalf("the other prefetch gets %q", got)
 				}
 				for _, n := range cluster.state().Nodes {
 					e := n.Entries["reg/a:1"]
-					if e.Wanted == nil || e.Wanted.Digest != held || e.Status.State != v1alpha1.ImagePresent || e.Status.Digest != held {
-						t.Fatalf("%s no longer keeps it:\n%s", n.Name, cluster)
+					if e.Wanted == nil || e.Wanted.Digest != digest || e.Status.State != v1alpha1.ImagePresent || e.Status.Digest != digest {
+						t.Fatalf("%s has lost it:\n%s", n.Name, cluster)
 					}
 				}
 			}
 			cluster.addNode("n999") // and it can serve others
 			cluster.run(t, 30)
-			if cluster.machines["n999"].content["reg/a:1"] != held || cluster.machines["n999"].status["reg/a:1"].Source != v1alpha1.SourceMirror {
+			if cluster.machines["n999"].content["reg/a:1"] != digest || cluster.machines["n999"].status["reg/a:1"].Source != v1alpha1.SourceMirror {
 				t.Errorf("a node that joined is not served by it:\n%s", cluster)
 			}
 			cluster.registryDown, cluster.private = false, false
@@ -184,7 +184,7 @@ func TestWhoAsksAgainKeepsWhatItHolds(t *testing.T) {
 	}
 }
 
-func TestWhoIsBringingAnImageGoesOnWhileItAsksAgain(t *testing.T) {
+func TestPullGoesOnWhileTheResolverAsksAgain(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(1)
 	other := cluster.addPrefetch("other", "reg/a:1")
@@ -199,7 +199,7 @@ func TestWhoIsBringingAnImageGoesOnWhileItAsksAgain(t *testing.T) {
 	cluster.checkServed(t)
 }
 
-func TestThoseWhoHoldItAskInTurnAndRest(t *testing.T) {
+func TestResolversTakeTurnsWithABackoff(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(3)
 	cluster.addPrefetch("other", "reg/a:1")
@@ -224,18 +224,18 @@ func TestThoseWhoHoldItAskInTurnAndRest(t *testing.T) {
 	}
 }
 
-func TestWhoAskedInVainIsDoneBeforeTheNextAsks(t *testing.T) {
+func TestResolverIsDoneBeforeTheNextAsks(t *testing.T) {
 	for _, c := range []struct {
 		reason string
 		happen func(cluster *fakeCluster, p *Prefetch)
 	}{
 		{"it was too slow", func(cluster *fakeCluster, _ *Prefetch) { cluster.now = cluster.now.Add(cluster.limits.SeedTimeout) }},
-		{"it was, and the controller is a new one", func(cluster *fakeCluster, _ *Prefetch) {
+		{"it was, and the controller restarts", func(cluster *fakeCluster, _ *Prefetch) {
 			cluster.now = cluster.now.Add(cluster.limits.SeedTimeout)
 			cluster.planUntilStable(t)
 			cluster.restart()
 		}},
-		{"who wanted to know is gone, and another wants to know", func(cluster *fakeCluster, p *Prefetch) {
+		{"its prefetch is gone, and another asks", func(cluster *fakeCluster, p *Prefetch) {
 			delete(cluster.prefetches, p.Key)
 			cluster.planUntilStable(t)
 			cluster.addPrefetch("third", "reg/a:1")
@@ -251,7 +251,7 @@ func TestWhoAskedInVainIsDoneBeforeTheNextAsks(t *testing.T) {
 			first := cluster.resolvers("reg/a:1")[0]
 			m := cluster.machines[first]
 			m.deliver()
-			m.observed = m.viewGeneration // it asks; what it is told nobody hears
+			m.observed = m.viewGeneration // it asks, and the controller does not see the answer
 			cluster.report(m)
 			cluster.planUntilStable(t)
 			c.happen(cluster, p)
@@ -264,7 +264,7 @@ func TestWhoAskedInVainIsDoneBeforeTheNextAsks(t *testing.T) {
 			cluster.report(m)
 			cluster.planUntilStable(t)
 			if got := cluster.resolvers("reg/a:1"); len(got) != 1 {
-				t.Errorf("%v ask once %s has heard", got, first)
+				t.Errorf("%v ask once the agent of %s has seen it", got, first)
 			}
 		})
 	}
@@ -305,7 +305,7 @@ func TestRecordsThatDisagree(t *testing.T) {
 	}
 }
 
-func TestResolverIsOneThatHoldsTheImage(t *testing.T) {
+func TestResolverIsANodeThatHasTheImage(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(5)
 	cluster.machines["n003"].node.KubeletImages = []string{"reg/a:1"}
@@ -316,7 +316,7 @@ func TestResolverIsOneThatHoldsTheImage(t *testing.T) {
 	}
 }
 
-func TestManyWhoAskAtOnceKeepWithinTheAPI(t *testing.T) {
+func TestRequestOfManyPrefetchesFitsIntoTheAPI(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(2)
 	for i := range 500 {

@@ -9,8 +9,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// promoteResolversAndSeeds takes one image after the other, because the limit of the cluster goes
-// over all of them. A resolver is the seed of its platform as well.
+// promoteResolversAndSeeds promotes what each image lacks, image by image, because the limit of the
+// cluster counts the pulls of all images. A resolver is the seed of its platform as well.
 func (pl *planner) promoteResolversAndSeeds() {
 	for _, im := range pl.images {
 		pl.ensureResolver(im)
@@ -47,7 +47,7 @@ func (im *image) hasOrphanedResolver() bool {
 func (im *image) findResolver() *placement {
 	var resolver *placement
 	for _, p := range im.placements {
-		able := p.isSeed() && p.requirements != nil && !p.withdrawn() && (p.awaitingAck() || p.state == pulling || p.state == present)
+		able := p.isSeed() && p.requirements != nil && !p.losesEntry() && (p.awaitingAck() || p.state == pulling || p.state == present)
 		if able && (resolver == nil || !resolver.unanswered() && p.unanswered()) {
 			resolver = p
 		}
@@ -94,8 +94,8 @@ func (im *image) setRequest(resolver *placement) {
 	}
 }
 
-// demoteSuperseded demotes the seeds of an old digest, and those that ask what no prefetch has to
-// know.
+// demoteSuperseded demotes the seeds of an old digest, and those that ask a question which another
+// node asks, or no prefetch.
 func (im *image) demoteSuperseded(resolver *placement) {
 	for _, p := range im.placements {
 		if p == resolver || p.requirements == nil || p.awaitingAck() || !p.staysSeed() {

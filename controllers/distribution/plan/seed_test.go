@@ -147,17 +147,17 @@ func TestSeedIsReplaced(t *testing.T) {
 			within: 0,
 		},
 		{
-			reason: "when its node is not Ready, once its agent has heard of it",
+			reason: "when its node is not Ready, once its agent has seen the demotion",
 			fail:   func(_ *fakeCluster, m *machine) { m.node.Ready = false },
 			within: 2 * time.Second,
 		},
 		{
-			reason: "when its node is not Ready and cannot hear of it, after the agent's time",
+			reason: "when its node is not Ready and its agent is dead, after AgentTimeout",
 			fail:   func(_ *fakeCluster, m *machine) { m.node.Ready, m.dead = false, true },
 			within: limits.AgentTimeout + 3*time.Second,
 		},
 		{
-			reason: "when its runtime does not answer any more, once its agent has heard of it",
+			reason: "when its runtime does not answer any more, once its agent has seen the demotion",
 			fail:   func(_ *fakeCluster, m *machine) { m.hung, m.node.RuntimeDown = true, true },
 			within: 2 * time.Second,
 		},
@@ -167,17 +167,17 @@ func TestSeedIsReplaced(t *testing.T) {
 			within: 10 * time.Second,
 		},
 		{
-			reason: "when it makes no progress, after the seed's time",
+			reason: "when it makes no progress, after SeedTimeout",
 			fail:   func(_ *fakeCluster, m *machine) { m.hung = true },
 			within: limits.SeedTimeout + 5*time.Second,
 		},
 		{
-			reason: "when it tries again and again and nothing comes, no later",
+			reason: "when it tries again and again and nothing comes, after SeedTimeout as well",
 			fail:   func(_ *fakeCluster, m *machine) { m.hung, m.retryTurns = true, 45 },
 			within: limits.SeedTimeout + 5*time.Second,
 		},
 		{
-			reason: "when its agent dies in the middle, after the seed's time and the agent's",
+			reason: "when its agent dies in the middle, after SeedTimeout and AgentTimeout",
 			fail:   func(_ *fakeCluster, m *machine) { m.dead = true },
 			within: limits.SeedTimeout + limits.AgentTimeout + 5*time.Second,
 		},
@@ -223,7 +223,7 @@ func TestPlanWakesForEachTimeout(t *testing.T) {
 	cluster.plan()
 	step := cluster.planUntilStable(t)
 	if want := cluster.now.Add(answerTimeout); !step.WakeAt.Equal(want) {
-		t.Errorf("a node that was just told: wake at %v, want %v", step.WakeAt, want)
+		t.Errorf("a node that has just got its entry: wake at %v, want %v", step.WakeAt, want)
 	}
 	cluster.now = cluster.now.Add(answerTimeout)
 	step = cluster.planUntilStable(t)
@@ -266,17 +266,17 @@ func TestFailingNodesAreTriedOnceEachBeforeAnyoneTwice(t *testing.T) {
 	cluster.checkServed(t)
 }
 
-func TestFailedSeedStaysInSightWhileNobodyCanTakeOver(t *testing.T) {
+func TestFailedSeedStaysVisibleUntilAnotherCanTakeOver(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(1)
 	cluster.machines["n000"].offline = true
 	cluster.addPrefetch("web", "reg/a:1")
 	cluster.run(t, 20)
 	if m := cluster.machines["n000"]; m.status["reg/a:1"].State != v1alpha1.ImageFailed || cluster.seeds("reg/a:1") != "n000" {
-		t.Fatalf("why nothing moves is not to be seen:\n%s", cluster)
+		t.Fatalf("no entry shows why nothing moves:\n%s", cluster)
 	}
 	cluster.machines["n000"].offline = false
-	cluster.settle(t) // after a rest it tries again by itself
+	cluster.settle(t) // after a backoff it tries again by itself
 	cluster.checkServed(t)
 }
 
@@ -299,7 +299,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			t.Errorf("the outcome is %+v", o)
 		}
 		if cluster.machines[cluster.seeds("reg/a:1")].status["reg/a:1"].Reason != v1alpha1.ReasonImageNotFound {
-			t.Errorf("the reason is not to be seen:\n%s", cluster)
+			t.Errorf("no entry shows the reason:\n%s", cluster)
 		}
 	})
 	for _, c := range []struct {
@@ -315,7 +315,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		{"is asked for again with other credentials", func(_ *fakeCluster, p *Prefetch) {
 			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
 		}, 15},
-		{"is asked for again after a rest", func(*fakeCluster, *Prefetch) {}, int(refusalBackoff/time.Second) + 15},
+		{"is asked for again after a backoff", func(*fakeCluster, *Prefetch) {}, int(refusalBackoff/time.Second) + 15},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			cluster, p := setUp()
@@ -337,7 +337,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			t.Errorf("%d times in an hour", asked)
 		}
 	})
-	t.Run("is asked for again where another image of the prefetch is coming to, since they may share layers", func(t *testing.T) {
+	t.Run("is asked for again by the seed of another image of the prefetch, since they may share layers", func(t *testing.T) {
 		cluster := newFakeCluster()
 		cluster.addNodes(6)
 		cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
@@ -423,7 +423,7 @@ func TestSeedOfADigestThatIsSupersededStops(t *testing.T) {
 	cluster.planUntilStable(t)
 	for _, name := range []string{"arm", "n001"} {
 		if e, ok := cluster.machines[name].spec["reg/a:1"]; ok && e.Digest == "sha256:first" {
-			t.Errorf("%s goes on pulling what nobody wants any more: %+v", name, e)
+			t.Errorf("%s goes on pulling what no prefetch wants any more: %+v", name, e)
 		}
 	}
 }
@@ -454,7 +454,7 @@ func TestWithoutAMirror(t *testing.T) {
 		cluster.mirrorDown = true
 		return cluster, cluster.addPrefetch("web", "reg/a:1", "reg/b:1")
 	}
-	t.Run("everybody is served in the end, one upstream pull at a time, and it is said", func(t *testing.T) {
+	t.Run("every node is served in the end, one upstream pull at a time, and the outcome says so", func(t *testing.T) {
 		cluster, p := setUp(FallbackUpstream)
 		cluster.checkPulls = true
 		cluster.settle(t)
@@ -463,7 +463,7 @@ func TestWithoutAMirror(t *testing.T) {
 			t.Error("the outcome does not say so")
 		}
 	})
-	t.Run("nobody else goes upstream if that is not wanted", func(t *testing.T) {
+	t.Run("no other node uses the upstream if that is not wanted", func(t *testing.T) {
 		cluster, p := setUp(FallbackNever)
 		cluster.run(t, 300)
 		for name, m := range cluster.machines {
@@ -490,7 +490,7 @@ func TestWithoutAMirror(t *testing.T) {
 	})
 }
 
-func TestMissWhileNobodyHeldTheImageIsNoReasonToGoUpstream(t *testing.T) {
+func TestMissWithoutAHolderIsNoReasonForTheUpstream(t *testing.T) {
 	missed := func(t *testing.T) (cluster *fakeCluster, seed, peer *machine) {
 		cluster = newFakeCluster()
 		cluster.addNodes(4)
@@ -505,7 +505,7 @@ func TestMissWhileNobodyHeldTheImageIsNoReasonToGoUpstream(t *testing.T) {
 		}
 		return cluster, seed, peer
 	}
-	t.Run("it is asked again, once it has heard that it was taken back", func(t *testing.T) {
+	t.Run("the node is admitted again, once its agent has seen that the entry was gone", func(t *testing.T) {
 		cluster, _, peer := missed(t)
 		cluster.planUntilStable(t)
 		if _, asked := peer.spec["reg/a:1"]; asked || cluster.writes["n001 reg/a:1"] != 2 {
@@ -519,7 +519,7 @@ func TestMissWhileNobodyHeldTheImageIsNoReasonToGoUpstream(t *testing.T) {
 			t.Errorf("it is asked for %q", got)
 		}
 	})
-	t.Run("nor is it when both are seen at once", func(t *testing.T) {
+	t.Run("the same when the miss and the holder are seen at once", func(t *testing.T) {
 		cluster, seed, peer := missed(t)
 		seed.hung = false
 		for range layers {
@@ -529,7 +529,7 @@ func TestMissWhileNobodyHeldTheImageIsNoReasonToGoUpstream(t *testing.T) {
 		}
 		cluster.plan()
 		if _, asked := peer.spec["reg/a:1"]; asked || seed.status["reg/a:1"].State != v1alpha1.ImagePresent {
-			t.Errorf("it was not taken back:\n%s", cluster)
+			t.Errorf("the entry was not taken back:\n%s", cluster)
 		}
 		cluster.settle(t)
 		cluster.checkServed(t)

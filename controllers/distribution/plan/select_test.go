@@ -38,13 +38,13 @@ func TestEligibility(t *testing.T) {
 			func(p *Prefetch) { p.NodeSelector = map[string]string{"gpu": ""} }, eligibilityNone},
 
 		{"a node that is not Ready is not waited for, but keeps its pins", func(n *Node) { n.Ready = false }, none, eligibilityRetained},
-		{"nobody tolerates a node that does not work", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), eligibilityRetained},
+		{"no toleration makes up for a node that is not Ready", func(n *Node) { n.Ready = false }, tolerate("", exists, "", ""), eligibilityRetained},
 		{"a cordoned node takes no new Pods, but keeps its pins", func(n *Node) { n.Unschedulable = true }, none, eligibilityRetained},
 		{"a prefetch that tolerates the taint of a cordon gets cordoned nodes, as with the scheduler", func(n *Node) { n.Unschedulable = true },
 			tolerate(corev1.TaintNodeUnschedulable, exists, "", noSchedule), eligibilityDesired},
-		{"disk pressure passes", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, eligibilityRetained},
-		{"unreachable passes", taint(corev1.TaintNodeUnreachable, "", noExecute), none, eligibilityRetained},
-		{"a node that does not match is not kept for being cordoned", func(n *Node) { n.Unschedulable, n.Labels = true, nil },
+		{"disk pressure is transient", taint(corev1.TaintNodeDiskPressure, "", noSchedule), none, eligibilityRetained},
+		{"unreachable is transient", taint(corev1.TaintNodeUnreachable, "", noExecute), none, eligibilityRetained},
+		{"a node that does not match is not retained for being cordoned", func(n *Node) { n.Unschedulable, n.Labels = true, nil },
 			func(p *Prefetch) { p.NodeSelector = map[string]string{"disk": "ssd"} }, eligibilityNone},
 
 		{"NoSchedule keeps away", taint("team", "x", noSchedule), none, eligibilityNone},
@@ -61,7 +61,7 @@ func TestEligibility(t *testing.T) {
 		{"an operator from the future tolerates nothing", taint("cores", "8", noSchedule), tolerate("cores", "Gt", "4", noSchedule), eligibilityNone},
 		{"every taint must be tolerated", func(n *Node) { taint("a", "", noSchedule)(n); taint("b", "", noSchedule)(n) },
 			tolerate("a", exists, "", ""), eligibilityNone},
-		{"a passing taint does not excuse a lasting one", func(n *Node) {
+		{"a transient taint does not excuse a lasting one", func(n *Node) {
 			taint(corev1.TaintNodeMemoryPressure, "", noSchedule)(n)
 			taint("team", "x", noSchedule)(n)
 		}, none, eligibilityNone},

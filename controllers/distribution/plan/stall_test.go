@@ -26,7 +26,7 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		cluster.run(t, 2*layers*pace) // more than seedTimeout
 		return cluster, cluster.machines["n000"], images
 	}
-	// moved is how many of the images another node has been told to get from upstream.
+	// moved counts the images of which another node is the seed.
 	moved := func(cluster *fakeCluster, images []string) (count int) {
 		for _, image := range images {
 			if seeds := cluster.seeds(image); seeds != "" && seeds != "n000" {
@@ -65,9 +65,21 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 		fail   func(m *machine)
 		within time.Duration
 	}{
-		{"move when it gets nothing any more, after the seed's time", func(m *machine) { m.hung = true }, 2*time.Minute + 5*time.Second},
-		{"move when its tries hang one after the other, no later", func(m *machine) { m.hung, m.retryTurns = true, 45 }, 2*time.Minute + 5*time.Second},
-		{"move when its agent dies, after the seed's time and the agent's", func(m *machine) { m.dead = true }, 2*time.Minute + 35*time.Second},
+		{
+			reason: "move when it receives nothing any more, after SeedTimeout",
+			fail:   func(m *machine) { m.hung = true },
+			within: 2*time.Minute + 5*time.Second,
+		},
+		{
+			reason: "move when its tries hang one after the other, after SeedTimeout as well",
+			fail:   func(m *machine) { m.hung, m.retryTurns = true, 45 },
+			within: 2*time.Minute + 5*time.Second,
+		},
+		{
+			reason: "move when its agent dies, after SeedTimeout and AgentTimeout",
+			fail:   func(m *machine) { m.dead = true },
+			within: 2*time.Minute + 35*time.Second,
+		},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			cluster, seed, images := setUp(t)

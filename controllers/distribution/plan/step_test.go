@@ -45,7 +45,7 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	}
 }
 
-func TestSecretsBeyondTheBoundAreLeftOutAndTold(t *testing.T) {
+func TestSecretsBeyondTheBoundAreLeftOutAndReported(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(1)
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
@@ -60,7 +60,7 @@ func TestSecretsBeyondTheBoundAreLeftOutAndTold(t *testing.T) {
 	}
 	for key, want := range map[string][]string{"team/a": nil, "team/d": nil, "team/e": {"e-00", "e-01", "e-02", "e-03", "e-04", "e-05"}} {
 		if got := step.Prefetches[key].LeftOutSecrets; !slices.Equal(got, want) {
-			t.Errorf("%s is told of %v, want %v", key, got, want)
+			t.Errorf("%s has %v left out, want %v", key, got, want)
 		}
 	}
 }
@@ -124,7 +124,7 @@ func TestSeedUnderDiskPressureMayPullUntilItsAgentHasSeenTheDemotion(t *testing.
 		cluster.report(m)
 		cluster.planUntilStable(t)
 		if got := cluster.seeds(image); got != "n001" {
-			t.Errorf("%q is the seed of %s once n000 has heard", got, image)
+			t.Errorf("%q is the seed of %s once the agent of n000 has seen it", got, image)
 		}
 	}
 }

@@ -48,8 +48,8 @@ func (pl *planner) admit(im *image, p *placement) {
 	}
 }
 
-// newWave finds the nodes that wait, and how many of them can be served. Only nodes that get on
-// take an opening: none that failed, stalled or is lost.
+// newWave finds the nodes that wait, and how many of them can be served. A node that failed,
+// stalled or is lost takes no opening.
 func (pl *planner) newWave(im *image, g *platformGroup) *wave {
 	sources, shares, busy := float64(g.holders), 0.0, 0
 	var listed []*placement
@@ -83,7 +83,7 @@ func (pl *planner) newWave(im *image, g *platformGroup) *wave {
 		case p.listing == digestListed:
 			listed = append(listed, p)
 		default:
-			class := p.queueClass()
+			class := p.class()
 			queues[class] = append(queues[class], p)
 		}
 	}
@@ -96,7 +96,8 @@ func (pl *planner) newWave(im *image, g *platformGroup) *wave {
 	return &wave{im, openings, slices.Concat(queues[:]...), listed}
 }
 
-func (p *placement) queueClass() queueClass {
+// class is the part of the queue in which the node waits.
+func (p *placement) class() queueClass {
 	switch {
 	case p.node.allStarved():
 		return classStarved

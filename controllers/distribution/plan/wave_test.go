@@ -80,7 +80,7 @@ func TestWhatTakesAnOpeningOfAWave(t *testing.T) {
 			cluster.report(m)
 		}, 0, 5},
 		{"not one that failed and waits for its next try", func(cluster *fakeCluster) { cluster.cutOff("n002", 2) }, 0, 5},
-		{"not one whose next try has brought nothing yet", func(cluster *fakeCluster) { cluster.cutOff("n002", 3) }, 0, 5},
+		{"not one whose next try has received nothing yet", func(cluster *fakeCluster) { cluster.cutOff("n002", 3) }, 0, 5},
 		{"one whose next try makes progress", func(cluster *fakeCluster) {
 			cluster.limits.FollowSeed = false // what it has opens nothing either
 			cluster.cutOff("n002", 3)
@@ -142,7 +142,7 @@ func (c *fakeCluster) cutOff(name string, turns int) {
 	c.report(m)
 }
 
-func TestOthersDoNotWaitForThoseWhoCannot(t *testing.T) {
+func TestOthersDoNotWaitForFailingNodes(t *testing.T) {
 	for _, c := range []struct {
 		reason string
 		spoil  func(m *machine)
@@ -196,7 +196,7 @@ func TestLimitOfTheClusterHoldsForAllImagesTogether(t *testing.T) {
 	cluster.checkServed(t)
 }
 
-func TestWhoTriesAgainCountsForTheCluster(t *testing.T) {
+func TestRetriesCountForTheLimitOfTheCluster(t *testing.T) {
 	cluster := newClusterWithHolder(30)
 	cluster.limits.MaxConcurrentPulls = 3
 	cluster.planUntilStable(t)
@@ -208,7 +208,7 @@ func TestWhoTriesAgainCountsForTheCluster(t *testing.T) {
 	}
 }
 
-func TestNodesWhoseListsAreOldCountForTheCluster(t *testing.T) {
+func TestOldKubeletListsCountForTheLimitOfTheCluster(t *testing.T) {
 	cluster := newClusterWithHolder(30)
 	cluster.limits.MaxConcurrentPulls = 3
 	for _, m := range cluster.machines {
@@ -273,7 +273,7 @@ func TestFollowersOpenWavesByWhatTheyHave(t *testing.T) {
 		{"a size that is not known yet", true, 4, 10, 0, 4},
 		{"a quarter each is one source more", true, 4, 25, 100, 8},
 		{"they count for three times the seed at the most", true, 4, 90, 100, 16},
-		{"nobody serves more than one image", true, 1, 900, 100, 8},
+		{"no node serves more than one image", true, 1, 900, 100, 8},
 		{"unless followers do not count", false, 4, 25, 100, 4},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
@@ -301,7 +301,7 @@ func TestFollowersOpenWavesByWhatTheyHave(t *testing.T) {
 	}
 }
 
-func TestNobodyFollowsASeedThatHasNotBegun(t *testing.T) {
+func TestNoPeerFollowsASeedWithoutManifests(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(3)
 	cluster.addPrefetch("web", waveImage)
@@ -320,7 +320,7 @@ func TestNobodyFollowsASeedThatHasNotBegun(t *testing.T) {
 	}
 }
 
-func TestNodesThatHoldTheDigestNeedNoTurn(t *testing.T) {
+func TestNodesThatHaveTheDigestNeedNoOpening(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(50)
 	for _, m := range cluster.machines {
@@ -342,7 +342,7 @@ func TestNodesThatHoldTheDigestNeedNoTurn(t *testing.T) {
 	}
 }
 
-func TestNodesThatMayHoldItComeFirstAndThoseNeverHeardOfLast(t *testing.T) {
+func TestOrderOfAWave(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.limits.Fanout = 3
 	cluster.addNodes(8)
@@ -375,7 +375,7 @@ func TestNodesThatGetNothingComeLastForOtherImages(t *testing.T) {
 	}
 }
 
-func TestNewDigestGoesRoundLikeTheFirst(t *testing.T) {
+func TestNewDigestIsDistributedLikeTheFirst(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(40)
 	p := cluster.addPrefetch("web", "reg/a:1")
