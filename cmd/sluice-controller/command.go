@@ -20,7 +20,7 @@ import (
 )
 
 // settle is longer than a controller takes to end, the wait before it included.
-const settle = 10 * time.Second
+const quietPeriod = 10 * time.Second
 
 // commands are what the hooks of the chart run in place of the controller.
 var commands = map[string]func(context.Context, client.Client, CommandOptions) error{
@@ -32,10 +32,10 @@ var commands = map[string]func(context.Context, client.Client, CommandOptions) e
 	},
 	"uninstall": func(ctx context.Context, c client.Client, o CommandOptions) error {
 		uninstaller := &installation.Uninstaller{
-			Client:     c,
-			Controller: client.ObjectKey{Namespace: o.Namespace, Name: "sluice-controller"},
-			Settle:     settle,
-			Interval:   time.Second,
+			Client:      c,
+			Controller:  client.ObjectKey{Namespace: o.Namespace, Name: "sluice-controller"},
+			QuietPeriod: quietPeriod,
+			Interval:    time.Second,
 		}
 		return uninstaller.Run(ctx)
 	},

@@ -94,7 +94,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 	if err := k.writeFiles(kept); err != nil {
 		return fmt.Errorf("write the certificate: %w", err)
 	}
-	if err := k.inject(ctx, kept[caCertKey]); err != nil {
+	if err := k.injectCA(ctx, kept[caCertKey]); err != nil {
 		return fmt.Errorf("put the CA into the webhook configurations: %w", err)
 	}
 	return nil
@@ -103,8 +103,8 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 // ensureSecret returns what the secret holds when it is right. Replicas may do so at
 // once: the first to write decides for all.
 func (k *Keeper) ensureSecret(ctx context.Context) (kept material, err error) {
-	again := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
-	err = retry.OnError(retry.DefaultRetry, again, func() error {
+	isRetriable := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+	err = retry.OnError(retry.DefaultRetry, isRetriable, func() error {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.Secret.Namespace, Name: k.Secret.Name}}
 		err := k.Client.Get(ctx, k.Secret, secret)
 		if client.IgnoreNotFound(err) != nil {
@@ -136,31 +136,31 @@ func (k *Keeper) writeFiles(kept material) error {
 		if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, kept[name]) {
 			continue
 		}
-		building := path + ".new"
-		if err := os.WriteFile(building, kept[name], 0o600); err != nil {
+		temporary := path + ".new"
+		if err := os.WriteFile(temporary, kept[name], 0o600); err != nil {
 			return err
 		}
-		if err := os.Rename(building, path); err != nil {
+		if err := os.Rename(temporary, path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// inject gives the CA to whoever asks the webhooks. A configuration that is not there,
+// injectCA gives the CA to whoever asks the webhooks. A configuration that is not there,
 // or not yet, needs none.
-func (k *Keeper) inject(ctx context.Context, ca []byte) error {
+func (k *Keeper) injectCA(ctx context.Context, ca []byte) error {
 	meta := metav1.ObjectMeta{Name: k.WebhookConfiguration}
 	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: meta}
 	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: meta}
 	return errors.Join(
-		k.update(ctx, mutating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
+		k.setCA(ctx, mutating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
 			for i := range mutating.Webhooks {
 				configs = append(configs, &mutating.Webhooks[i].ClientConfig)
 			}
 			return configs
 		}, ca),
-		k.update(ctx, validating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
+		k.setCA(ctx, validating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
 			for i := range validating.Webhooks {
 				configs = append(configs, &validating.Webhooks[i].ClientConfig)
 			}
@@ -168,7 +168,7 @@ func (k *Keeper) inject(ctx context.Context, ca []byte) error {
 		}, ca))
 }
 
-func (k *Keeper) update(ctx context.Context, configuration client.Object, configs func() []*admissionregistrationv1.WebhookClientConfig, ca []byte) error {
+func (k *Keeper) setCA(ctx context.Context, configuration client.Object, configs func() []*admissionregistrationv1.WebhookClientConfig, ca []byte) error {
 	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		if err := k.Client.Get(ctx, client.ObjectKeyFromObject(configuration), configuration); err != nil {
 			return client.IgnoreNotFound(err)

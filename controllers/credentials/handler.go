@@ -25,11 +25,11 @@ type Handler struct {
 	// Log is where refusals and answers are told, without what they hold.
 	Log logr.Logger
 
-	tokens   tokens
-	secrets  secrets
-	limits   *limits
-	requests *prometheus.CounterVec
-	mux      *http.ServeMux
+	tokens      tokenReviewer
+	pullSecrets pullSecrets
+	throttle    *throttle
+	metrics     *prometheus.CounterVec
+	mux         *http.ServeMux
 }
 
 // NewHandler makes a handler that creates TokenReviews with writer and reads
@@ -37,17 +37,17 @@ type Handler struct {
 // in memory, nor an old one be handed out.
 func NewHandler(o Options, writer client.Writer, reader client.Reader, recorder events.EventRecorder, metrics prometheus.Registerer, log logr.Logger) (*Handler, error) {
 	h := &Handler{
-		Log:     log,
-		tokens:  tokens{writer: writer, audience: o.Audience, username: o.agentUsername()},
-		secrets: secrets{reader: reader, recorder: recorder, log: log},
-		limits:  newLimits(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Log:         log,
+		tokens:      tokenReviewer{writer: writer, audience: o.Audience, username: o.agentUsername()},
+		pullSecrets: pullSecrets{apiReader: reader, recorder: recorder, log: log},
+		throttle:    newThrottle(),
+		metrics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_credential_requests_total",
 			Help: "Requests of node agents for registry credentials, by result: OK, or the reason of the refusal.",
 		}, []string{"result"}),
 		mux: http.NewServeMux(),
 	}
-	if err := metrics.Register(h.requests); err != nil {
+	if err := metrics.Register(h.metrics); err != nil {
 		return nil, fmt.Errorf("register metrics of the credential endpoint: %w", err)
 	}
 	h.mux.HandleFunc("POST "+credentialapi.Path, h.serve)
@@ -63,16 +63,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 
 	found, err := h.answer(ctx, w, r)
 	if err == nil {
-		h.requests.WithLabelValues("OK").Inc()
+		h.metrics.WithLabelValues("OK").Inc()
 		write(w, http.StatusOK, credentialapi.Response{Credentials: append([]credentialapi.Credential{}, found...)}) // [], not null
 		return
 	}
-	var no *refusal
+	var no *denial
 	if !errors.As(err, &no) {
-		no = refuse(http.StatusServiceUnavailable, credentialapi.ReasonUnavailable, "the API server did not answer; try again").because(err.Error())
+		no = deny(http.StatusServiceUnavailable, credentialapi.ReasonUnavailable, "the API server did not answer; try again").withDetail(err.Error())
 	}
-	h.requests.WithLabelValues(string(no.body.Reason)).Inc()
-	h.Log.Info("Refused to hand out credentials", "status", no.status, "reason", no.body.Reason, "why", no.why,
+	h.metrics.WithLabelValues(string(no.body.Reason)).Inc()
+	h.Log.Info("Refused to hand out credentials", "status", no.status, "reason", no.body.Reason, "why", no.detail,
 		"node", no.node, "remote", r.RemoteAddr)
 	switch no.status {
 	case http.StatusUnauthorized:
@@ -86,22 +86,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 // answer finds the credentials that r may have. An error that is no refusal is one of
 // the API server's.
 func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Request) ([]credentialapi.Credential, error) {
-	leave, ok := h.limits.enter(r.RemoteAddr)
+	done, ok := h.throttle.admit(r.RemoteAddr)
 	if !ok {
-		return nil, refuse(http.StatusTooManyRequests, credentialapi.ReasonTooManyRequests, "too many requests; try again later")
+		return nil, deny(http.StatusTooManyRequests, credentialapi.ReasonTooManyRequests, "too many requests; try again later")
 	}
-	defer leave()
+	defer done()
 
-	node, err := h.tokens.node(ctx, bearer(r))
+	node, err := h.tokens.nodeOf(ctx, bearer(r))
 	if err != nil {
 		return nil, err
 	}
 	image, err := decode(w, r)
 	if err != nil {
-		return nil, of(node, err)
+		return nil, forNode(node, err)
 	}
-	found, err := h.secrets.find(ctx, node, image)
-	return found, of(node, err)
+	found, err := h.pullSecrets.credentials(ctx, node, image)
+	return found, forNode(node, err)
 }
 
 // bearer is the token of the request, or empty.
@@ -118,13 +118,13 @@ func decode(w http.ResponseWriter, r *http.Request) (imageref.Reference, error) 
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, credentialapi.MaxRequestBytes)).Decode(&request); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return imageref.Reference{}, refuse(http.StatusRequestEntityTooLarge, credentialapi.ReasonBadRequest, "the request is too large")
+			return imageref.Reference{}, deny(http.StatusRequestEntityTooLarge, credentialapi.ReasonBadRequest, "the request is too large")
 		}
-		return imageref.Reference{}, refuse(http.StatusBadRequest, credentialapi.ReasonBadRequest, `the request is not JSON of the form {"image": "NAME"}`)
+		return imageref.Reference{}, deny(http.StatusBadRequest, credentialapi.ReasonBadRequest, `the request is not JSON of the form {"image": "NAME"}`)
 	}
 	image, err := imageref.Parse(request.Image)
 	if err != nil {
-		return imageref.Reference{}, refuse(http.StatusBadRequest, credentialapi.ReasonBadRequest, "image is not an image reference")
+		return imageref.Reference{}, deny(http.StatusBadRequest, credentialapi.ReasonBadRequest, "image is not an image reference")
 	}
 	return image, nil
 }
@@ -137,32 +137,32 @@ func write(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// refusal is an answer without credentials.
-type refusal struct {
+// denial is an answer without credentials.
+type denial struct {
 	status int
 	body   credentialapi.Error
-	// why is more detail than the caller gets, for the log. It holds no token.
-	why string
+	// detail is more detail than the caller gets, for the log. It holds no token.
+	detail string
 	// node is empty until the token is known to be good.
 	node string
 }
 
-func refuse(status int, reason credentialapi.Reason, message string) *refusal {
-	return &refusal{status: status, body: credentialapi.Error{Reason: reason, Message: message}, why: message}
+func deny(status int, reason credentialapi.Reason, message string) *denial {
+	return &denial{status: status, body: credentialapi.Error{Reason: reason, Message: message}, detail: message}
 }
 
-// because replaces what the log says.
-func (r *refusal) because(why string) *refusal {
-	r.why = why
+// withDetail replaces what the log says.
+func (r *denial) withDetail(why string) *denial {
+	r.detail = why
 	return r
 }
 
 // Error is what the log says.
-func (r *refusal) Error() string { return r.why }
+func (r *denial) Error() string { return r.detail }
 
-// of names the node in a refusal.
-func of(node string, err error) error {
-	var no *refusal
+// forNode names the node in a refusal.
+func forNode(node string, err error) error {
+	var no *denial
 	if errors.As(err, &no) {
 		no.node = node
 	}

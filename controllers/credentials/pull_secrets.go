@@ -32,17 +32,17 @@ import (
 // +kubebuilder:rbac:groups=sluice.dev,resources=nodeimagesets,verbs=get
 // +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches,verbs=list
 
-// secrets finds the credentials that a node may have for an image.
-type secrets struct {
-	reader   client.Reader
-	recorder events.EventRecorder
-	log      logr.Logger
+// pullSecrets finds the credentials that a node may have for an image.
+type pullSecrets struct {
+	apiReader client.Reader
+	recorder  events.EventRecorder
+	log       logr.Logger
 }
 
-// find returns the credentials for an image that the node's NodeImageSet wants pulled
+// credentials returns the credentials for an image that the node's NodeImageSet wants pulled
 // from the registry now, from the pull secrets that it names there.
-func (s secrets) find(ctx context.Context, node string, image imageref.Reference) ([]credentialapi.Credential, error) {
-	wanted, err := s.wanted(ctx, node, image)
+func (s pullSecrets) credentials(ctx context.Context, node string, image imageref.Reference) ([]credentialapi.Credential, error) {
+	wanted, err := s.entry(ctx, node, image)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 	for _, ref := range wanted.ImagePullSecrets {
 		if _, ok := prefetches[ref.Namespace]; !ok {
 			var list v1alpha1.ImagePrefetchList
-			if err := s.reader.List(ctx, &list, client.InNamespace(ref.Namespace)); err != nil {
+			if err := s.apiReader.List(ctx, &list, client.InNamespace(ref.Namespace)); err != nil {
 				return nil, fmt.Errorf("list ImagePrefetches in namespace %q: %w", ref.Namespace, err)
 			}
 			prefetches[ref.Namespace] = list.Items
@@ -64,13 +64,13 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 			continue
 		}
 		secret := corev1.Secret{}
-		err = s.reader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
+		err = s.apiReader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
 		switch {
 		case apierrors.IsNotFound(err):
-			s.warn(offering, named(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
+			s.warn(offering, objectMeta(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
 			continue
 		case apierrors.IsForbidden(err): // an administrator let Sluice read those of some namespaces only
-			s.warn(offering, named(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
+			s.warn(offering, objectMeta(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
@@ -81,7 +81,7 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 	ring, problems := keyring.New(usable)
 	for i, secret := range usable {
 		ref := v1alpha1.NamespacedSecretReference{Namespace: secret.Namespace, Name: secret.Name}
-		if note := summarize(problems, ref); note != "" {
+		if note := noteOn(problems, ref); note != "" {
 			s.warn(owners[i], secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)
 		}
 	}
@@ -90,27 +90,27 @@ func (s secrets) find(ctx context.Context, node string, image imageref.Reference
 	return found, nil
 }
 
-// wanted is the entry of the image in the node's NodeImageSet. A node that pulls from
+// entry is the entry of the image in the node's NodeImageSet. A node that pulls from
 // the mirror gets nothing: a peer sends credentials to nobody. A seed sends them to every
 // host that the node's hosts.toml names and that asks for some, as the kubelet does.
-func (s secrets) wanted(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
-	notWanted := refuse(http.StatusNotFound, credentialapi.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
+func (s pullSecrets) entry(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
+	notWanted := deny(http.StatusNotFound, credentialapi.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
 	set := v1alpha1.NodeImageSet{}
-	err := s.reader.Get(ctx, client.ObjectKey{Name: node}, &set)
+	err := s.apiReader.Get(ctx, client.ObjectKey{Name: node}, &set)
 	if apierrors.IsNotFound(err) {
-		return nil, notWanted.because("the node has no NodeImageSet")
+		return nil, notWanted.withDetail("the node has no NodeImageSet")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get NodeImageSet %q: %w", node, err)
 	}
 	i := slices.IndexFunc(set.Spec.ImageSet, func(entry v1alpha1.NodeImage) bool { return entry.Name == image.String() })
 	if i < 0 {
-		return nil, notWanted.because("the NodeImageSet does not name " + image.String())
+		return nil, notWanted.withDetail("the NodeImageSet does not name " + image.String())
 	}
 	wanted := &set.Spec.ImageSet[i]
 	if wanted.RegistryPolicy != v1alpha1.RegistryPolicyDefault {
-		return nil, refuse(http.StatusForbidden, credentialapi.ReasonNotNeeded, "this node shall pull the image from the mirror, without credentials").
-			because("the NodeImageSet has the node pull " + wanted.Name + " from the mirror")
+		return nil, deny(http.StatusForbidden, credentialapi.ReasonNotNeeded, "this node shall pull the image from the mirror, without credentials").
+			withDetail("the NodeImageSet has the node pull " + wanted.Name + " from the mirror")
 	}
 	return wanted, nil
 }
@@ -134,8 +134,8 @@ func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, 
 	return owners
 }
 
-// named is all that is known of a Secret that could not be read.
-func named(ref v1alpha1.NamespacedSecretReference) metav1.ObjectMeta {
+// objectMeta is all that is known of a Secret that could not be read.
+func objectMeta(ref v1alpha1.NamespacedSecretReference) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
 }
 
@@ -143,7 +143,7 @@ func named(ref v1alpha1.NamespacedSecretReference) metav1.ObjectMeta {
 // the Secret at the resource version that was read: client-go counts Events of one reason
 // and the same objects as one, whatever their notes, and another version of the Secret
 // may have something else wrong with it.
-func (s secrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.ObjectMeta, reason, note string) {
+func (s pullSecrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.ObjectMeta, reason, note string) {
 	related := &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -161,8 +161,8 @@ const (
 	maxNote       = 1000
 )
 
-// summarize tells the first problems of a Secret and how many more there are.
-func summarize(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReference) string {
+// noteOn tells the first problems of a Secret and how many more there are.
+func noteOn(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReference) string {
 	var lines []string
 	for _, p := range problems {
 		if p.Namespace == ref.Namespace && p.Name == ref.Name {

@@ -20,8 +20,8 @@ const (
 	maxSources     = 4096
 )
 
-// limits bounds the requests of each address and those in flight.
-type limits struct {
+// throttle bounds the requests of each address and those in flight.
+type throttle struct {
 	inFlight chan struct{}
 
 	mu sync.Mutex
@@ -29,17 +29,17 @@ type limits struct {
 	recent, older map[string]*rate.Limiter
 }
 
-func newLimits() *limits {
-	return &limits{inFlight: make(chan struct{}, maxInFlight), recent: map[string]*rate.Limiter{}}
+func newThrottle() *throttle {
+	return &throttle{inFlight: make(chan struct{}, maxInFlight), recent: map[string]*rate.Limiter{}}
 }
 
-// enter says whether a request may go on; if so, leave is to be called at its end.
-func (l *limits) enter(remote string) (leave func(), ok bool) {
+// admit says whether a request may go on; if so, leave is to be called at its end.
+func (l *throttle) admit(remote string) (done func(), ok bool) {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
 		host = remote
 	}
-	if !l.of(host).Allow() {
+	if !l.limiter(host).Allow() {
 		return nil, false
 	}
 	select {
@@ -50,7 +50,7 @@ func (l *limits) enter(remote string) (leave func(), ok bool) {
 	}
 }
 
-func (l *limits) of(host string) *rate.Limiter {
+func (l *throttle) limiter(host string) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limiter, ok := l.recent[host]

@@ -12,7 +12,7 @@ import (
 
 func TestAFloodFromOneAddressIsCutOffAndHurtsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimits()
+		l := newThrottle()
 		for i := range burstPerSource {
 			enter(t, l, fmt.Sprintf("10.0.0.1:%d", 1000+i), true) // ports do not make another source
 		}
@@ -26,15 +26,15 @@ func TestAFloodFromOneAddressIsCutOffAndHurtsNoOther(t *testing.T) {
 }
 
 func TestRequestsInFlightAreBounded(t *testing.T) {
-	l := newLimits()
+	l := newThrottle()
 	var leave func()
 	for i := range maxInFlight {
 		var ok bool
-		if leave, ok = l.enter(fmt.Sprintf("10.0.%d.1:1", i)); !ok {
+		if leave, ok = l.admit(fmt.Sprintf("10.0.%d.1:1", i)); !ok {
 			t.Fatalf("request %d is refused", i)
 		}
 	}
-	if _, ok := l.enter("10.1.0.1:1"); ok {
+	if _, ok := l.admit("10.1.0.1:1"); ok {
 		t.Error("one more than the limit is let in")
 	}
 	leave()
@@ -42,7 +42,7 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 }
 
 func TestManyAddressesTakeBoundedMemoryAndAreNotForgottenAtOnce(t *testing.T) {
-	l := newLimits()
+	l := newThrottle()
 	for range burstPerSource {
 		enter(t, l, "10.0.0.1:1", true)
 	}
@@ -52,15 +52,15 @@ func TestManyAddressesTakeBoundedMemoryAndAreNotForgottenAtOnce(t *testing.T) {
 	if n := len(l.recent) + len(l.older); n > 2*maxSources {
 		t.Errorf("%d addresses are kept, want %d at the most", n, 2*maxSources)
 	}
-	if l.of("10.0.0.1").Tokens() > burstPerSource/2 {
+	if l.limiter("10.0.0.1").Tokens() > burstPerSource/2 {
 		t.Error("a flooding address is forgotten as soon as others come")
 	}
 }
 
 // enter lets a request in and out again.
-func enter(t *testing.T, l *limits, remote string, want bool) {
+func enter(t *testing.T, l *throttle, remote string, want bool) {
 	t.Helper()
-	leave, ok := l.enter(remote)
+	leave, ok := l.admit(remote)
 	if ok {
 		leave()
 	}

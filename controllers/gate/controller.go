@@ -24,9 +24,9 @@ import (
 	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
-// lookAgain is when to look again after a patch whose tests failed: when the cache shows
+// staleRetry is when to look again after a patch whose tests failed: when the cache shows
 // what it did not show.
-const lookAgain = 100 * time.Millisecond
+const staleRetry = 100 * time.Millisecond
 
 // Reconciler releases held Deployments.
 type Reconciler struct {
@@ -41,7 +41,7 @@ type Reconciler struct {
 	// Metrics counts holds.
 	Metrics *Metrics
 
-	holds holds
+	holds holdTracker
 }
 
 // +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;patch
@@ -55,7 +55,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	if deployment == nil {
-		r.gone(req.NamespacedName)
+		r.forgetHold(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
 	if r.holds.hasEnded(req.NamespacedName, deployment.ResourceVersion) {
@@ -63,25 +63,25 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	now := r.Clock.Now()
 	step := hold.Next(deployment, prefetch, now) // pure
-	r.noteHold(req.NamespacedName, step)
+	r.trackHold(req.NamespacedName, step)
 	patched := deployment.DeepCopy()
 	if len(step.Patch) > 0 {
-		switch moved, err := r.patch(ctx, patched, step); {
+		switch stale, err := r.patch(ctx, patched, step); {
 		case err != nil:
-			r.tellRefused(deployment, prefetch, err, now)
+			r.recordRejection(deployment, prefetch, err, now)
 			return reconcile.Result{}, err
-		case moved:
-			return reconcile.Result{RequeueAfter: lookAgain}, nil
+		case stale:
+			return reconcile.Result{RequeueAfter: staleRetry}, nil
 		}
 	}
 	if step.End != "" {
-		left := r.holds.end(req.NamespacedName, patched.ResourceVersion)
-		r.Metrics.active.Set(float64(left))
-		r.ended(ctx, deployment, prefetch, step, now)
+		remaining := r.holds.end(req.NamespacedName, patched.ResourceVersion)
+		r.Metrics.holdsActive.Set(float64(remaining))
+		r.recordEnd(ctx, deployment, prefetch, step, now)
 		return reconcile.Result{}, nil
 	}
-	again := r.tellWaiting(deployment, prefetch, step, now)
-	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, again)}, nil
+	retryAt := r.recordWait(deployment, prefetch, step, now)
+	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt)}, nil
 }
 
 // observe reads the Deployment, nil if it is not held, and what it waits for, nil if
@@ -119,7 +119,7 @@ func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*a
 
 // patch applies all of the operations of a step or none, and makes the Deployment what
 // is then stored. moved says that it is no longer what the step was decided on.
-func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (moved bool, err error) {
+func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (stale bool, err error) {
 	document, err := json.Marshal(step.Patch)
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
@@ -128,8 +128,8 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 	case err == nil:
 		return false, nil
 	case apierrors.IsInvalid(err):
-		moved, live := r.movedOn(ctx, deployment, step)
-		if !moved {
+		stale, live := r.isStale(ctx, deployment, step)
+		if !stale {
 			return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), live)
 		}
 	case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
@@ -139,10 +139,10 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 	return true, nil
 }
 
-// movedOn tells whether the stored Deployment is another than a step was decided on. The
+// isStale tells whether the stored Deployment is another than a step was decided on. The
 // API server answers Invalid to a test that failed as to what validation or an admission
 // policy refuses: only the object tells them apart.
-func (r *Reconciler) movedOn(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
+func (r *Reconciler) isStale(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
 	var live appsv1.Deployment
 	switch err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {
 	case apierrors.IsNotFound(err):

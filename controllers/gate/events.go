@@ -25,14 +25,14 @@ const (
 	// actionHold and actionRelease are what was being done, as events say it.
 	actionHold    = "Hold"
 	actionRelease = "Release"
-	// tellInterval is the time between events in which only numbers change.
-	tellInterval = 15 * time.Second
+	// noticeInterval is the time between events in which only numbers change.
+	noticeInterval = 15 * time.Second
 )
 
-// ended tells that a hold has ended.
-func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) {
+// recordEnd tells that a hold has ended.
+func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) {
 	held := now.Sub(step.HeldAt)
-	r.Metrics.ended(step.End, held)
+	r.Metrics.observeEnd(step.End, held)
 	if step.End == hold.EndElsewhere {
 		log.FromContext(ctx).Info("Left the pause to its owner", "held", held)
 	} else {
@@ -59,9 +59,9 @@ func (r *Reconciler) ended(ctx context.Context, deployment *appsv1.Deployment, p
 	r.record(deployment, prefetch, kind, reason, actionRelease, note)
 }
 
-// tellWaiting tells for what a Deployment waits. The result is when there will be
+// recordWait tells for what a Deployment waits. The result is when there will be
 // something to tell even if nothing happens; zero if there is nothing.
-func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) time.Time {
+func (r *Reconciler) recordWait(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) time.Time {
 	kind, n := corev1.EventTypeNormal, notice{step.Wait.Reason, "Held: " + step.Wait.Message}
 	if step.Wait.Failing() {
 		kind = corev1.EventTypeWarning
@@ -70,22 +70,22 @@ func (r *Reconciler) tellWaiting(deployment *appsv1.Deployment, prefetch *v1alph
 		kind, n = corev1.EventTypeWarning, notice{hold.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
 			v1alpha1.OnTimeoutAnnotation, step.Wait.Message)}
 	}
-	news, again := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval)
+	news, again := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval)
 	if news {
 		r.record(deployment, prefetch, kind, n.reason, actionHold, n.note)
 	}
 	return again
 }
 
-// tellRefused tells that the API server refuses to have the Deployment patched: only
+// recordRejection tells that the API server refuses to have the Deployment patched: only
 // its administrators can mend that.
-func (r *Reconciler) tellRefused(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
+func (r *Reconciler) recordRejection(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
 	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
 		return
 	}
 	n := notice{hold.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
 		"or let it go by hand: annotate it with %s=%s and resume it", excerpt.Of(err.Error(), hold.MaxQuoted), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
-	if news, _ := r.holds.tell(client.ObjectKeyFromObject(deployment), n, now, tellInterval); news {
+	if news, _ := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval); news {
 		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)
 	}
 }

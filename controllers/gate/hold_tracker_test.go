@@ -13,9 +13,9 @@ import (
 var noon = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func TestNoticesAreToldOnceAndNumbersNotTooOften(t *testing.T) {
-	var known holds
+	var known holdTracker
 	key := types.NamespacedName{Namespace: "team", Name: "app"}
-	known.see(key, noon)
+	known.track(key, noon)
 	for _, step := range []struct {
 		because string
 		after   time.Duration
@@ -32,8 +32,8 @@ func TestNoticesAreToldOnceAndNumbersNotTooOften(t *testing.T) {
 		{"new numbers come when their time is there", 19 * time.Second, noon, notice{"Waiting", "6 of 12"}, true, 0},
 		{"another hold is told of anew", 20 * time.Second, noon.Add(20 * time.Second), notice{"Waiting", "6 of 12"}, true, 0},
 	} {
-		known.see(key, step.heldAt)
-		news, again := known.tell(key, step.notice, noon.Add(step.after), 15*time.Second)
+		known.track(key, step.heldAt)
+		news, again := known.shouldRecord(key, step.notice, noon.Add(step.after), 15*time.Second)
 		var wait time.Duration
 		if !again.IsZero() {
 			wait = again.Sub(noon)
@@ -45,15 +45,15 @@ func TestNoticesAreToldOnceAndNumbersNotTooOften(t *testing.T) {
 }
 
 func TestHoldsAreCounted(t *testing.T) {
-	var known holds
+	var known holdTracker
 	a, b := types.NamespacedName{Name: "a"}, types.NamespacedName{Name: "b"}
-	if n := known.see(a, noon); n != 1 {
+	if n := known.track(a, noon); n != 1 {
 		t.Errorf("%d holds, want 1", n)
 	}
-	if n := known.see(b, noon); n != 2 {
+	if n := known.track(b, noon); n != 2 {
 		t.Errorf("%d holds, want 2", n)
 	}
-	if n := known.see(a, noon); n != 2 {
+	if n := known.track(a, noon); n != 2 {
 		t.Errorf("%d holds, want 2", n)
 	}
 	if was, ok, left := known.forget(a); !ok || !was.heldAt.Equal(noon) || left != 1 {
@@ -65,9 +65,9 @@ func TestHoldsAreCounted(t *testing.T) {
 }
 
 func TestAnEndedHoldIsKnownUntilTheCacheShowsIt(t *testing.T) {
-	var known holds
+	var known holdTracker
 	key := types.NamespacedName{Name: "a"}
-	known.see(key, noon)
+	known.track(key, noon)
 	if left := known.end(key, "10"); left != 0 {
 		t.Errorf("%d holds left", left)
 	}

@@ -13,27 +13,27 @@ import (
 
 // Metrics are the gate controller's own figures.
 type Metrics struct {
-	active   prometheus.Gauge
-	duration *prometheus.HistogramVec
+	holdsActive  prometheus.Gauge
+	holdDuration *prometheus.HistogramVec
 }
 
 // NewMetrics makes the figures and registers them.
 func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
-		active: prometheus.NewGauge(prometheus.GaugeOpts{
+		holdsActive: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluice_gate_holds_active",
 			Help: "Deployments that are held now.",
 		}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		holdDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sluice_gate_hold_duration_seconds",
 			Help:    "How long Deployments were held, by how the hold ended.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 13), // 1 s to 68 min
 		}, []string{"end"}),
 	}
 	for _, end := range hold.Ends {
-		m.duration.WithLabelValues(string(end))
+		m.holdDuration.WithLabelValues(string(end))
 	}
-	for _, collector := range []prometheus.Collector{m.active, m.duration} {
+	for _, collector := range []prometheus.Collector{m.holdsActive, m.holdDuration} {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}
@@ -41,6 +41,6 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-func (m *Metrics) ended(end hold.End, held time.Duration) {
-	m.duration.WithLabelValues(string(end)).Observe(held.Seconds())
+func (m *Metrics) observeEnd(end hold.End, held time.Duration) {
+	m.holdDuration.WithLabelValues(string(end)).Observe(held.Seconds())
 }

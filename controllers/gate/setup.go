@@ -57,8 +57,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager) 
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("gate").
-		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: holdMoved})).
-		Watches(&v1alpha1.ImagePrefetch{}, handler.EnqueueRequestsFromMapFunc(r.waiting)).
+		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: holdChanged})).
+		Watches(&v1alpha1.ImagePrefetch{}, handler.EnqueueRequestsFromMapFunc(r.heldFor)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: concurrentReleases,
 			// A standby follows the watches, so that it can take over at once.
@@ -67,8 +67,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager) 
 		Complete(r)
 }
 
-// waiting are the held Deployments that name an ImagePrefetch.
-func (r *Reconciler) waiting(ctx context.Context, prefetch client.Object) []reconcile.Request {
+// heldFor are the held Deployments that name an ImagePrefetch.
+func (r *Reconciler) heldFor(ctx context.Context, prefetch client.Object) []reconcile.Request {
 	var held appsv1.DeploymentList
 	if err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()),
 		client.MatchingFields{byPrefetch: prefetch.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
@@ -81,8 +81,8 @@ func (r *Reconciler) waiting(ctx context.Context, prefetch client.Object) []reco
 	return requests
 }
 
-// holdMoved ignores the status and the size of a held Deployment.
-func holdMoved(e event.UpdateEvent) bool {
+// holdChanged ignores the status and the size of a held Deployment.
+func holdChanged(e event.UpdateEvent) bool {
 	before, wasDeployment := e.ObjectOld.(*appsv1.Deployment)
 	after, isDeployment := e.ObjectNew.(*appsv1.Deployment)
 	return wasDeployment && isDeployment &&

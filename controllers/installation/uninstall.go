@@ -33,10 +33,10 @@ type Uninstaller struct {
 	Client client.Client
 	// Controller is the Deployment of the controllers, and their Lease.
 	Controller client.ObjectKey
-	// Settle is how long there must be nothing to do. API servers hear of a deleted
+	// QuietPeriod is how long there must be nothing to do. API servers hear of a deleted
 	// webhook a moment later, and controllers need one to end: what those still hold
 	// or write is undone as well. The agents take the pins off in that time, too.
-	Settle time.Duration
+	QuietPeriod time.Duration
 	// Interval is the time between two looks.
 	Interval time.Duration
 }
@@ -55,7 +55,7 @@ func (u *Uninstaller) Run(ctx context.Context) error {
 		if last != nil {
 			logr.FromContextOrDiscard(ctx).Error(last, "Could not undo everything yet")
 		}
-		return time.Since(quietSince) >= u.Settle, nil
+		return time.Since(quietSince) >= u.QuietPeriod, nil
 	})
 	return errors.Join(err, last)
 }
@@ -130,10 +130,10 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 		deployment := &held.Items[i]
 		// With the version that was looked at: what has moved on is looked at again.
 		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
-		hash, owners := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, time.Now()).End == hold.EndElsewhere
+		hash, pausedByOwner := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, time.Now()).End == hold.EndElsewhere
 		delete(deployment.Labels, v1alpha1.HoldLabel)
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
-		if !owners {
+		if !pausedByOwner {
 			// Were Sluice installed again, it would not hold these images once more.
 			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hash)
 			deployment.Spec.Paused = false

@@ -28,10 +28,10 @@ var _ = Describe("Uninstaller", func() {
 
 	BeforeEach(func() {
 		uninstaller = &installation.Uninstaller{
-			Client:     api,
-			Controller: client.ObjectKey{Namespace: "default", Name: "sluice-controller"},
-			Settle:     200 * time.Millisecond,
-			Interval:   10 * time.Millisecond,
+			Client:      api,
+			Controller:  client.ObjectKey{Namespace: "default", Name: "sluice-controller"},
+			QuietPeriod: 200 * time.Millisecond,
+			Interval:    10 * time.Millisecond,
 		}
 	})
 

@@ -23,18 +23,18 @@ import (
 // probeName is the name of objects that are never stored.
 const probeName = "sluice-probe"
 
-// errUnasked is what a probe that should be refused and is not tells of.
-var errUnasked = errors.New("the API server does not ask the webhooks yet, or gets no answer")
+// errProbeAccepted is what a probe that should be refused and is not tells of.
+var errProbeAccepted = errors.New("the API server does not ask the webhooks yet, or gets no answer")
 
 // AwaitWebhooks returns when the API server asks Sluice's webhooks and understands
 // their answers: it knows their configuration, trusts their certificate and reaches a
 // controller. All that takes a moment after the controllers are Ready. It is found out
 // by dry runs of what the webhooks refuse; the Deployment among them is in namespace.
 func AwaitWebhooks(ctx context.Context, c client.Client, namespace string, interval time.Duration) error {
-	last := errUnasked
+	last := errProbeAccepted
 	err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
-		for _, probe := range []client.Object{unclearDeployment(namespace), unclearPolicy()} {
-			if err := ask(ctx, c, probe); err != nil {
+		for _, probe := range []client.Object{invalidDeployment(namespace), invalidPolicy()} {
+			if err := tryProbe(ctx, c, probe); err != nil {
 				if ctx.Err() == nil && err.Error() != last.Error() {
 					logr.FromContextOrDiscard(ctx).Info("The webhooks do not answer yet", "reason", err.Error())
 					last = err
@@ -50,28 +50,28 @@ func AwaitWebhooks(ctx context.Context, c client.Client, namespace string, inter
 	return nil
 }
 
-// ask fails unless the probe is refused for what it says.
-func ask(ctx context.Context, c client.Client, probe client.Object) error {
+// tryProbe fails unless the probe is refused for what it says.
+func tryProbe(ctx context.Context, c client.Client, probe client.Object) error {
 	err := c.Create(ctx, probe, client.DryRunAll)
 	switch {
 	case err == nil:
-		return errUnasked
+		return errProbeAccepted
 	case apierrors.IsInvalid(err):
 		return nil
 	}
 	return err
 }
 
-// unclearPolicy allows one segment of no registry, which can match nothing.
-func unclearPolicy() *v1alpha1.PrefetchPolicy {
+// invalidPolicy allows one segment of no registry, which can match nothing.
+func invalidPolicy() *v1alpha1.PrefetchPolicy {
 	return &v1alpha1.PrefetchPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: probeName},
 		Spec:       v1alpha1.PrefetchPolicySpec{AllowedRepositories: []v1alpha1.RepositoryPattern{"*"}},
 	}
 }
 
-// unclearDeployment is gated, with a timeout that is no duration.
-func unclearDeployment(namespace string) *appsv1.Deployment {
+// invalidDeployment is gated, with a timeout that is no duration.
+func invalidDeployment(namespace string) *appsv1.Deployment {
 	labels := map[string]string{"app": probeName}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{

@@ -58,19 +58,19 @@ func New(secrets []corev1.Secret) (*Keyring, []Problem) {
 // Lookup returns the credentials to try for an image, the most specific first. None
 // means that no entry fits.
 func (k *Keyring) Lookup(image imageref.Reference) []credentialapi.Credential {
-	found := k.where(func(l location) bool { return l.covers(image.Domain(), image.Path()) })
+	found := k.matching(func(l location) bool { return l.covers(image.Domain(), image.Path()) })
 	if len(found) == 0 && image.Domain() == "docker.io" {
 		// `docker login` writes Docker Hub's credentials under the name that it
 		// had in the first version of the registry protocol.
-		found = k.where(func(l location) bool { return l.key() == "index.docker.io" })
+		found = k.matching(func(l location) bool { return l.key() == "index.docker.io" })
 	}
 	return found
 }
 
-func (k *Keyring) where(fits func(location) bool) []credentialapi.Credential {
+func (k *Keyring) matching(matches func(location) bool) []credentialapi.Credential {
 	var found []credentialapi.Credential
 	for _, e := range k.entries {
-		if fits(e.location) && !slices.Contains(found, e.credential) {
+		if matches(e.location) && !slices.Contains(found, e.credential) {
 			found = append(found, e.credential)
 		}
 	}

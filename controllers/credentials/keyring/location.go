@@ -80,9 +80,9 @@ func splitPort(host string) (name, port string) {
 // belongs, and that must not be shown to anyone.
 var registryName = regexp.MustCompile(`^(localhost|[a-z0-9*-]{1,63}([.][a-z0-9*-]{1,63}){1,9})(:[0-9]{1,5})?$`)
 
-// shown is the host of the location if it can be shown, and otherwise nothing. The
+// registry is the host of the location if it can be shown, and otherwise nothing. The
 // rest of an entry's name, which may contain a user and a password, is never shown.
-func (l location) shown() string {
+func (l location) registry() string {
 	if !registryName.MatchString(l.host) {
 		return ""
 	}

@@ -113,7 +113,7 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 		}
 		credential, message := readEntry(named.byName[name])
 		if message != "" {
-			problem.Registry, problem.Message = location.shown(), message
+			problem.Registry, problem.Message = location.registry(), message
 			problems = append(problems, problem)
 			continue
 		}
