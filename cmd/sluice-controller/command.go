@@ -19,7 +19,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/logging"
 )
 
-// settle is longer than a controller takes to end, the wait before it included.
+// quietPeriod is longer than a controller takes to end, the wait before it included.
 const quietPeriod = 10 * time.Second
 
 // commands are what the hooks of the chart run in place of the controller.

@@ -160,7 +160,7 @@ var _ = Describe("Credential endpoint", func() {
 			Expect(said).To(BeRefused(401, credentialapi.ReasonUnauthorized))
 
 			logged := logs.String()[before:]
-			Expect(logged).To(ContainSubstring("Refused to hand out credentials"))
+			Expect(logged).To(ContainSubstring("Denied credentials"))
 			Expect(logged).To(ContainSubstring(why))
 			for _, part := range strings.Split(presented, ".") {
 				if len(part) > 20 {

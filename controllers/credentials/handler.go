@@ -7,12 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/go-logr/logr"
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -22,36 +20,30 @@ import (
 
 // Handler answers the requests of node agents.
 type Handler struct {
-	// Log is where refusals and answers are told, without what they hold.
+	// Log receives each answer and each denial, without any credential.
 	Log logr.Logger
 
 	tokens      tokenReviewer
 	pullSecrets pullSecrets
 	throttle    *throttle
-	metrics     *prometheus.CounterVec
+	metrics     *Metrics
 	mux         *http.ServeMux
 }
 
-// NewHandler makes a handler that creates TokenReviews with writer and reads
-// everything with reader. That one must not be a cache: neither may Secrets be kept
-// in memory, nor an old one be handed out.
-func NewHandler(o Options, writer client.Writer, reader client.Reader, recorder events.EventRecorder, metrics prometheus.Registerer, log logr.Logger) (*Handler, error) {
+// NewHandler makes a handler that creates TokenReviews with writer and reads everything with
+// apiReader. The latter must not be a cache, because Secrets must not stay in memory, and an old
+// one must not be handed out.
+func NewHandler(o Options, writer client.Writer, apiReader client.Reader, recorder events.EventRecorder, metrics *Metrics, log logr.Logger) *Handler {
 	h := &Handler{
 		Log:         log,
 		tokens:      tokenReviewer{writer: writer, audience: o.Audience, username: o.agentUsername()},
-		pullSecrets: pullSecrets{apiReader: reader, recorder: recorder, log: log},
+		pullSecrets: pullSecrets{apiReader: apiReader, recorder: recorder, log: log},
 		throttle:    newThrottle(),
-		metrics: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sluice_credential_requests_total",
-			Help: "Requests of node agents for registry credentials, by result: OK, or the reason of the refusal.",
-		}, []string{"result"}),
-		mux: http.NewServeMux(),
-	}
-	if err := metrics.Register(h.metrics); err != nil {
-		return nil, fmt.Errorf("register metrics of the credential endpoint: %w", err)
+		metrics:     metrics,
+		mux:         http.NewServeMux(),
 	}
 	h.mux.HandleFunc("POST "+credentialapi.Path, h.serve)
-	return h, nil
+	return h
 }
 
 // ServeHTTP answers one request.
@@ -63,28 +55,28 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 
 	found, err := h.answer(ctx, w, r)
 	if err == nil {
-		h.metrics.WithLabelValues("OK").Inc()
+		h.metrics.count(resultOK)
 		write(w, http.StatusOK, credentialapi.Response{Credentials: append([]credentialapi.Credential{}, found...)}) // [], not null
 		return
 	}
-	var no *denial
-	if !errors.As(err, &no) {
-		no = deny(http.StatusServiceUnavailable, credentialapi.ReasonUnavailable, "the API server did not answer; try again").withDetail(err.Error())
+	var denied *denial
+	if !errors.As(err, &denied) {
+		denied = deny(http.StatusServiceUnavailable, credentialapi.ReasonUnavailable, "the API server did not answer; try again").withDetail(err.Error())
 	}
-	h.metrics.WithLabelValues(string(no.body.Reason)).Inc()
-	h.Log.Info("Refused to hand out credentials", "status", no.status, "reason", no.body.Reason, "why", no.detail,
-		"node", no.node, "remote", r.RemoteAddr)
-	switch no.status {
+	h.metrics.count(string(denied.body.Reason))
+	h.Log.Info("Denied credentials", "status", denied.status, "reason", denied.body.Reason, "detail", denied.detail,
+		"node", denied.node, "remote", r.RemoteAddr)
+	switch denied.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
-	write(w, no.status, no.body)
+	write(w, denied.status, denied.body)
 }
 
-// answer finds the credentials that r may have. An error that is no refusal is one of
-// the API server's.
+// answer returns the credentials that r may have. An error that is not a denial comes from the
+// API server.
 func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Request) ([]credentialapi.Credential, error) {
 	done, ok := h.throttle.admit(r.RemoteAddr)
 	if !ok {
@@ -104,7 +96,7 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 	return found, forNode(node, err)
 }
 
-// bearer is the token of the request, or empty.
+// bearer is the token of the request; empty if it has none.
 func bearer(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -133,38 +125,6 @@ func write(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	// An error means that the agent has gone, and it will ask again.
+	// An error means that the agent has gone. It asks again.
 	_ = json.NewEncoder(w).Encode(body)
-}
-
-// denial is an answer without credentials.
-type denial struct {
-	status int
-	body   credentialapi.Error
-	// detail is more detail than the caller gets, for the log. It holds no token.
-	detail string
-	// node is empty until the token is known to be good.
-	node string
-}
-
-func deny(status int, reason credentialapi.Reason, message string) *denial {
-	return &denial{status: status, body: credentialapi.Error{Reason: reason, Message: message}, detail: message}
-}
-
-// withDetail replaces what the log says.
-func (r *denial) withDetail(why string) *denial {
-	r.detail = why
-	return r
-}
-
-// Error is what the log says.
-func (r *denial) Error() string { return r.detail }
-
-// forNode names the node in a refusal.
-func forNode(node string, err error) error {
-	var no *denial
-	if errors.As(err, &no) {
-		no.node = node
-	}
-	return err
 }

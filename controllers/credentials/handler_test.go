@@ -218,9 +218,10 @@ func newHandler(t *testing.T, logged *bytes.Buffer, review func(*authenticationv
 	recorder := events.NewFakeRecorder(10)
 	registry := prometheus.NewRegistry()
 	options := Options{Audience: credentialapi.Audience, AgentServiceAccount: "sluice-system/sluice-agent"}
-	handler, err := NewHandler(options, api, api, recorder, registry, logging.Options{Format: logging.FormatJSON}.Logger(logged))
+	metrics, err := NewMetrics(registry)
 	if err != nil {
 		t.Fatal(err)
 	}
+	handler := NewHandler(options, api, api, recorder, metrics, logging.Options{Format: logging.FormatJSON}.Logger(logged))
 	return made{handler, registry, recorder.Events}
 }

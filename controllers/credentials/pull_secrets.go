@@ -24,7 +24,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// The agents' Secrets are read one by one; nothing lists or watches them.
+// Pull secrets are read one by one. Nothing lists or watches them.
 //
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
@@ -39,16 +39,16 @@ type pullSecrets struct {
 	log       logr.Logger
 }
 
-// credentials returns the credentials for an image that the node's NodeImageSet wants pulled
-// from the registry now, from the pull secrets that it names there.
+// credentials returns the credentials for an image. The node's NodeImageSet must let the node pull
+// it from the upstream, and names the pull secrets that count.
 func (s pullSecrets) credentials(ctx context.Context, node string, image imageref.Reference) ([]credentialapi.Credential, error) {
 	wanted, err := s.entry(ctx, node, image)
 	if err != nil {
 		return nil, err
 	}
 	prefetches := map[string][]v1alpha1.ImagePrefetch{} // by namespace
-	var usable []corev1.Secret
-	var owners [][]*v1alpha1.ImagePrefetch // of each of usable
+	var readable []corev1.Secret
+	var owners [][]*v1alpha1.ImagePrefetch // of each readable Secret
 	for _, ref := range wanted.ImagePullSecrets {
 		if _, ok := prefetches[ref.Namespace]; !ok {
 			var list v1alpha1.ImagePrefetchList
@@ -63,23 +63,17 @@ func (s pullSecrets) credentials(ctx context.Context, node string, image imagere
 				"node", node, "image", wanted.Name, "namespace", ref.Namespace, "secret", ref.Name)
 			continue
 		}
-		secret := corev1.Secret{}
-		err = s.apiReader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
-		switch {
-		case apierrors.IsNotFound(err):
-			s.warn(offering, objectMeta(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
-			continue
-		case apierrors.IsForbidden(err): // an administrator let Sluice read those of some namespaces only
-			s.warn(offering, objectMeta(ref), v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
+		secret, err := s.read(ctx, ref, offering)
+		if err != nil {
+			return nil, err
 		}
-		usable, owners = append(usable, secret), append(owners, offering)
+		if secret != nil {
+			readable, owners = append(readable, *secret), append(owners, offering)
+		}
 	}
 
-	ring, problems := keyring.New(usable)
-	for i, secret := range usable {
+	ring, problems := keyring.New(readable)
+	for i, secret := range readable {
 		ref := v1alpha1.NamespacedSecretReference{Namespace: secret.Namespace, Name: secret.Name}
 		if note := noteOn(problems, ref); note != "" {
 			s.warn(owners[i], secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)
@@ -90,9 +84,29 @@ func (s pullSecrets) credentials(ctx context.Context, node string, image imagere
 	return found, nil
 }
 
-// entry is the entry of the image in the node's NodeImageSet. A node that pulls from
-// the mirror gets nothing: a peer sends credentials to nobody. A seed sends them to every
-// host that the node's hosts.toml names and that asks for some, as the kubelet does.
+// read reads a Secret. One that does not exist, or that Sluice may not read, is nil and is an
+// Event on its owners.
+func (s pullSecrets) read(ctx context.Context, ref v1alpha1.NamespacedSecretReference, owners []*v1alpha1.ImagePrefetch) (*corev1.Secret, error) {
+	// An Event has no more of a Secret that could not be read than its name.
+	unread := metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
+	var secret corev1.Secret
+	err := s.apiReader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		s.warn(owners, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
+		return nil, nil
+	case apierrors.IsForbidden(err): // the administrator may have allowed some namespaces only
+		s.warn(owners, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	return &secret, nil
+}
+
+// entry returns the entry of the image in the node's NodeImageSet, if the node is a seed of it. A
+// peer is denied: it sends credentials to nobody. A seed sends them to each host of the node's
+// hosts.toml that asks for credentials, as the kubelet does.
 func (s pullSecrets) entry(ctx context.Context, node string, image imageref.Reference) (*v1alpha1.NodeImage, error) {
 	notWanted := deny(http.StatusNotFound, credentialapi.ReasonNotWanted, "the NodeImageSet of this node does not name the image")
 	set := v1alpha1.NodeImageSet{}
@@ -115,10 +129,10 @@ func (s pullSecrets) entry(ctx context.Context, node string, image imageref.Refe
 	return wanted, nil
 }
 
-// ownersOf are the ImagePrefetches on whose behalf a Secret is used for an image: those
-// of the Secret's own namespace that name both. The controller makes NodeImageSets of
-// nothing else, and this holds also if one was written by someone else: no spec can
-// reach a Secret that its own namespace did not offer for that very image.
+// ownersOf returns the ImagePrefetches that offer a Secret for an image: those of the Secret's
+// namespace that name both. The controller writes NodeImageSets from such offers alone. The check
+// covers a NodeImageSet that somebody else wrote: it cannot reach a Secret that the Secret's own
+// namespace does not offer for that image.
 func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, prefetches []v1alpha1.ImagePrefetch) []*v1alpha1.ImagePrefetch {
 	var owners []*v1alpha1.ImagePrefetch
 	for i := range prefetches {
@@ -134,15 +148,10 @@ func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, 
 	return owners
 }
 
-// objectMeta is all that is known of a Secret that could not be read.
-func objectMeta(ref v1alpha1.NamespacedSecretReference) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
-}
-
-// warn tells the owners of a Secret what is wrong with it. The Event is related to
-// the Secret at the resource version that was read: client-go counts Events of one reason
-// and the same objects as one, whatever their notes, and another version of the Secret
-// may have something else wrong with it.
+// warn records an Event about a Secret on each of its owners. The Event is related to the Secret
+// with the resource version that was read. Otherwise client-go would take a second Event with the
+// same reason and objects for a repetition, and drop its note, though another version of the
+// Secret may have another problem.
 func (s pullSecrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.ObjectMeta, reason, note string) {
 	related := &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
@@ -155,13 +164,15 @@ func (s pullSecrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.Object
 	}
 }
 
-// An Event's note has at most 1024 bytes.
 const (
+	// shownProblems bounds the problems that a note lists.
 	shownProblems = 3
-	maxNote       = 1000
+	// maxNote bounds a note, in bytes; the API allows 1024.
+	maxNote = 1000
 )
 
-// noteOn tells the first problems of a Secret and how many more there are.
+// noteOn lists the first problems of a Secret, and says how many more there are; empty if there is
+// none.
 func noteOn(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReference) string {
 	var lines []string
 	for _, p := range problems {

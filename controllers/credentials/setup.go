@@ -10,15 +10,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// SetupWithManager has the manager serve the endpoint on every replica.
+// SetupWithManager makes the manager serve the endpoint on every replica.
 func SetupWithManager(mgr ctrl.Manager, o Options) (*Server, error) {
-	// The API reader, for the manager's client would list and watch every Secret of
-	// the cluster to answer for one.
-	handler, err := NewHandler(o, mgr.GetClient(), mgr.GetAPIReader(), mgr.GetEventRecorder("sluice-credentials"),
-		metrics.Registry, mgr.GetLogger().WithName("credentials"))
+	endpointMetrics, err := NewMetrics(metrics.Registry)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("register metrics of the credential endpoint: %w", err)
 	}
+	// The manager's client would list and watch all Secrets of the cluster to read one of them, so
+	// the handler gets the API reader.
+	handler := NewHandler(o, mgr.GetClient(), mgr.GetAPIReader(), mgr.GetEventRecorder("sluice-credentials"),
+		endpointMetrics, mgr.GetLogger().WithName("credentials"))
 	server, err := NewServer(o, handler)
 	if err != nil {
 		return nil, err

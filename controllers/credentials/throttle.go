@@ -10,9 +10,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A node asks once per pull from upstream, and few nodes do that at a time. The limits
-// are far above it, and keep the API server from paying for a flood: each request costs
-// it a TokenReview.
+// Each request costs the API server a TokenReview, so these limits spare it a flood of them. They
+// are far above normal use: a node asks once per pull from upstream, and few nodes pull from there
+// at a time.
 const (
 	ratePerSource  = 20 // requests per second of one address
 	burstPerSource = 100
@@ -20,12 +20,13 @@ const (
 	maxSources     = 4096
 )
 
-// throttle bounds the requests of each address and those in flight.
+// throttle bounds the rate of requests from each address, and the number in flight from all.
 type throttle struct {
 	inFlight chan struct{}
 
 	mu sync.Mutex
-	// Addresses are forgotten by generations, so that memory is bounded.
+	// recent and older are two generations of addresses. The older one is dropped when the recent
+	// one is full, so that memory is bounded.
 	recent, older map[string]*rate.Limiter
 }
 
@@ -33,7 +34,7 @@ func newThrottle() *throttle {
 	return &throttle{inFlight: make(chan struct{}, maxInFlight), recent: map[string]*rate.Limiter{}}
 }
 
-// admit says whether a request may go on; if so, leave is to be called at its end.
+// admit reports whether a request may go on. If so, done must be called when it ends.
 func (l *throttle) admit(remote string) (done func(), ok bool) {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {

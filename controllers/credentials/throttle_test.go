@@ -27,17 +27,17 @@ func TestAFloodFromOneAddressIsCutOffAndHurtsNoOther(t *testing.T) {
 
 func TestRequestsInFlightAreBounded(t *testing.T) {
 	l := newThrottle()
-	var leave func()
+	var done func()
 	for i := range maxInFlight {
 		var ok bool
-		if leave, ok = l.admit(fmt.Sprintf("10.0.%d.1:1", i)); !ok {
-			t.Fatalf("request %d is refused", i)
+		if done, ok = l.admit(fmt.Sprintf("10.0.%d.1:1", i)); !ok {
+			t.Fatalf("request %d is turned away", i)
 		}
 	}
 	if _, ok := l.admit("10.1.0.1:1"); ok {
-		t.Error("one more than the limit is let in")
+		t.Error("one more than the limit is admitted")
 	}
-	leave()
+	done()
 	enter(t, l, "10.1.0.1:1", true)
 }
 
@@ -50,21 +50,21 @@ func TestManyAddressesTakeBoundedMemoryAndAreNotForgottenAtOnce(t *testing.T) {
 		enter(t, l, fmt.Sprintf("10.1.%d.%d:1", i/256, i%256), true)
 	}
 	if n := len(l.recent) + len(l.older); n > 2*maxSources {
-		t.Errorf("%d addresses are kept, want %d at the most", n, 2*maxSources)
+		t.Errorf("%d addresses are kept, want at most %d", n, 2*maxSources)
 	}
 	if l.limiter("10.0.0.1").Tokens() > burstPerSource/2 {
 		t.Error("a flooding address is forgotten as soon as others come")
 	}
 }
 
-// enter lets a request in and out again.
+// enter admits a request and ends it.
 func enter(t *testing.T, l *throttle, remote string, want bool) {
 	t.Helper()
-	leave, ok := l.admit(remote)
+	done, ok := l.admit(remote)
 	if ok {
-		leave()
+		done()
 	}
 	if ok != want {
-		t.Fatalf("request of %s let in: %t, want %t", remote, ok, want)
+		t.Fatalf("request of %s admitted: %t, want %t", remote, ok, want)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// Metrics are the controller's own figures.
+// Metrics are those of the distribution controller.
 type Metrics struct {
 	assigned      *prometheus.CounterVec
 	seedsReplaced prometheus.Counter
@@ -19,7 +19,7 @@ type Metrics struct {
 	timeToReady   prometheus.Histogram
 }
 
-// NewMetrics makes the figures and registers them.
+// NewMetrics makes the metrics and registers them.
 func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		assigned: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -11,13 +11,13 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-// Metrics are the gate controller's own figures.
+// Metrics are those of the gate controller.
 type Metrics struct {
 	holdsActive  prometheus.Gauge
 	holdDuration *prometheus.HistogramVec
 }
 
-// NewMetrics makes the figures and registers them.
+// NewMetrics makes the metrics and registers them.
 func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		holdsActive: prometheus.NewGauge(prometheus.GaugeOpts{

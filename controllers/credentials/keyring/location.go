@@ -11,16 +11,16 @@ import (
 	"strings"
 )
 
-// location is what an entry's name says: for which registry, and which repositories
-// of it, the credential is meant.
+// location is the name of an entry, parsed: the registry that the credential is for, and which of
+// its repositories.
 type location struct {
-	host string // with the port, as it was written
-	path string // "" or a prefix of repositories, beginning with a slash
+	host string // with the port, as written
+	path string // "", or a prefix of repositories that begins with a slash
 }
 
-// parseLocation reads the name of an entry: HOST, HOST:PORT, HOST/PATH, each also as
-// an http or https URL. The API versions /v1/ and /v2/ at the beginning of the path
-// mean the whole host, as for Docker.
+// parseLocation parses the name of an entry: HOST, HOST:PORT or HOST/PATH, or an http or https URL
+// of these. As in Docker, an API version (/v1/ or /v2/) at the beginning of the path is no part of
+// it.
 func parseLocation(name string) (location, bool) {
 	if !strings.HasPrefix(name, "https://") && !strings.HasPrefix(name, "http://") {
 		name = "https://" + name
@@ -42,16 +42,16 @@ func parseLocation(name string) (location, bool) {
 // key orders locations, and is equal for equal ones.
 func (l location) key() string { return l.host + l.path }
 
-// covers says whether a repository lies at the location. The port must be the same
-// and the path a prefix, of characters rather than of segments. In each label of the
-// host a star stands for any characters: "*.example.com" covers "eu.example.com", but
-// neither "example.com" nor "a.eu.example.com".
+// covers reports whether a repository is at the location. The port must be equal, and the path must
+// be a prefix, by characters and not by segments. A star in a label of the host stands for any
+// characters of that label: "*.example.com" covers "eu.example.com", but neither "example.com" nor
+// "a.eu.example.com".
 func (l location) covers(domain, repository string) bool {
 	if !strings.HasPrefix("/"+repository, l.path) {
 		return false
 	}
 	if l.host == domain {
-		return true // also an IPv6 address, whose brackets would be a pattern
+		return true // an IPv6 address ends here: its brackets would be a pattern below
 	}
 	pattern, patternPort := splitPort(l.host)
 	name, port := splitPort(domain)
@@ -75,13 +75,13 @@ func splitPort(host string) (name, port string) {
 	return name, port
 }
 
-// registryName is what surely is the name of a registry: names with a dot, in lower
-// case. People do write "user:password", or the base64 of it, where the registry
-// belongs, and that must not be shown to anyone.
+// registryName matches names that can only be those of a registry: localhost, and lower-case names
+// with a dot. Some people write "user:password", or its base64, in place of the registry, and that
+// must not be shown.
 var registryName = regexp.MustCompile(`^(localhost|[a-z0-9*-]{1,63}([.][a-z0-9*-]{1,63}){1,9})(:[0-9]{1,5})?$`)
 
-// registry is the host of the location if it can be shown, and otherwise nothing. The
-// rest of an entry's name, which may contain a user and a password, is never shown.
+// registry is the host of the location if it is certainly the name of a registry; empty otherwise.
+// The rest of an entry's name is never shown, because it may have a username and a password.
 func (l location) registry() string {
 	if !registryName.MatchString(l.host) {
 		return ""

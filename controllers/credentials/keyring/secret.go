@@ -17,24 +17,23 @@ import (
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 )
 
-// Problem is a Secret, or an entry of one, that cannot be used. It holds nothing of
-// the Secret's content but the name of a registry, and that only where it is surely one.
+// Problem is a Secret, or an entry of one, that cannot be used. Of the Secret's content it has at
+// most the name of a registry, and only where that cannot be anything else.
 type Problem struct {
 	// Namespace and Name are the Secret's.
 	Namespace, Name string
-	// Key is the key in the Secret's data; empty when the Secret as a whole is meant.
+	// Key is the key in the Secret's data; empty if the problem is the Secret as a whole.
 	Key string
-	// Entry is where the entry stands under the key, the first being 1; 0 when the key as
-	// a whole is meant.
+	// Entry is the position of the entry under the key, from 1; 0 if the problem is the key as a
+	// whole.
 	Entry int
-	// Registry is the host of the entry; empty when its name may be something else than
-	// a registry.
+	// Registry is the host of the entry; empty if its name may not be that of a registry.
 	Registry string
-	// Message says what is wrong, in a fixed text.
+	// Message is one of the fixed texts of this package.
 	Message string
 }
 
-// String is the problem in one line, for a person.
+// String is the problem in one line, for people.
 func (p Problem) String() string {
 	where := fmt.Sprintf("Secret %s/%s", p.Namespace, p.Name)
 	if p.Key != "" {
@@ -63,8 +62,8 @@ const (
 	registryToken = "only a registrytoken, which containerd does not take"
 )
 
-// read returns the entries of a Secret, sorted by their names, and what is wrong with
-// others. The errors of the parsers quote what they could not parse: they go nowhere.
+// read returns the usable entries of a Secret, sorted by name, and a problem for each other one.
+// The errors of the parsers are dropped, because they quote what they could not parse.
 func read(secret *corev1.Secret) ([]entry, []Problem) {
 	problem := Problem{Namespace: secret.Namespace, Name: secret.Name}
 	fail := func(message string) ([]entry, []Problem) {
@@ -122,7 +121,7 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 	return usable, problems
 }
 
-// entries are those of a docker config, and where each stands in it, from 1.
+// entries are those of a docker config, and the position of each in it, from 1.
 type entries struct {
 	byName   map[string]json.RawMessage
 	position map[string]int
@@ -152,8 +151,8 @@ func (e *entries) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// readEntry returns the credential of an entry, or what is wrong with it. An identity
-// token goes before a password, and auth before username and password, as for Docker.
+// readEntry returns the credential of an entry, or the message of its problem. As in Docker, an
+// identity token takes precedence over a password, and auth over username and password.
 func readEntry(data json.RawMessage) (credentialapi.Credential, string) {
 	var fields struct {
 		Username      string `json:"username"`
@@ -182,9 +181,9 @@ func readEntry(data json.RawMessage) (credentialapi.Credential, string) {
 	return credentialapi.Credential{}, noCredential
 }
 
-// decodeAuth reads base64 of USERNAME:PASSWORD, padded or not. Line breaks in it are
-// ignored, as encoding/base64 does; other space is not. Without a username it is
-// refused: containerd would take the password for an identity token.
+// decodeAuth decodes the base64 of USERNAME:PASSWORD, with or without padding. Line breaks are
+// ignored, as in encoding/base64, and other white space is an error. So is an empty username:
+// containerd would take the password for an identity token.
 func decodeAuth(auth string) (username, password string, ok bool) {
 	encoding := base64.RawStdEncoding
 	if strings.HasSuffix(strings.TrimSpace(auth), "=") {
