@@ -141,8 +141,8 @@ func (a *Agent) postAfter(delay time.Duration, f func()) {
 	time.AfterFunc(delay, func() { a.post(f) })
 }
 
-// advance starts every check, pull and write that can start. It returns when the time alone calls for
-// the next call.
+// advance starts every check, pull and write that can start. It returns when the time alone calls
+// for the next call.
 func (a *Agent) advance(ctx context.Context, now time.Time) (wakeAt time.Time) {
 	if a.verifyAt.IsZero() {
 		a.verifyAt = now.Add(a.VerifyInterval)

@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// apply takes up a spec. The set's status matters only to a new process, which takes over the answers
-// and counts of the last one.
+// apply takes up a spec. The set's status matters only to a new process, which takes over the
+// answers and counts of the last one.
 func (a *Agent) apply(set *v1alpha1.NodeImageSet) {
 	a.synced.Store(true)
 	if set == nil {
@@ -65,8 +65,8 @@ func (a *Agent) forget(e *entry) {
 	}
 }
 
-// newEntry begins with the status that an earlier process has reported. So no tag is resolved twice,
-// and the status does not go back to Pending.
+// newEntry begins with the status that an earlier process has reported. So no tag is resolved
+// twice, and the status does not go back to Pending.
 func newEntry(spec v1alpha1.NodeImage, set *v1alpha1.NodeImageSet) *entry {
 	e := &entry{spec: spec, needsCheck: true}
 	at := slices.IndexFunc(set.Status.Images, func(s v1alpha1.NodeImageStatus) bool { return s.Name == spec.Name })

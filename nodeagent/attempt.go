@@ -35,7 +35,7 @@ type attempt struct {
 	received time.Time // since when progress.Received is true; zero while it is false
 }
 
-var errAbandoned = errors.New("the spec asks for something else now")
+var errAbandoned = errors.New("the spec has changed")
 
 func (a *attempt) abandon() {
 	a.abandoned = true
@@ -58,8 +58,8 @@ func (a *attempt) latestProgress() Progress {
 	return a.progress
 }
 
-// receivedAt is when the last content arrived, after which there is only work on the node; zero while
-// content is still to come.
+// receivedAt is when the last content arrived, after which there is only work on the node; zero
+// while content is still to come.
 func (a *attempt) receivedAt() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()

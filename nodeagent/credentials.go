@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// Credentials returns the credentials that this node may use for an image. The agent calls it before
-// each pull, so that a rotated Secret takes effect.
+// Credentials returns the credentials that this node may use for an image. The agent calls it
+// before each pull, so that a rotated Secret takes effect.
 type Credentials interface {
 	// For returns the credentials in the order to try them, or none. Its errors wrap
 	// ErrCredentialsUnavailable or ErrCredentialsDenied.

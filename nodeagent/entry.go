@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// entry is one image of the spec, with what the agent knows about it. Only the Agent's loop reads and
-// writes it. Its fields give the states that doc.go draws:
+// entry is one image of the spec, with what the agent knows about it. Only the Agent's loop reads
+// and writes it. Its fields give the states that doc.go draws:
 //
 //	present  failed  attempt  state    next step
 //	true     any     nil      Present  check when needsCheck; resolve the tag for a new request ID
@@ -97,8 +97,8 @@ func (e *entry) nextStep(now time.Time) step {
 }
 
 // wanted returns the digest that the node is to have, or "" if it is not known, and whether the
-// registry is to be asked what the tag means. Until it has answered, the node keeps the image that it
-// has.
+// registry is to be asked what the tag means. Until it has answered, the node keeps the image that
+// it has.
 func (e *entry) wanted() (want digest.Digest, resolve bool) {
 	if d := e.ref.Digest(); d != "" {
 		return d, false
@@ -202,8 +202,8 @@ func (e *entry) fail(err error, now time.Time) {
 	e.failed = e.final || e.failures > retryLimit(e.spec) || f.reason == v1alpha1.ReasonInsufficientDisk
 }
 
-// state is the state to report. An entry stays Present while its tag is resolved again, also when that
-// fails.
+// state is the state to report. An entry stays Present while its tag is resolved again, also when
+// that fails.
 func (e *entry) state() v1alpha1.ImageState {
 	switch {
 	case e.present:

@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/excerpt"
 )
 
-// The kinds of failure that a Runtime and Credentials distinguish. Their errors wrap one of these, and
-// the cause.
+// The kinds of failure that a Runtime and Credentials distinguish. Their errors wrap one of these,
+// and the cause.
 var (
 	// ErrImageNotFound: the registry does not know the image.
 	ErrImageNotFound = errors.New("image not found")
@@ -48,8 +48,8 @@ type failure struct {
 	uncounted bool
 }
 
-// failuresByError is in order of precedence. For example, an error that wraps both ErrNotOnMirror and
-// ErrNoProgress means that the pull waited for the mirror.
+// failuresByError is in order of precedence. For example, an error that wraps both ErrNotOnMirror
+// and ErrNoProgress means that the pull waited for the mirror.
 var failuresByError = []struct {
 	err     error
 	failure failure
@@ -86,8 +86,8 @@ var (
 	urlUserinfo = regexp.MustCompile(`(https?://)[^\s/"'@]+@`)
 )
 
-// statusMessage is an error's text in the form of a status message: one line, without the secrets of
-// URLs, not longer than maxMessage.
+// statusMessage is an error's text in the form of a status message: one line, without the secrets
+// of URLs, not longer than maxMessage.
 func statusMessage(err error) string {
 	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\n", "; ")

@@ -273,7 +273,7 @@ func TestWhileATagIsResolvedAgainItsOldDigestStays(t *testing.T) {
 					t.Errorf("%d attempts, want more than 4", s.Attempts)
 				}
 				if r, _ := a.runtime.Record(name("v1")); !r.Pinned {
-					t.Error("the image is not pinned any more")
+					t.Error("the image is no longer pinned")
 				}
 
 				for _, n := range []string{name("v1"), "registry.test/team/app@" + d.String()} {

@@ -22,8 +22,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// CacheOptions restrict a manager's cache to this node's object. For a watch on metadata.name, the API
-// server looks at no events of other nodes.
+// CacheOptions restrict a manager's cache to this node's object. For a watch on metadata.name, the
+// API server looks at no events of other nodes.
 func CacheOptions(nodeName string) cache.Options {
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
 		&v1alpha1.NodeImageSet{}: {Field: fields.OneTermEqualSelector("metadata.name", nodeName)},
@@ -53,7 +53,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // SetupWithManager watches the node's object.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// If there is no object, no event comes, but the pins of an earlier spec are still to be removed.
+	// If there is no object, no event comes, but the pins of an earlier spec are still to be
+	// removed.
 	initial := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: r.NodeName}})
 		return nil

@@ -15,9 +15,9 @@ import (
 // bearer matches a token that the registry gave to containerd in exchange for the credentials.
 var bearer = regexp.MustCompile(`(Bearer )[\w.~+/-]{20,}=*`)
 
-// Redact removes the secrets of the credentials from an error's text, in each encoding in which they
-// are sent: containerd's errors quote the registry, and a registry may quote what it received. User
-// names stay. The wrapped errors stay as they are, so their own text must not be shown.
+// Redact removes the secrets of the credentials from an error's text, in each encoding in which
+// they are sent: containerd's errors quote the registry, and a registry may quote what it received.
+// User names stay. The wrapped errors stay as they are, so their own text must not be shown.
 func Redact(err error, credentials []Credential) error {
 	if err == nil || len(credentials) == 0 {
 		return err
@@ -37,9 +37,9 @@ func Redact(err error, credentials []Credential) error {
 	return &redactedError{text: bearer.ReplaceAllString(text, "${1}"+redacted), err: err}
 }
 
-// encodings are the forms in which a secret is sent: as it is, as in a form or a query, and in base64
-// with and without the user name before it. The base64 is without padding, so it also matches where
-// padding follows.
+// encodings are the forms in which a secret is sent: as it is, as in a form or a query, and in
+// base64 with and without the user name before it. The base64 is without padding, so it also
+// matches where padding follows.
 func encodings(username, secret string) []string {
 	if secret == "" {
 		return nil

@@ -20,8 +20,8 @@ type StatusWriter interface {
 	WriteStatus(ctx context.Context, uid types.UID, status v1alpha1.NodeImageSetStatus) error
 }
 
-// reporter decides when the status is written: one write at a time, with all changes until then, and
-// none of a status that is already there.
+// reporter decides when the status is written: one write at a time, with all changes until then,
+// and none of a status that is already there.
 type reporter struct {
 	uid     types.UID
 	written v1alpha1.NodeImageSetStatus
@@ -86,9 +86,9 @@ func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatu
 	}
 }
 
-// progressDue is when the progress of a running pull is to be reported next. A further try of a Failed
-// entry is reported when it ends: by the count of attempts the controller sees that the reason is
-// still valid.
+// progressDue is when the progress of a running pull is to be reported next. A further try of a
+// Failed entry is reported when it ends: by the count of attempts the controller sees that the
+// reason is still valid.
 func (a *Agent) progressDue() (due time.Time) {
 	for _, e := range a.entries {
 		if e.attempt != nil && !e.failed {
@@ -98,8 +98,8 @@ func (a *Agent) progressDue() (due time.Time) {
 	return due
 }
 
-// postponeProgress sets when each pull's progress is reported again after this report, which has the
-// progress of all pulls.
+// postponeProgress sets when each pull's progress is reported again after this report, which has
+// the progress of all pulls.
 func (a *Agent) postponeProgress(now time.Time) {
 	for _, e := range a.entries {
 		if att := e.attempt; att != nil {

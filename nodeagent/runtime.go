@@ -12,9 +12,9 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// Runtime is the node's container runtime. Its errors wrap one of this package's Err variables where
-// the agent is to distinguish them. All methods may be called at the same time, except Pull for the
-// same image name.
+// Runtime is the node's container runtime. Its errors wrap one of this package's Err variables
+// where the agent is to distinguish them. All methods may be called at the same time, except Pull
+// for the same image name.
 type Runtime interface {
 	// Check reports whether the image is on the node: the content of the digest is complete for
 	// the node's platform, unpacked, and has every name that a Pod may use for it. It asks neither
@@ -63,7 +63,7 @@ type PullRequest struct {
 
 // Progress is how far a pull is. A field that is not known yet is zero.
 type Progress struct {
-	// Digest is that of the request, or else the one that the tag means.
+	// Digest is that of the PullRequest. If that has none, it is the digest that the tag means.
 	Digest digest.Digest
 	// SizeBytes is the compressed size for the node's platform.
 	SizeBytes int64

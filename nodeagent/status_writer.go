@@ -19,8 +19,8 @@ import (
 // FieldOwner is the agent's name in managedFields.
 const FieldOwner = "sluice-agent"
 
-// NewStatusWriter returns a StatusWriter that uses server-side apply. The agent owns the whole status
-// and sends all of it each time, so it needs no read and has no conflicts.
+// NewStatusWriter returns a StatusWriter that uses server-side apply. The agent owns the whole
+// status and sends all of it each time, so it needs no read and has no conflicts.
 func NewStatusWriter(c client.Client, nodeName string) StatusWriter {
 	return &statusWriter{client: c, nodeName: nodeName}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// stableConnection is how long a connection must last for the backoff to begin again at its shortest.
-// So a runtime that crashes soon after each start is not asked all the time.
+// stableConnection is how long a connection must last for the backoff to begin again at its
+// shortest. So a runtime that crashes soon after each start is not asked all the time.
 const stableConnection = time.Minute
 
 // watch connects to the runtime and passes on its changes. It reconnects until ctx ends.
@@ -56,8 +56,8 @@ func (a *Agent) onRuntimeConnected() {
 	a.reporter.writeWithin(now, transientDelay)
 }
 
-// restartGrace is how long a runtime may be away before that is reported. A restart takes seconds, and
-// ends no container.
+// restartGrace is how long a runtime may be away before that is reported. A restart takes seconds,
+// and ends no container.
 const restartGrace = 30 * time.Second
 
 // outage is why the agent cannot work with the runtime: it is too old, or has been away for longer
@@ -94,9 +94,9 @@ func (a *Agent) restoreOutage(conditions []metav1.Condition) {
 	}
 }
 
-// repullDelay is how long a deleted image is not pulled again. Under disk pressure the kubelet deletes
-// images, and up to 10 s later sets the condition on the Node; the controller then takes the missing
-// images out of the spec.
+// repullDelay is how long a deleted image is not pulled again. Under disk pressure the kubelet
+// deletes images, and up to 10 s later sets the condition on the Node; the controller then takes
+// the missing images out of the spec.
 const repullDelay = 15 * time.Second
 
 // onNameChanged has the image checked that the name belongs to. A deletion also frees space on the

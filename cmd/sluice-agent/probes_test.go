@@ -72,7 +72,7 @@ func TestNotReadyBeforeTheSpecIsKnown(t *testing.T) {
 		synctest.Wait()
 		checks := readiness(agent)
 		if checks["containerd"](nil) != nil || checks["synced"](nil) == nil {
-			t.Error("it is ready although nobody has said what the node shall hold")
+			t.Error("it is ready before it knows the node's spec")
 		}
 		cancel()
 		<-ended

@@ -51,7 +51,8 @@ func (r *Runtime) check(ctx context.Context, ref imageref.Reference, want digest
 type localContent struct {
 	// manifest is the one for the node's platform; nil where it is missing, or the index above it.
 	manifest *ocispec.Manifest
-	// size is the compressed size of config and layers; missing is the part of it that is not there.
+	// size is the compressed size of config and layers; missing is the part of it that is not
+	// there.
 	size, missing int64
 	unpacked      bool
 }
@@ -113,8 +114,8 @@ func (r *Runtime) isUnpacked(ctx context.Context, config ocispec.Descriptor) (bo
 	return err == nil, err
 }
 
-// describe returns the descriptor of an image's digest, and whether the node knows it: from any image
-// record that points at it, or else from the content that an unfinished pull has left.
+// describe returns the descriptor of an image's digest, and whether the node knows it: from any
+// image record that points at it, or from the content that an unfinished pull has left.
 func (r *Runtime) describe(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, bool, error) {
 	records, err := r.client.ImageService().List(ctx, "target.digest=="+dgst.String())
 	if err != nil {
@@ -140,8 +141,8 @@ func (r *Runtime) describe(ctx context.Context, dgst digest.Digest) (ocispec.Des
 	return desc, desc.MediaType != "", nil
 }
 
-// mediaType returns the type that the manifest states, or else the type that its server stated, or
-// else the type that its fields suggest. It is empty if raw is no manifest.
+// mediaType returns the first of these: the type that the manifest states, the type that its server
+// stated, the type that its fields suggest. It is empty if raw is no manifest.
 func mediaType(raw []byte, served string) string {
 	var manifest struct {
 		MediaType string            `json:"mediaType"`

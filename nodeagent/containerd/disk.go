@@ -20,8 +20,8 @@ import (
 const unpackedFactor = 2.5
 
 // minFreeInodes is the share of free inodes below which the kubelet begins to delete images
-// (imagefs.inodesFree). The check is of the present share only: no manifest tells how many inodes an
-// image takes.
+// (imagefs.inodesFree). The check is of the present share only: no manifest tells how many inodes
+// an image takes.
 const minFreeInodes = 0.05
 
 // disk remembers where the daemon keeps content and snapshots, and which pulls have reserved space.

@@ -39,8 +39,8 @@ const (
 // fetcher brings the blobs of one image from the mirrors into the content store.
 type fetcher struct {
 	store content.Store
-	// sourceLabel labels each blob at its commit with its source. Spegel announces a blob only if the
-	// label is there within 650 ms of the commit, and does not look for it a second time.
+	// sourceLabel labels each blob at its commit with its source. Spegel announces a blob only if
+	// the label is there within 650 ms of the commit, and does not look for it a second time.
 	sourceLabel content.Opt
 	mirrors     *mirror.Client
 	streams     *streams
@@ -93,8 +93,8 @@ func (f *fetcher) fetch(ctx context.Context, desc ocispec.Descriptor) error {
 }
 
 // ingest writes the blob under the ingest key that containerd's own pulls use. Of two pulls the
-// second waits, and then finds the blob in the store. The key stays unlocked while the mirror has no
-// blob, so that a pull by the kubelet, which may ask the upstream, goes ahead.
+// second waits, and then finds the blob in the store. The key stays unlocked while the mirror has
+// no blob, so that a pull by the kubelet, which may ask the upstream, goes ahead.
 func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Descriptor) error {
 	writer, err := f.store.Writer(ctx, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
@@ -122,9 +122,9 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 // errLocked: another pull is writing the blob.
 var errLocked = errors.New("blob is being written by another pull")
 
-// observeLocked returns errLocked if another pull has locked the ingest, and the cause if the daemon
-// does not answer: containerd says "unavailable" in both cases. The other pull's progress counts for
-// this one, be it bytes of the blob or those of the streams that it waits for.
+// observeLocked returns errLocked if another pull has locked the ingest, and the cause if the
+// daemon does not answer: containerd says "unavailable" in both cases. The other pull's progress
+// counts for this one, be it bytes of the blob or those of the streams that it waits for.
 func (f *fetcher) observeLocked(ctx context.Context, desc ocispec.Descriptor, cause error) error {
 	status, err := f.store.Status(ctx, remotes.MakeRefKey(ctx, desc))
 	if errdefs.IsUnavailable(err) {

@@ -55,8 +55,8 @@ type creation struct {
 	labels map[string]string
 }
 
-// watchCreated looks at each blob when the node's containerd tells that it is there, as
-// Spegel does, until the spec ends.
+// watchCreated looks up each blob at the event that it was committed, as Spegel does, until the
+// spec ends.
 func watchCreated(ctx context.Context) <-chan creation {
 	GinkgoHelper()
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))

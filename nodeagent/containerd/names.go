@@ -20,8 +20,8 @@ const (
 	pinnedLabel, pinnedValue   = "io.cri-containerd.pinned", "pinned"
 )
 
-// Sluice's own labels: ourPinLabel marks a record that Sluice has pinned, and leaseLabel tells of a
-// lease which image it is for.
+// Sluice's own labels: ourPinLabel is on a record that Sluice has pinned, and leaseLabel, on a
+// lease, names its image.
 const (
 	ourPinLabel, ourPinValue = "sluice.dev/pinned", "true"
 	leaseLabel               = "sluice.dev/image"
@@ -51,8 +51,8 @@ func (r *Runtime) recordNames(ctx context.Context, ref imageref.Reference, targe
 	return nil
 }
 
-// ensureRecord creates an image record, or updates the fields that differ. It leaves other labels as
-// they are.
+// ensureRecord creates an image record, or updates the fields that differ. It leaves other labels
+// as they are.
 func (r *Runtime) ensureRecord(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) error {
 	store := r.client.ImageService()
 	for {
@@ -85,8 +85,8 @@ func wrapName(name string, err error) error {
 	return nil
 }
 
-// changedFields lists the fields to update. A pin that another client has set gets no label of ours,
-// so that it stays when our pins are taken off.
+// changedFields lists the fields to update. A pin that another client has set gets no label of
+// ours, so that it stays when our pins are taken off.
 func changedFields(old, wanted images.Image) []string {
 	var fields []string
 	if old.Target.Digest != wanted.Target.Digest {

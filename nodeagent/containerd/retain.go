@@ -50,8 +50,8 @@ func (r *Runtime) ensureLease(ctx context.Context, ref imageref.Reference) (cont
 	return leases.WithLease(ctx, existing[0].ID), nil
 }
 
-// listLeases returns the leases of an image, the latest first. There is at most one, unless an agent
-// was killed while it renewed it.
+// listLeases returns the leases of an image, the latest first. There is at most one, unless an
+// agent was killed while it renewed it.
 func (r *Runtime) listLeases(ctx context.Context, ref imageref.Reference) ([]leases.Lease, error) {
 	existing, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%q", leaseLabel, ref.String()))
 	if err != nil {

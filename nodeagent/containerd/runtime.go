@@ -1,8 +1,8 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package containerd is the node agent's Runtime on containerd. Only it and the package mirror below
-// it import containerd.
+// Package containerd is the node agent's Runtime on containerd. Only it and the package mirror
+// below it import containerd.
 //
 // A seed (RegistryPolicyDefault) has the daemon pull through its transfer service (seed.go,
 // transfer.go). A peer (RegistryPolicyMirror) fetches each blob from the mirrors as soon as they
@@ -24,8 +24,8 @@
 // the image has been out of the spec for a while. So containerd's garbage collection takes nothing
 // between two tries, and no blob is fetched twice.
 //
-// The daemon must keep discard_unpacked_layers = false, its default. An image without its layers can
-// run, but no mirror can serve it; here it does not count as present.
+// The daemon must keep discard_unpacked_layers = false, its default. An image without its layers
+// can run, but no mirror can serve it; here it does not count as present.
 package containerd
 
 import (
@@ -79,8 +79,8 @@ type Runtime struct {
 	throttle mirror.Throttle
 	streams  *streams
 	disk     disk
-	// unwantedSince tells by the ID of a lease since when its image is unwanted. Only Retain uses
-	// it, which is called once at a time.
+	// unwantedSince is the time, by lease ID, since which the lease's image is unwanted. Only
+	// Retain uses it, and no two calls of Retain run at the same time.
 	unwantedSince map[string]time.Time
 }
 
@@ -107,8 +107,8 @@ func New(opts Options) (*Runtime, error) {
 // Close closes the connection.
 func (r *Runtime) Close() error { return r.client.Close() }
 
-// minVersion is the first containerd that lets a mirror serve a blob as soon as it is committed, and
-// whose transfer service has all functions that are used here.
+// minVersion is the first containerd that lets a mirror serve a blob as soon as it is committed,
+// and whose transfer service has all functions that are used here.
 var minVersion = [2]int{2, 1}
 
 // checkVersion returns ErrRuntimeUnavailable if the daemon does not answer, and

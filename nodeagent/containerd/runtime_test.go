@@ -65,7 +65,7 @@ var _ = Describe("Seed", func() {
 		Expect(err).NotTo(MatchError(nodeagent.ErrImageNotFound))
 	}, SpecTimeout(specTimeout))
 
-	DescribeTable("tells what the registry's answer means",
+	DescribeTable("translates the registry's answer",
 		func(ctx context.Context, status int, want error) {
 			p := newPair("answers")
 			DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
@@ -262,8 +262,8 @@ server = %q
 	}, SpecTimeout(specTimeout))
 })
 
-// lie puts a mirror before the pair's that sends zeros for a layer so many times. It returns how often
-// that mirror was asked for the layer.
+// lie puts a mirror before the pair's that sends zeros for a layer so many times. It returns how
+// often that mirror was asked for the layer.
 func lie(p *pair, layer string, times int32) *atomic.Int32 {
 	GinkgoHelper()
 	target, err := url.Parse(p.mirror.URL())

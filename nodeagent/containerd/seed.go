@@ -76,8 +76,8 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 	return target, nil
 }
 
-// findComplete returns the descriptor of content that is all there, and whether it is. Such an image
-// needs no pull, only names and perhaps unpacking.
+// findComplete returns the descriptor of content that is all there, and whether it is. Such an
+// image needs no pull, only names and perhaps unpacking.
 func (r *Runtime) findComplete(ctx context.Context, want digest.Digest, m *meter) (ocispec.Descriptor, bool, error) {
 	target, known, err := r.describe(ctx, want)
 	if err != nil || !known {
@@ -92,9 +92,9 @@ func (r *Runtime) findComplete(ctx context.Context, want digest.Digest, m *meter
 }
 
 // diagnose finds out which of nodeagent's errors a failed transfer is. The error itself does not
-// tell: it has come through an RPC, and containerd returns a mirror's 404 even where the registry is
-// away, which would make an outage look final. So the registry is asked from here. resolveErr is its
-// answer if it has been asked already.
+// tell: it has come through an RPC, and containerd returns a mirror's 404 even where the registry
+// is away, which would make an outage look final. So the registry is asked from here. resolveErr is
+// its answer if it has been asked already.
 func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.PullRequest, resolveErr, err error) error {
 	if ctx.Err() != nil || errors.Is(err, nodeagent.ErrInsufficientDisk) {
 		return err

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// maxStreams is how many blobs the node receives from mirrors at a time. It bounds the memory, since
-// each has a buffer of 1 MiB.
+// maxStreams is how many blobs the node receives from mirrors at a time. It bounds the memory,
+// since each has a buffer of 1 MiB.
 const maxStreams = 8
 
 // streams are the places for blobs that are being received. All pulls of the node share them.
@@ -65,7 +65,8 @@ func (s *streams) enqueue(d digest.Digest) (leave func()) {
 	}
 }
 
-// progressAhead is the number of bytes on all streams if the blob waits for a stream, and otherwise 0.
+// progressAhead is the number of bytes on all streams if the blob waits for a stream, and otherwise
+// 0.
 func (s *streams) progressAhead(d digest.Digest) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,8 @@ import (
 // (core/transfer/local/pull.go and progress.go).
 type tracker struct {
 	meter *meter
-	// resumedFrom is the offset of each ingest, by its key, that an earlier try has left unfinished.
+	// resumedFrom is the offset of each ingest, by its key, that an earlier try has left
+	// unfinished.
 	resumedFrom map[string]int64
 
 	mu    sync.Mutex

@@ -35,8 +35,8 @@ func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want 
 	}
 	local, err := r.inspect(ctx, target)
 	if err == nil && local.manifest != nil && local.missing > 0 {
-		// A transfer with unpacking leaves out the layers whose snapshots are already there. Mirrors
-		// serve layers, so one without unpacking fetches those too.
+		// A transfer with unpacking leaves out the layers whose snapshots are already there.
+		// Mirrors serve layers, so one without unpacking fetches those too.
 		_, err = r.transferFrom(ctx, req, req.Ref.WithDigest(target.Digest).String(), credential, m)
 	}
 	if err != nil {
@@ -108,8 +108,8 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	return record.Target, nil
 }
 
-// reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves the
-// space on the disk. It returns ErrInsufficientDisk at once, and nil when ctx ends.
+// reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves
+// the space on the disk. It returns ErrInsufficientDisk at once, and nil when ctx ends.
 func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, m *meter) error {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()

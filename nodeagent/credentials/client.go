@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package credentials asks the controller's credential endpoint for the credentials of images that
-// this node is to pull. It keeps no state: each call reads the agent's token and the controller's CA
-// from their files, which the kubelet renews, and makes its own connection. That is cheap enough, since
-// there is one call for each pull from the upstream.
+// this node is to pull. It keeps no state: each call reads the agent's token and the controller's
+// CA from their files, which the kubelet renews, and makes its own connection. That is cheap
+// enough, since there is one call for each pull from the upstream.
 package credentials
 
 import (
@@ -67,8 +67,8 @@ type Client struct{ options Options }
 // New returns a client of the endpoint.
 func New(o Options) *Client { return &Client{options: o} }
 
-// For returns the credentials for an image of the node's NodeImageSet, in the order to try them. Its
-// errors wrap nodeagent.ErrCredentialsDenied if the endpoint denies them, and otherwise
+// For returns the credentials for an image of the node's NodeImageSet, in the order to try them.
+// Its errors wrap nodeagent.ErrCredentialsDenied if the endpoint denies them, and otherwise
 // nodeagent.ErrCredentialsUnavailable. They contain neither token nor credentials.
 func (c *Client) For(ctx context.Context, image string) ([]nodeagent.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -150,8 +150,8 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", nodeagent.ErrCredentialsUnavailable, err)
 }
 
-// responseError is the error for a status other than 200. It quotes the message of Sluice's endpoint
-// alone: another server's body may contain the token.
+// responseError is the error for a status other than 200. It quotes the message of Sluice's
+// endpoint alone: another server's body may contain the token.
 func responseError(response *http.Response) error {
 	kind := nodeagent.ErrCredentialsDenied
 	if response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500 {

@@ -1,8 +1,8 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package runtimetest has the specs that every nodeagent.Runtime must pass (Conformance), and a Runtime
-// in memory that passes them (Fake).
+// Package runtimetest has the specs that every nodeagent.Runtime must pass (Conformance), and a
+// Runtime in memory that passes them (Fake).
 package runtimetest
 
 import (

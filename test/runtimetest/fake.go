@@ -30,7 +30,8 @@ const workTick = time.Second
 // Record is what an image name means in a runtime.
 type Record struct {
 	Digest digest.Digest
-	// Pinned reports whether any client has pinned the name against the kubelet's garbage collection.
+	// Pinned reports whether any client has pinned the name against the kubelet's garbage
+	// collection.
 	Pinned bool
 }
 
@@ -269,15 +270,15 @@ func (f *Fake) collect() {
 			needed[d] = true
 		}
 	}
-	var mark func(d digest.Digest)
-	mark = func(d digest.Digest) {
+	var keep func(d digest.Digest)
+	keep = func(d digest.Digest) {
 		needed[d] = true
 		for _, child := range f.contents[d].children {
-			mark(digest.Digest(child.Digest.String()))
+			keep(digest.Digest(child.Digest.String()))
 		}
 	}
 	for _, r := range f.records {
-		mark(r.digest)
+		keep(r.digest)
 	}
 	maps.DeleteFunc(f.contents, func(d digest.Digest, _ content) bool { return !needed[d] })
 }

@@ -185,7 +185,8 @@ func (c *Client) send(ctx context.Context, host docker.RegistryHost, kind Kind, 
 	return client.Do(request)
 }
 
-// sameHostOnly stops at a redirect to another host: a mirror may redirect to the registry's storage.
+// sameHostOnly stops at a redirect to another host: a mirror may redirect to the registry's
+// storage.
 func sameHostOnly(host string) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		if canonical(request.URL.Host) != canonical(host) {

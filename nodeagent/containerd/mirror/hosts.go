@@ -17,13 +17,13 @@ import (
 type Hosts struct {
 	// Mirrors are the hosts that a peer may ask.
 	Mirrors []docker.RegistryHost
-	// Upstream is the registry, as the "server" line or else its own name says.
+	// Upstream is the registry. The "server" line names it; without that line, its own name does.
 	Upstream docker.RegistryHost
 }
 
-// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000") below root, such as
-// /etc/containerd/certs.d. Like containerd it reads the files in each call. The credentials are for
-// the upstream; nil is anonymous.
+// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000") below root, such
+// as /etc/containerd/certs.d. Like containerd it reads the files in each call. The credentials are
+// for the upstream; nil is anonymous.
 func ReadHosts(ctx context.Context, root, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
 	all, err := config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:     config.HostDirFromRoot(root),
@@ -66,9 +66,9 @@ const dockerHub = "docker.io"
 
 var dockerHubNames = []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
-// canonical gives one spelling to all names of the same registry: it ignores case, a final dot and a
-// default port, and knows the names of Docker Hub. It drops both default ports, so that plain HTTP
-// on a registry's host counts as that registry too.
+// canonical gives one spelling to all names of the same registry: it ignores case, a final dot and
+// a default port, and knows the names of Docker Hub. It drops both default ports, so that plain
+// HTTP on a registry's host counts as that registry too.
 func canonical(host string) string {
 	host = strings.ToLower(host)
 	for _, port := range []string{":443", ":80"} {
