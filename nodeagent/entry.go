@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/imageref"
@@ -165,10 +166,7 @@ func samePull(a, b v1alpha1.NodeImage) bool {
 }
 
 func retryLimit(spec v1alpha1.NodeImage) int {
-	if spec.ImageDownloadRetryLimit == nil {
-		return 3 // the schema's default
-	}
-	return int(*spec.ImageDownloadRetryLimit)
+	return int(ptr.Deref(spec.ImageDownloadRetryLimit, v1alpha1.DefaultImageDownloadRetryLimit))
 }
 
 func pinned(spec v1alpha1.NodeImage) bool {

@@ -34,6 +34,10 @@ const (
 	RetentionBestEffort RetentionPolicy = "BestEffort"
 )
 
+// DefaultImageDownloadRetryLimit is the default of imageDownloadRetryLimit, in an ImagePrefetch
+// and in a NodeImageSet.
+const DefaultImageDownloadRetryLimit int32 = 3
+
 // ImagePrefetchSpec is what a tenant asks for: these images on those nodes.
 type ImagePrefetchSpec struct {
 	// images are the images to bring to the nodes, 1 to 100, each listed once.

@@ -100,7 +100,7 @@ func (p observedPrefetch) planPrefetch() plan.Prefetch {
 		NodeSelector: spec.NodeSelector,
 		Tolerations:  spec.Tolerations,
 		Replicas:     spec.Replicas,
-		RetryLimit:   ptr.Deref(spec.ImageDownloadRetryLimit, 3),
+		RetryLimit:   ptr.Deref(spec.ImageDownloadRetryLimit, v1alpha1.DefaultImageDownloadRetryLimit),
 		Retention:    spec.Retention,
 	}
 	listed := make(map[string]bool, len(p.images))

@@ -18,7 +18,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 )
 
 const (
@@ -403,47 +402,6 @@ func TestSchemaRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Each key of the schema has a default, and is described where an administrator reads.
-func TestEveryValueIsDescribed(t *testing.T) {
-	var schema, values map[string]any
-	for name, into := range map[string]*map[string]any{"values.schema.json": &schema, "values.yaml": &values} {
-		text, err := os.ReadFile(filepath.Join(chartDir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := yaml.Unmarshal(text, into); err != nil {
-			t.Fatal(err)
-		}
-	}
-	guide, err := os.ReadFile("../../docs/install.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var walk func(prefix string, schema, values map[string]any)
-	walk = func(prefix string, schema, values map[string]any) {
-		if schema["additionalProperties"] != false {
-			t.Errorf("%s takes unknown keys", prefix)
-		}
-		for key, property := range schema["properties"].(map[string]any) {
-			path := strings.TrimPrefix(prefix+"."+key, ".")
-			if path == "global" { // Helm's own
-				continue
-			}
-			value, ok := values[key]
-			if !ok {
-				t.Errorf("values.yaml lacks %s", path)
-			}
-			nested, _ := property.(map[string]any)["properties"].(map[string]any)
-			if inner, ok := value.(map[string]any); ok && nested != nil && len(inner) > 0 {
-				walk(path, property.(map[string]any), inner)
-			} else if !strings.Contains(string(guide), "`"+path+"`") {
-				t.Errorf("docs/install.md does not describe `%s`", path)
-			}
-		}
-	}
-	walk("", schema, values)
 }
 
 // The API server finds the controllers, and trusts them.
