@@ -24,15 +24,15 @@ import (
 	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
-// staleRetry is when to look again after a patch whose tests failed: when the cache shows
-// what it did not show.
+// staleRetry is the time until the next try after a patch whose tests failed. By then the cache
+// usually shows the change that made them fail.
 const staleRetry = 100 * time.Millisecond
 
-// Reconciler releases held Deployments.
+// Reconciler ends the holds of Deployments.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	Client client.Client
-	// APIReader reads from the API server, where the cache is not enough.
+	// APIReader reads from the API server what the cache lacks or shows late.
 	APIReader client.Reader
 	// Recorder records events on Deployments.
 	Recorder events.EventRecorder
@@ -59,7 +59,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	if r.holds.hasEnded(req.NamespacedName, deployment.ResourceVersion) {
-		return reconcile.Result{}, nil // the cache will show it, and wake us
+		return reconcile.Result{}, nil // the cache shows the end later, and its event runs this again
 	}
 	now := r.Clock.Now()
 	step := hold.Next(deployment, prefetch, now) // pure
@@ -84,12 +84,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt)}, nil
 }
 
-// observe reads the Deployment, nil if it is not held, and what it waits for, nil if
-// there is none.
+// observe reads the Deployment, nil if it is not held, and the ImagePrefetch that it waits for, nil
+// if there is none.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*appsv1.Deployment, *v1alpha1.ImagePrefetch, error) {
-	deployment, err := held(ctx, r.Client, key)
+	deployment, err := getHeld(ctx, r.Client, key)
 	if err == nil && deployment != nil && hold.NeedsManagedFields(deployment) {
-		deployment, err = held(ctx, r.APIReader, key) // the cache has none
+		deployment, err = getHeld(ctx, r.APIReader, key) // the cache has no managed fields
 	}
 	if err != nil || deployment == nil {
 		return nil, nil, err
@@ -105,8 +105,8 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*ap
 	return deployment, &prefetch, nil
 }
 
-// held reads a Deployment; nil if it is not held.
-func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*appsv1.Deployment, error) {
+// getHeld reads a Deployment; nil if it is not held.
+func getHeld(ctx context.Context, from client.Reader, key types.NamespacedName) (*appsv1.Deployment, error) {
 	var deployment appsv1.Deployment
 	if err := from.Get(ctx, key, &deployment); err != nil {
 		return nil, client.IgnoreNotFound(err)
@@ -117,8 +117,8 @@ func held(ctx context.Context, from client.Reader, key types.NamespacedName) (*a
 	return &deployment, nil
 }
 
-// patch applies all of the operations of a step or none, and makes the Deployment what
-// is then stored. moved says that it is no longer what the step was decided on.
+// patch applies all operations of a step or none, and leaves the stored object in deployment. It is
+// stale if the stored object is no longer the one that the step was decided on.
 func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (stale bool, err error) {
 	document, err := json.Marshal(step.Patch)
 	if err != nil {
@@ -128,20 +128,20 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 	case err == nil:
 		return false, nil
 	case apierrors.IsInvalid(err):
-		stale, live := r.isStale(ctx, deployment, step)
+		stale, readErr := r.isStale(ctx, deployment, step)
 		if !stale {
-			return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), live)
+			return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), readErr)
 		}
 	case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
 		return false, fmt.Errorf("patch Deployment: %w", err)
 	}
-	log.FromContext(ctx).V(1).Info("Deployment moved on before it was patched", "reason", err.Error())
+	log.FromContext(ctx).V(1).Info("Found Deployment changed before it was patched", "reason", err.Error())
 	return true, nil
 }
 
-// isStale tells whether the stored Deployment is another than a step was decided on. The
-// API server answers Invalid to a test that failed as to what validation or an admission
-// policy refuses: only the object tells them apart.
+// isStale reports whether the stored Deployment is no longer the one that a step was decided on. The
+// API server answers Invalid to a failed test, and also to what validation or an admission policy
+// rejects. Only the stored object tells the two apart.
 func (r *Reconciler) isStale(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
 	var live appsv1.Deployment
 	switch err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {

@@ -30,9 +30,9 @@ const image = "registry.example.com/app:v1"
 
 var _ = Describe("Gate controller", func() {
 	var (
-		held    *appsv1.Deployment
-		told    chan string
-		figures *prometheus.Registry
+		held     *appsv1.Deployment
+		recorded chan string
+		registry *prometheus.Registry
 		// cached is what the cache shows of the Deployment in place of what is stored.
 		cached     *appsv1.Deployment
 		controller *gate.Reconciler
@@ -40,8 +40,8 @@ var _ = Describe("Gate controller", func() {
 	BeforeEach(func(ctx SpecContext) {
 		held = createHeld(ctx)
 		createReady(ctx)
-		told, cached, figures = make(chan string, 100), nil, prometheus.NewRegistry()
-		metrics, err := gate.NewMetrics(figures)
+		recorded, cached, registry = make(chan string, 100), nil, prometheus.NewRegistry()
+		metrics, err := gate.NewMetrics(registry)
 		Expect(err).NotTo(HaveOccurred())
 		cache := interceptor.NewClient(api, interceptor.Funcs{
 			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
@@ -52,43 +52,45 @@ var _ = Describe("Gate controller", func() {
 				return c.Get(ctx, key, into, opts...)
 			},
 		})
-		controller = &gate.Reconciler{Client: cache, APIReader: api, Recorder: &events.FakeRecorder{Events: told}, Clock: clock.RealClock{}, Metrics: metrics}
+		controller = &gate.Reconciler{
+			Client: cache, APIReader: api, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
+		}
 	})
 	reconciled := func(ctx context.Context) (reconcile.Result, error) {
 		return controller.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(held)})
 	}
 
-	It("backs off when the API server refuses a release, and says what to do", func(ctx SpecContext) {
+	It("backs off when the API server rejects a release, and says what to do", func(ctx SpecContext) {
 		policy := denyResuming(ctx)
 		for range 2 {
 			result, err := reconciled(ctx)
-			Expect(err).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring("nobody resumes"))), "returned, and so retried ever more seldom")
+			Expect(err).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring("nobody resumes"))), "returned, so that the work queue retries it at growing intervals")
 			Expect(result).To(BeZero())
 		}
-		Expect(told).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
+		Expect(recorded).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
 			ContainSubstring("exempt Sluice's controller"), ContainSubstring("sluice.dev/gate=skip"))))
-		Expect(told).NotTo(Receive(), "the same is told once")
+		Expect(recorded).NotTo(Receive(), "an equal event is recorded once")
 
-		By("releasing when nothing refuses it any more")
+		By("releasing when nothing rejects it any more")
 		Expect(api.Delete(ctx, policy)).To(Succeed())
 		Eventually(func() error { _, err := reconciled(ctx); return err }).Should(Succeed())
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
 		Expect(held.Spec.Paused).To(BeFalse())
-		Expect(told).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
+		Expect(recorded).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
 	})
 
 	It("counts a release once, however long the cache shows the hold", func(ctx SpecContext) {
 		cached = held.DeepCopy()
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(told).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
+		Expect(recorded).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
 		By("looking at what the cache still shows")
 		Expect(reconciled(ctx)).To(BeZero(), "there is nothing to patch")
-		cached = &appsv1.Deployment{} // gone from the cache, which keeps what is held
+		cached = &appsv1.Deployment{} // as if gone from the cache, which has held Deployments only
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(1.0))
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndElsewhere))).To(BeZero())
-		Expect(figure(figures, "sluice_gate_holds_active")).To(BeZero())
-		Expect(told).NotTo(Receive())
+		Expect(metric(registry, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(1.0))
+		Expect(metric(registry, "sluice_gate_hold_duration_seconds", string(hold.EndElsewhere))).To(BeZero())
+		Expect(metric(registry, "sluice_gate_holds_active")).To(BeZero())
+		Expect(recorded).NotTo(Receive())
 
 		By("counting the next hold of the same Deployment")
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
@@ -98,30 +100,29 @@ var _ = Describe("Gate controller", func() {
 		Expect(api.Update(ctx, held)).To(Succeed())
 		cached = held.DeepCopy()
 		Expect(reconciled(ctx)).To(BeZero())
-		Expect(figure(figures, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(2.0))
+		Expect(metric(registry, "sluice_gate_hold_duration_seconds", string(hold.EndReady))).To(Equal(2.0))
 	})
 
-	It("looks again, and says nothing, when the Deployment moved on", func(ctx SpecContext) {
+	It("looks again, and records nothing, when the Deployment has changed", func(ctx SpecContext) {
 		cached = held.DeepCopy()
 		held.Labels[v1alpha1.HoldLabel] = "0123456789abcdef"
 		Expect(api.Update(ctx, held)).To(Succeed())
 		result, err := reconciled(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(result.RequeueAfter).To(BeNumerically(">", 0))
-		Expect(told).NotTo(Receive())
+		Expect(recorded).NotTo(Receive())
 	})
 })
 
-// figure is the value of a gauge, or the count of a histogram, with a label value if
-// one is given.
-func figure(figures *prometheus.Registry, name string, value ...string) float64 {
+// metric is the value of a gauge, or the count of a histogram, with a label value if one is given.
+func metric(registry *prometheus.Registry, name string, value ...string) float64 {
 	GinkgoHelper()
-	families, err := figures.Gather()
+	families, err := registry.Gather()
 	Expect(err).NotTo(HaveOccurred())
 	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			if family.GetName() == name && (len(value) == 0 || metric.GetLabel()[0].GetValue() == value[0]) {
-				return metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && (len(value) == 0 || m.GetLabel()[0].GetValue() == value[0]) {
+				return m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}
@@ -129,7 +130,7 @@ func figure(figures *prometheus.Registry, name string, value ...string) float64 
 	return 0
 }
 
-// createHeld stores a Deployment as the webhook leaves it, and deletes it with the spec.
+// createHeld stores a Deployment as the webhook leaves it, and deletes it at the end of the spec.
 func createHeld(ctx context.Context) *appsv1.Deployment {
 	GinkgoHelper()
 	labels := map[string]string{"app": "app"}
@@ -149,7 +150,7 @@ func createHeld(ctx context.Context) *appsv1.Deployment {
 	return d
 }
 
-// createReady stores an ImagePrefetch that has brought the image.
+// createReady stores an ImagePrefetch that is Ready with the image.
 func createReady(ctx context.Context) {
 	GinkgoHelper()
 	p := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app"},
@@ -169,8 +170,8 @@ func create(ctx context.Context, objects ...client.Object) {
 	}
 }
 
-// denyResuming installs an admission policy of an administrator, and waits until it
-// denies.
+// denyResuming installs an admission policy, as an administrator might, and waits until the API
+// server applies it.
 func denyResuming(ctx context.Context) client.Object {
 	GinkgoHelper()
 	rule := admissionregistrationv1.RuleWithOperations{
@@ -179,8 +180,12 @@ func denyResuming(ctx context.Context) client.Object {
 	}
 	meta := metav1.ObjectMeta{Name: "freeze"}
 	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: meta, Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
-		MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: rule}}},
-		Validations:      []admissionregistrationv1.Validation{{Expression: "has(object.spec.paused) && object.spec.paused == true", Message: "nobody resumes on a Friday"}},
+		MatchConstraints: &admissionregistrationv1.MatchResources{
+			ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: rule}},
+		},
+		Validations: []admissionregistrationv1.Validation{{
+			Expression: "has(object.spec.paused) && object.spec.paused == true", Message: "nobody resumes on a Friday",
+		}},
 	}}
 	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: meta, Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
 		PolicyName: meta.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},

@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// actionHold and actionRelease are what was being done, as events say it.
+	// actionHold and actionRelease are the actions of events.
 	actionHold    = "Hold"
 	actionRelease = "Release"
-	// noticeInterval is the time between events in which only numbers change.
+	// noticeInterval is the least time between two events that differ in numbers only.
 	noticeInterval = 15 * time.Second
 )
 
-// recordEnd tells that a hold has ended.
+// recordEnd records the end of a hold in the log, the metrics and an event.
 func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) {
 	held := now.Sub(step.HeldAt)
 	r.Metrics.observeEnd(step.End, held)
@@ -59,8 +59,8 @@ func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deploymen
 	r.record(deployment, prefetch, kind, reason, actionRelease, note)
 }
 
-// recordWait tells for what a Deployment waits. The result is when there will be
-// something to tell even if nothing happens; zero if there is nothing.
+// recordWait records an event about what a Deployment waits for, unless it was recorded lately. It
+// returns when it is to be called again for an event that is put off; zero if none is.
 func (r *Reconciler) recordWait(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, step hold.Step, now time.Time) time.Time {
 	kind, n := corev1.EventTypeNormal, notice{step.Wait.Reason, "Held: " + step.Wait.Message}
 	if step.Wait.Failing() {
@@ -70,28 +70,28 @@ func (r *Reconciler) recordWait(deployment *appsv1.Deployment, prefetch *v1alpha
 		kind, n = corev1.EventTypeWarning, notice{hold.ReasonHoldTimedOut, fmt.Sprintf("Still held after its hold timeout, as %s says: %s",
 			v1alpha1.OnTimeoutAnnotation, step.Wait.Message)}
 	}
-	news, again := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval)
-	if news {
+	due, retryAt := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval)
+	if due {
 		r.record(deployment, prefetch, kind, n.reason, actionHold, n.note)
 	}
-	return again
+	return retryAt
 }
 
-// recordRejection tells that the API server refuses to have the Deployment patched: only
-// its administrators can mend that.
+// recordRejection records an event if the API server rejects the patch of a Deployment. Only the
+// administrators of the cluster can change that.
 func (r *Reconciler) recordRejection(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
 	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
 		return
 	}
 	n := notice{hold.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
 		"or let it go by hand: annotate it with %s=%s and resume it", excerpt.Of(err.Error(), hold.MaxQuoted), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
-	if news, _ := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval); news {
+	if due, _ := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval); due {
 		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)
 	}
 }
 
-// record names the ImagePrefetch as it is now beside the Deployment: of events about
-// the same objects at the same versions, only the first note would be kept.
+// record relates the event to the ImagePrefetch in its present version. client-go keeps only the
+// first note of events with the same reason and the same versions of the same objects.
 func (r *Reconciler) record(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, kind, reason, action, note string) {
 	var related runtime.Object
 	if prefetch != nil {

@@ -13,26 +13,27 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-// holdTracker remembers what was last seen and said of each held Deployment. After a
-// restart it begins anew: an event may then be repeated.
+// holdTracker keeps, for each held Deployment, when its hold began and the last event on it. After a
+// restart it is empty, so that an event may be repeated.
 type holdTracker struct {
 	mu   sync.Mutex
 	held map[types.NamespacedName]heldDeployment
-	// ended are the versions in which holds were ended by us, until the cache shows it.
+	// ended has the versions of Deployments in which this controller ended their holds, until the
+	// cache shows them.
 	ended map[types.NamespacedName]string
 }
 
 type heldDeployment struct {
 	heldAt time.Time
-	// lastNotice is the last event, and toldAt when it was recorded.
+	// lastNotice is the last event, recorded at recordedAt.
 	lastNotice notice
 	recordedAt time.Time
 }
 
-// notice is an event that tells for what a Deployment waits.
+// notice is an event about what a Deployment waits for.
 type notice struct{ reason, note string }
 
-// track remembers a hold, and returns how many there are.
+// track adds a hold, and returns the number of holds.
 func (h *holdTracker) track(key types.NamespacedName, heldAt time.Time) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,15 +41,15 @@ func (h *holdTracker) track(key types.NamespacedName, heldAt time.Time) int {
 		h.held = map[types.NamespacedName]heldDeployment{}
 	}
 	entry := h.held[key]
-	if !entry.heldAt.Equal(heldAt) { // another hold than the last: it is told of anew
+	if !entry.heldAt.Equal(heldAt) { // a new hold has no events yet
 		entry = heldDeployment{heldAt: heldAt}
 	}
 	h.held[key] = entry
 	return len(h.held)
 }
 
-// end remembers that a hold was ended by us, in this version of its Deployment, and
-// returns how many are left.
+// end removes a hold that this controller ended in this version of its Deployment, and returns the
+// number of those that remain.
 func (h *holdTracker) end(key types.NamespacedName, version string) (remaining int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -60,8 +61,8 @@ func (h *holdTracker) end(key types.NamespacedName, version string) (remaining i
 	return len(h.held)
 }
 
-// hasEnded tells whether a version of a Deployment is older than the one in which we
-// ended its hold: the cache lags behind.
+// hasEnded reports whether the cache lags behind the end of a hold: whether version is older than
+// the version of the Deployment in which this controller ended it.
 func (h *holdTracker) hasEnded(key types.NamespacedName, version string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,19 +77,19 @@ func (h *holdTracker) hasEnded(key types.NamespacedName, version string) bool {
 	return false
 }
 
-// forget returns the hold that was known, if one was, and how many are left.
-func (h *holdTracker) forget(key types.NamespacedName) (was heldDeployment, found bool, remaining int) {
+// forget removes and returns the hold of a Deployment, if there is one, and returns the number of
+// those that remain.
+func (h *holdTracker) forget(key types.NamespacedName) (last heldDeployment, found bool, remaining int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was, found = h.held[key]
+	last, found = h.held[key]
 	delete(h.held, key)
 	delete(h.ended, key)
-	return was, found, len(h.held)
+	return last, found, len(h.held)
 }
 
-// shouldRecord decides whether a notice is news: at once when its reason changes, and not
-// more often than every interval while only its numbers do. Zero is when there is
-// nothing left to tell; else it is to be asked again at that time.
+// shouldRecord reports whether an event is due: at once for a new reason, and at most once in each
+// interval for a new note. If the interval is not over, retryAt is its end, and zero otherwise.
 func (h *holdTracker) shouldRecord(key types.NamespacedName, next notice, now time.Time, interval time.Duration) (due bool, retryAt time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -108,11 +109,11 @@ func (r *Reconciler) trackHold(key types.NamespacedName, step hold.Step) {
 	r.Metrics.holdsActive.Set(float64(r.holds.track(key, step.HeldAt)))
 }
 
-// forgetHold notes that a hold ended without us.
+// forgetHold counts a hold that ended without this controller.
 func (r *Reconciler) forgetHold(key types.NamespacedName) {
-	was, known, left := r.holds.forget(key)
-	r.Metrics.holdsActive.Set(float64(left))
-	if known {
-		r.Metrics.observeEnd(hold.EndElsewhere, r.Clock.Since(was.heldAt))
+	last, found, remaining := r.holds.forget(key)
+	r.Metrics.holdsActive.Set(float64(remaining))
+	if found {
+		r.Metrics.observeEnd(hold.EndElsewhere, r.Clock.Since(last.heldAt))
 	}
 }

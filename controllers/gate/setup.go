@@ -26,14 +26,14 @@ import (
 )
 
 const (
-	// byPrefetch is the index of held Deployments by the ImagePrefetch they name.
+	// byPrefetch indexes held Deployments by the ImagePrefetch that they name.
 	byPrefetch = "sluice.dev/prefetch"
-	// concurrentReleases bounds the releases under way: a Ready ImagePrefetch may be
-	// what many wait for.
+	// concurrentReleases bounds the releases under way. Many Deployments may wait for one
+	// ImagePrefetch.
 	concurrentReleases = 8
 )
 
-// AddToCache has a manager's cache keep held Deployments only.
+// AddToCache makes a manager's cache keep no Deployments but held ones.
 func AddToCache(options *cache.Options) error {
 	held, err := labels.NewRequirement(v1alpha1.HoldLabel, selection.Exists, nil)
 	if err != nil {
@@ -46,8 +46,8 @@ func AddToCache(options *cache.Options) error {
 	return nil
 }
 
-// SetupWithManager registers the reconciler and what it watches. The manager's cache
-// must be made with AddToCache.
+// SetupWithManager registers the reconciler and its watches. The options of the manager's cache must
+// have passed through AddToCache.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager) error {
 	index := func(object client.Object) []string {
 		return []string{object.GetAnnotations()[v1alpha1.PrefetchAnnotation]}
@@ -67,12 +67,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager) 
 		Complete(r)
 }
 
-// heldFor are the held Deployments that name an ImagePrefetch.
+// heldFor returns the held Deployments that name an ImagePrefetch.
 func (r *Reconciler) heldFor(ctx context.Context, prefetch client.Object) []reconcile.Request {
 	var held appsv1.DeploymentList
 	if err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()),
 		client.MatchingFields{byPrefetch: prefetch.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is stopped, and so are we
+		return nil // the cache has stopped, as this controller is about to
 	}
 	requests := make([]reconcile.Request, len(held.Items))
 	for i := range held.Items {
@@ -81,7 +81,7 @@ func (r *Reconciler) heldFor(ctx context.Context, prefetch client.Object) []reco
 	return requests
 }
 
-// holdChanged ignores the status and the size of a held Deployment.
+// holdChanged ignores changes of the status and of the number of replicas.
 func holdChanged(e event.UpdateEvent) bool {
 	before, wasDeployment := e.ObjectOld.(*appsv1.Deployment)
 	after, isDeployment := e.ObjectNew.(*appsv1.Deployment)
