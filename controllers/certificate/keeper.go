@@ -1,18 +1,6 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package certificate keeps the certificate that the controller serves with, for
-// clusters without cert-manager. It makes a CA and a certificate, keeps both in a
-// secret, of which every replica writes a copy to the folder that the servers read,
-// and puts the CA into the webhook configurations. Agents get the CA from the secret.
-//
-//	          make, renew                    files, read again as they change
-//	Keeper ◀──────────────▶ Secret ─────▶ Keeper ─────────▶ webhooks, endpoint
-//	   │                      │ ca.crt
-//	   ▼ caBundle             ▼
-//	webhook configurations   agents
-//
-// It needs no right to list or watch anything: it looks from time to time.
 package certificate
 
 import (
@@ -35,27 +23,28 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// interval is how long somebody else's change to the secret or to the webhook
-// configurations stays unseen.
+// interval bounds how long another's change to the Secret or to the webhook configurations goes
+// unnoticed.
 const interval = 10 * time.Second
 
-// Keeper keeps the certificate. It is a manager.Runnable, and runs on every replica.
+// Keeper keeps the certificate valid and in place. It is a manager.Runnable that runs on every
+// replica.
 type Keeper struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Secret is where the certificate is kept.
+	// Secret is the Secret that has the certificate.
 	Secret client.ObjectKey
 	// Dir is the folder for tls.crt and tls.key.
 	Dir string
 	// Names are the DNS names of the controller's Service.
 	Names []string
-	// WebhookConfiguration is the name of the configurations that need the CA.
+	// WebhookConfiguration is the name of both configurations that need the CA.
 	WebhookConfiguration string
-	// Clock tells when a certificate is to be renewed.
+	// Clock is compared with the dates of the certificates.
 	Clock clock.WithTicker
 }
 
-// ParseSecret reads NAMESPACE/NAME.
+// ParseSecret parses NAMESPACE/NAME.
 func ParseSecret(text string) (client.ObjectKey, error) {
 	namespace, name, ok := strings.Cut(text, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
@@ -67,8 +56,8 @@ func ParseSecret(text string) (client.ObjectKey, error) {
 // NeedLeaderElection is false: every replica serves.
 func (k *Keeper) NeedLeaderElection() bool { return false }
 
-// Start keeps the certificate until ctx ends. An error is tried again: what is served
-// is good for a month yet.
+// Start runs until ctx ends. It retries after an error, and has time for that: certificates are
+// renewed a month before they end.
 func (k *Keeper) Start(ctx context.Context) error {
 	ticker := k.Clock.NewTicker(interval)
 	defer ticker.Stop()
@@ -84,25 +73,25 @@ func (k *Keeper) Start(ctx context.Context) error {
 	}
 }
 
-// Ensure has the certificate in the secret and in the folder, and the CA in the
-// webhook configurations. Servers can start when it has returned without an error.
+// Ensure puts the certificate into the Secret and the folder, and the CA into the webhook
+// configurations. Once it has returned without an error, servers can start.
 func (k *Keeper) Ensure(ctx context.Context) error {
-	kept, err := k.ensureSecret(ctx)
+	content, err := k.ensureSecret(ctx)
 	if err != nil {
 		return fmt.Errorf("keep the certificate in secret %s: %w", k.Secret, err)
 	}
-	if err := k.writeFiles(kept); err != nil {
+	if err := k.writeFiles(content); err != nil {
 		return fmt.Errorf("write the certificate: %w", err)
 	}
-	if err := k.injectCA(ctx, kept[caCertKey]); err != nil {
+	if err := k.injectCA(ctx, content[caCertKey]); err != nil {
 		return fmt.Errorf("put the CA into the webhook configurations: %w", err)
 	}
 	return nil
 }
 
-// ensureSecret returns what the secret holds when it is right. Replicas may do so at
-// once: the first to write decides for all.
-func (k *Keeper) ensureSecret(ctx context.Context) (kept material, err error) {
+// ensureSecret returns the content of the Secret, after it has renewed what is missing or about to
+// end. Replicas may do so at the same time: the one that writes first decides for all.
+func (k *Keeper) ensureSecret(ctx context.Context) (next material, err error) {
 	isRetriable := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
 	err = retry.OnError(retry.DefaultRetry, isRetriable, func() error {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.Secret.Namespace, Name: k.Secret.Name}}
@@ -111,33 +100,33 @@ func (k *Keeper) ensureSecret(ctx context.Context) (kept material, err error) {
 			return err
 		}
 		absent := err != nil
-		present := material(secret.Data)
-		if kept, err = present.renewed(k.Clock.Now(), k.Names); err != nil {
+		stored := material(secret.Data)
+		if next, err = stored.renewed(k.Clock.Now(), k.Names); err != nil {
 			return err
 		}
-		if present.equal(kept) {
+		if stored.equal(next) {
 			return nil
 		}
-		secret.Data = kept
+		secret.Data = next
 		if absent {
 			secret.Type = corev1.SecretTypeTLS
 			return k.Client.Create(ctx, secret)
 		}
 		return k.Client.Update(ctx, secret)
 	})
-	return kept, err
+	return next, err
 }
 
-// writeFiles puts the key there first: whoever reads between the two sees that they
-// do not belong together, and looks again when the second one comes.
-func (k *Keeper) writeFiles(kept material) error {
+// writeFiles writes the key before the certificate. A server that reads between the two finds that
+// they do not match, and reads again when the certificate changes.
+func (k *Keeper) writeFiles(content material) error {
 	for _, name := range []string{leafKeyKey, leafCertKey} {
 		path := filepath.Join(k.Dir, name)
-		if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, kept[name]) {
+		if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, content[name]) {
 			continue
 		}
 		temporary := path + ".new"
-		if err := os.WriteFile(temporary, kept[name], 0o600); err != nil {
+		if err := os.WriteFile(temporary, content[name], 0o600); err != nil {
 			return err
 		}
 		if err := os.Rename(temporary, path); err != nil {
@@ -147,8 +136,8 @@ func (k *Keeper) writeFiles(kept material) error {
 	return nil
 }
 
-// injectCA gives the CA to whoever asks the webhooks. A configuration that is not there,
-// or not yet, needs none.
+// injectCA writes the CA into the webhook configurations, so that the API server trusts the webhooks.
+// A configuration that does not exist is left out.
 func (k *Keeper) injectCA(ctx context.Context, ca []byte) error {
 	meta := metav1.ObjectMeta{Name: k.WebhookConfiguration}
 	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: meta}

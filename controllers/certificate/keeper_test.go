@@ -69,7 +69,7 @@ var _ = Describe("Keeper", func() {
 		Expect(client.IgnoreNotFound(api.Delete(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tls"}}))).To(Succeed())
 	})
 
-	It("has replicas that start at once serve one certificate, which those who have the CA accept", func(ctx SpecContext) {
+	It("gives replicas that start at the same time one certificate, which clients with the CA accept", func(ctx SpecContext) {
 		keepers := []*certificate.Keeper{newKeeper(), newKeeper(), newKeeper()}
 		var group errgroup.Group
 		for _, keeper := range keepers {
@@ -88,7 +88,7 @@ var _ = Describe("Keeper", func() {
 		}
 	})
 
-	It("keeps the CA's key to the secret", func(ctx SpecContext) {
+	It("leaves the CA's key in the Secret alone", func(ctx SpecContext) {
 		keeper := newKeeper()
 		Expect(keeper.Ensure(ctx)).To(Succeed())
 		files, err := filepath.Glob(filepath.Join(keeper.Dir, "*"))
@@ -99,7 +99,7 @@ var _ = Describe("Keeper", func() {
 		Expect(info.Mode().Perm()).To(Equal(os.FileMode(0o600)))
 	})
 
-	It("renews the certificate before it ends, and looks from time to time", func(ctx SpecContext) {
+	It("renews the certificate before it ends, without being told", func(ctx SpecContext) {
 		keeper := newKeeper()
 		running, stop := context.WithCancel(ctx)
 		done := make(chan error)
@@ -117,7 +117,7 @@ var _ = Describe("Keeper", func() {
 		Expect(<-done).To(Succeed())
 	})
 
-	It("gives the CA to the webhook configurations, also when somebody takes it away", func(ctx SpecContext) {
+	It("puts the CA into the webhook configurations, and puts it back when somebody removes it", func(ctx SpecContext) {
 		config := admissionregistrationv1.WebhookClientConfig{Service: &admissionregistrationv1.ServiceReference{Namespace: "default", Name: "s"}}
 		meta := metav1.ObjectMeta{Name: "sluice"}
 		mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: meta, Webhooks: []admissionregistrationv1.MutatingWebhook{
@@ -150,7 +150,7 @@ var _ = Describe("Keeper", func() {
 		before := mutating.ResourceVersion
 		Expect(keeper.Ensure(ctx)).To(Succeed())
 		Expect(bundles()).To(HaveEach(ca))
-		Expect(mutating.ResourceVersion).To(Equal(before), "nothing is written that is right")
+		Expect(mutating.ResourceVersion).To(Equal(before), "what is right is not written again")
 	})
 })
 

@@ -18,18 +18,18 @@ import (
 	"time"
 )
 
-// How long certificates are valid, and how long before their end they are renewed:
-// the same as those that the chart asks of cert-manager.
+// Lifetimes of certificates, and how long before their end they are renewed. The chart asks
+// cert-manager for the same.
 const (
 	caLifetime      = 10 * 365 * 24 * time.Hour
 	caRenewBefore   = 365 * 24 * time.Hour
 	leafLifetime    = 90 * 24 * time.Hour
 	leafRenewBefore = 30 * 24 * time.Hour
-	// skew is how far clocks may be apart.
+	// skew is how far the clocks of two machines may differ.
 	skew = 5 * time.Minute
 )
 
-// Keys of the secret, as cert-manager names them; the CA's key is beside them.
+// Keys of the Secret, as cert-manager names them, and one for the CA's key.
 const (
 	caCertKey   = "ca.crt"
 	caKeyKey    = "ca.key"
@@ -37,19 +37,19 @@ const (
 	leafKeyKey  = "tls.key"
 )
 
-// material is the content of the secret, in PEM.
+// material is the content of the Secret, in PEM.
 type material map[string][]byte
 
-// renewed returns what the secret shall hold at the given time: what it holds, as far
-// as that is still good for the names.
+// renewed returns the content that the Secret should have at the given time. It keeps each part that
+// is still valid for the names, and makes the others again.
 //
-// The CA keeps its key when it is renewed. So certificates that it signed before are
-// good under its new certificate and those it signs now under the old one, and
-// nothing depends on who hears first of the new CA.
+// A CA is renewed with its key. So clients that have the old CA certificate and clients that have
+// the new one both accept every certificate that the CA signed, and may learn of the renewal in any
+// order.
 func (m material) renewed(now time.Time, names []string) (material, error) {
 	ca, caKey, err := parsePair(m[caCertKey], m[caKeyKey])
 	switch {
-	case err != nil: // none, or none that is of use
+	case err != nil: // there is no CA, or it cannot be used
 		if caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func (m material) renewed(now time.Time, names []string) (material, error) {
 	return next, err
 }
 
-// serves tells whether clients that trust the CA take the certificate for all of the names.
+// serves reports whether clients that trust the CA accept the certificate for all names.
 func serves(leaf, ca *x509.Certificate, names []string, at time.Time) bool {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
@@ -105,7 +105,7 @@ func serves(leaf, ca *x509.Certificate, names []string, at time.Time) bool {
 	})
 }
 
-// equal tells whether both hold the same.
+// equal reports whether both have the same content.
 func (m material) equal(other material) bool {
 	for _, key := range []string{caCertKey, caKeyKey, leafCertKey, leafKeyKey} {
 		if !bytes.Equal(m[key], other[key]) {
@@ -138,7 +138,7 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// parsePair reads a certificate and its key.
+// parsePair parses a certificate and its key.
 func parsePair(certificate, key []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	certificateBlock, _ := pem.Decode(certificate)
 	keyBlock, _ := pem.Decode(key)

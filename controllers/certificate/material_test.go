@@ -39,7 +39,7 @@ func mustParse(t *testing.T, text []byte) *x509.Certificate {
 	return certificate
 }
 
-// trusted tells whether a client with the CA of one accepts the certificate of the other.
+// trusted reports whether a client with the CA of one accepts the certificate of the other.
 func trusted(t *testing.T, ca, leaf material, at time.Time) bool {
 	t.Helper()
 	return serves(mustParse(t, leaf[leafCertKey]), mustParse(t, ca[caCertKey]), names, at)
@@ -64,9 +64,23 @@ func TestRenewed(t *testing.T) {
 		{reason: "the Service has another name", present: first, after: day, names: []string{"other.svc"}, newLeaf: true, newLeafKey: true},
 		{reason: "the CA ends in less than a year: it is renewed with its key", present: aged, after: caLifetime - 360*day, newCA: true, keep: true},
 		{reason: "nothing is there", present: nil, newLeaf: true, newLeafKey: true, newCA: true},
-		{reason: "what is there is no certificate", present: material{caCertKey: []byte("x"), caKeyKey: []byte("y"), leafCertKey: []byte("z")}, newLeaf: true, newLeafKey: true, newCA: true},
-		{reason: "the CA's key is missing, as in a secret of cert-manager's", present: material{caCertKey: first[caCertKey], leafCertKey: first[leafCertKey], leafKeyKey: first[leafKeyKey]}, newLeaf: true, newLeafKey: true, newCA: true},
-		{reason: "key and certificate were mixed up", present: material{caCertKey: first[caCertKey], caKeyKey: first[caKeyKey], leafCertKey: first[leafCertKey], leafKeyKey: first[caKeyKey]}, newLeaf: true, newLeafKey: true},
+		{
+			reason:  "what is there is no certificate",
+			present: material{caCertKey: []byte("x"), caKeyKey: []byte("y"), leafCertKey: []byte("z")},
+			newLeaf: true, newLeafKey: true, newCA: true,
+		},
+		{
+			reason:  "the CA's key is missing, as in a Secret of cert-manager's",
+			present: material{caCertKey: first[caCertKey], leafCertKey: first[leafCertKey], leafKeyKey: first[leafKeyKey]},
+			newLeaf: true, newLeafKey: true, newCA: true,
+		},
+		{
+			reason: "the certificate's key is that of the CA",
+			present: material{
+				caCertKey: first[caCertKey], caKeyKey: first[caKeyKey], leafCertKey: first[leafCertKey], leafKeyKey: first[caKeyKey],
+			},
+			newLeaf: true, newLeafKey: true,
+		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			if tt.names == nil {
@@ -86,7 +100,7 @@ func TestRenewed(t *testing.T) {
 				t.Error("old and new do not trust each other")
 			}
 			if again := mustRenew(t, next, now.Add(time.Minute), tt.names...); !again.equal(next) {
-				t.Error("a second look changes it again")
+				t.Error("it is renewed again a minute later")
 			}
 		})
 	}

@@ -1,10 +1,6 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package installation is what happens to Sluice as a whole: before an upgrade the
-// kinds of the API are brought up to date, after it and after an installation the
-// webhooks are awaited, and before Sluice goes it undoes what it did to the cluster.
-// The chart runs all of them as hooks.
 package installation
 
 import (
@@ -20,9 +16,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// ApplyCRDs makes the CustomResourceDefinitions in the files what they say. A
-// definition is replaced, not merged: what a new version leaves out must go, whoever
-// wrote it. Objects of the kinds stay as they are.
+// ApplyCRDs creates or updates the CustomResourceDefinitions in the files. It replaces the spec of a
+// definition, and does not merge it: a field that a new version leaves out must go, whoever wrote
+// it. Objects of the kinds stay as they are.
 func ApplyCRDs(ctx context.Context, c client.Client, files fs.FS) error {
 	names, err := fs.Glob(files, "*.yaml")
 	if err != nil {
@@ -69,7 +65,7 @@ func applyCRD(ctx context.Context, c client.Client, wanted *unstructured.Unstruc
 			annotations[key] = value
 		}
 		next.SetAnnotations(annotations)
-		// The API server knows best whether that changes anything.
+		// The resource version tells whether the update changed anything.
 		if err := c.Update(ctx, next); err != nil {
 			return err
 		}

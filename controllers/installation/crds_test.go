@@ -48,7 +48,7 @@ var _ = Describe("ApplyCRDs", func() {
 		return fstest.MapFS{"valves.yaml": {Data: []byte(text)}, "embed.go": {Data: []byte("package crd")}}
 	}
 
-	It("creates a definition, and replaces it by what a new version says", func(ctx SpecContext) {
+	It("creates a definition, and replaces its spec by that of a new version", func(ctx SpecContext) {
 		Expect(installation.ApplyCRDs(ctx, api, files(old))).To(Succeed())
 		definition := valves()
 		DeferCleanup(func(ctx SpecContext) { Expect(api.Delete(ctx, valves())).To(Succeed()) })
@@ -63,7 +63,7 @@ var _ = Describe("ApplyCRDs", func() {
 		Expect(definition.Annotations).To(And(HaveKeyWithValue("tool", "2"), HaveKeyWithValue("owner", "somebody")))
 	})
 
-	It("writes nothing where all is as it should be", func(ctx SpecContext) {
+	It("writes nothing where nothing differs", func(ctx SpecContext) {
 		Expect(installation.ApplyCRDs(ctx, api, crd.Files)).To(Succeed())
 		before := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "imageprefetches.sluice.dev"}}
 		refresh(ctx, before)
@@ -73,7 +73,7 @@ var _ = Describe("ApplyCRDs", func() {
 		Expect(after.ResourceVersion).To(Equal(before.ResourceVersion))
 	})
 
-	It("names the definition that the API server refuses", func(ctx SpecContext) {
+	It("names the definition that the API server rejects", func(ctx SpecContext) {
 		err := installation.ApplyCRDs(ctx, api, files(strings.Replace(old, "plural: valves", "plural: taps", 1)))
 		Expect(err).To(MatchError(ContainSubstring(`apply CustomResourceDefinition "valves.example.org"`)))
 	})

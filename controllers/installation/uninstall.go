@@ -23,26 +23,26 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-// WebhookConfiguration is the name of Sluice's configurations of admission webhooks.
+// WebhookConfiguration is the name of both configurations of Sluice's webhooks.
 const WebhookConfiguration = "sluice"
 
-// Uninstaller undoes what Sluice did to the cluster: no Deployment stays held, and no
-// image stays pinned on a node.
+// Uninstaller undoes what Sluice did to the cluster. After it no Deployment is held, and no image is
+// pinned on a node.
 type Uninstaller struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Controller is the Deployment of the controllers, and their Lease.
+	// Controller is the name of the Deployment of the controllers, and of their Lease.
 	Controller client.ObjectKey
-	// QuietPeriod is how long there must be nothing to do. API servers hear of a deleted
-	// webhook a moment later, and controllers need one to end: what those still hold
-	// or write is undone as well. The agents take the pins off in that time, too.
+	// QuietPeriod is how long nothing must be left to undo before Run returns. API servers call a
+	// deleted webhook for a moment longer, and controllers need a moment to end: what they hold or
+	// write in that time is undone as well. The agents unpin images in that time, too.
 	QuietPeriod time.Duration
-	// Interval is the time between two looks.
+	// Interval is the time between two passes.
 	Interval time.Duration
 }
 
-// Run undoes until there is nothing left to undo for the time of Settle. It ends with
-// ctx, and may be run again at any time.
+// Run makes passes until nothing was left to undo for the QuietPeriod. It fails when ctx ends before
+// that, and may be run again at any time.
 func (u *Uninstaller) Run(ctx context.Context) error {
 	var last error
 	quietSince := time.Now()
@@ -60,8 +60,8 @@ func (u *Uninstaller) Run(ctx context.Context) error {
 	return errors.Join(err, last)
 }
 
-// pass takes away what would do it again before it undoes what was done. It returns
-// how much it did.
+// pass first removes what would do it all again, and then undoes what was done. It returns the number
+// of objects that it changed.
 func (u *Uninstaller) pass(ctx context.Context) (int, error) {
 	total := 0
 	var errs []error
@@ -106,8 +106,8 @@ func (u *Uninstaller) stopControllers(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// deleteLease deletes what the controllers elected their leader by. One that has not
-// ended yet may make it again.
+// deleteLease deletes the Lease of the leader election. A controller that has not ended may create it
+// again, so each pass deletes it.
 func (u *Uninstaller) deleteLease(ctx context.Context) (int, error) {
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: u.Controller.Namespace, Name: u.Controller.Name}}
 	switch err := u.Client.Delete(ctx, lease); {
@@ -119,7 +119,7 @@ func (u *Uninstaller) deleteLease(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// release lets every held Deployment go on, and leaves a pause of its owner's.
+// release releases every held Deployment. One that its owner paused stays paused.
 func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 	var held appsv1.DeploymentList
 	if err := u.Client.List(ctx, &held, client.HasLabels{v1alpha1.HoldLabel}); err != nil {
@@ -128,13 +128,13 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 	var errs []error
 	for i := range held.Items {
 		deployment := &held.Items[i]
-		// With the version that was looked at: what has moved on is looked at again.
+		// The patch names the version that was read. If that has changed, the next pass decides again.
 		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
 		hash, pausedByOwner := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, time.Now()).End == hold.EndElsewhere
 		delete(deployment.Labels, v1alpha1.HoldLabel)
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
 		if !pausedByOwner {
-			// Were Sluice installed again, it would not hold these images once more.
+			// With this annotation, a Sluice that is installed later does not hold these images again.
 			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hash)
 			deployment.Spec.Paused = false
 		}
@@ -148,8 +148,7 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 	return n, errors.Join(errs...)
 }
 
-// deleteNodeImageSets has the agents let go of the images: where there is no
-// NodeImageSet, nothing stays pinned.
+// deleteNodeImageSets makes the agents unpin their images: an agent without a NodeImageSet pins none.
 func (u *Uninstaller) deleteNodeImageSets(ctx context.Context) (int, error) {
 	var sets v1alpha1.NodeImageSetList
 	if err := u.Client.List(ctx, &sets); err != nil {

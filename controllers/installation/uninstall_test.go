@@ -35,7 +35,7 @@ var _ = Describe("Uninstaller", func() {
 		}
 	})
 
-	It("releases what is held and leaves alone what others paused", func(ctx SpecContext) {
+	It("releases held Deployments and leaves those alone that others paused", func(ctx SpecContext) {
 		held, others := deployment("held", true), deployment("paused-by-its-owner", true)
 		hold(held)
 		create(ctx, held, others)
@@ -50,7 +50,7 @@ var _ = Describe("Uninstaller", func() {
 		Expect(others.Spec.Paused).To(BeTrue())
 	})
 
-	DescribeTable("leaves a pause of the owner's that bears our label, and takes the label off",
+	DescribeTable("leaves a Deployment paused by its owner paused, and removes Sluice's label from it",
 		func(ctx SpecContext, mark func(*appsv1.Deployment)) {
 			theirs := deployment("theirs", true)
 			hold(theirs)
@@ -72,7 +72,7 @@ var _ = Describe("Uninstaller", func() {
 		}),
 	)
 
-	It("takes away Sluice's webhooks and nobody else's", func(ctx SpecContext) {
+	It("deletes Sluice's webhooks and nobody else's", func(ctx SpecContext) {
 		mutating, others := mutatingWebhooks("sluice"), mutatingWebhooks("another")
 		validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "sluice"}}
 		create(ctx, mutating, others, validating)
@@ -98,8 +98,8 @@ var _ = Describe("Uninstaller", func() {
 		Expect(gone(ctx, lease)).To(BeTrue())
 	})
 
-	It("undoes also what is still done while it works", func(ctx SpecContext) {
-		// A controller that has not ended yet, and an API server that still calls the webhook.
+	It("also undoes what is done while it runs", func(ctx SpecContext) {
+		// As a controller would that has not ended, and an API server that still calls the webhook.
 		first, last := nodeImageSet("node-a"), nodeImageSet("node-b")
 		late := deployment("late", false)
 		create(ctx, first, late)
@@ -127,11 +127,11 @@ var _ = Describe("Uninstaller", func() {
 		Expect(gone(ctx, last)).To(BeTrue())
 	})
 
-	It("has nothing to do where nothing is left", func(ctx SpecContext) {
+	It("succeeds where nothing is left to undo", func(ctx SpecContext) {
 		Expect(uninstaller.Run(ctx)).To(Succeed())
 	})
 
-	It("says why when its time is over", func(ctx SpecContext) {
+	It("fails with the reason when its time is over", func(ctx SpecContext) {
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
 		Expect(uninstaller.Run(short)).To(MatchError(context.DeadlineExceeded))
@@ -170,7 +170,7 @@ func mutatingWebhooks(name string) *admissionregistrationv1.MutatingWebhookConfi
 	return &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
 
-// create creates the objects, and deletes them with the spec.
+// create creates the objects, and deletes them at the end of the spec.
 func create(ctx context.Context, objects ...client.Object) {
 	GinkgoHelper()
 	for _, object := range objects {

@@ -20,16 +20,16 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// probeName is the name of objects that are never stored.
+// probeName is the name of the probes, which are never stored.
 const probeName = "sluice-probe"
 
-// errProbeAccepted is what a probe that should be refused and is not tells of.
+// errProbeAccepted means that a probe was accepted which the webhooks must reject.
 var errProbeAccepted = errors.New("the API server does not ask the webhooks yet, or gets no answer")
 
-// AwaitWebhooks returns when the API server asks Sluice's webhooks and understands
-// their answers: it knows their configuration, trusts their certificate and reaches a
-// controller. All that takes a moment after the controllers are Ready. It is found out
-// by dry runs of what the webhooks refuse; the Deployment among them is in namespace.
+// AwaitWebhooks returns when the API server calls Sluice's webhooks and gets their answers: it knows
+// their configuration, trusts their certificate and reaches a controller. That takes a moment after
+// the controllers are Ready. The proof is that it rejects probes, which are dry runs of objects that
+// only the webhooks reject. The Deployment among them is in namespace.
 func AwaitWebhooks(ctx context.Context, c client.Client, namespace string, interval time.Duration) error {
 	last := errProbeAccepted
 	err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
@@ -50,7 +50,7 @@ func AwaitWebhooks(ctx context.Context, c client.Client, namespace string, inter
 	return nil
 }
 
-// tryProbe fails unless the probe is refused for what it says.
+// tryProbe fails unless the probe is rejected as invalid.
 func tryProbe(ctx context.Context, c client.Client, probe client.Object) error {
 	err := c.Create(ctx, probe, client.DryRunAll)
 	switch {
@@ -62,7 +62,7 @@ func tryProbe(ctx context.Context, c client.Client, probe client.Object) error {
 	return err
 }
 
-// invalidPolicy allows one segment of no registry, which can match nothing.
+// invalidPolicy has a pattern that matches nothing, because it names no registry.
 func invalidPolicy() *v1alpha1.PrefetchPolicy {
 	return &v1alpha1.PrefetchPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: probeName},
@@ -70,7 +70,7 @@ func invalidPolicy() *v1alpha1.PrefetchPolicy {
 	}
 }
 
-// invalidDeployment is gated, with a timeout that is no duration.
+// invalidDeployment is gated, and its hold timeout is not a duration.
 func invalidDeployment(namespace string) *appsv1.Deployment {
 	labels := map[string]string{"app": probeName}
 	return &appsv1.Deployment{
