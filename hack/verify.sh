@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fails when the work tree differs from the commit after `make generate`, when a
-# module is not tidy, when a file lacks its licence header, or when a document is too wide
-# or names what is not there.
+# Fails when what is generated differs from the commit after `make generate`, staged or
+# not, when a module is not tidy, when a file lacks its licence header, or when a line of
+# a document is too long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ if missing=$(git ls-files '*.go' | xargs grep -L '^// SPDX-License-Identifier: A
 fi
 
 generated=(api config charts docs/api.md docs/metrics.md)
-if ! git diff --exit-code --stat -- "${generated[@]}" >&2 || [ -n "$(git ls-files --others --exclude-standard -- "${generated[@]}")" ]; then
+if ! git diff HEAD --exit-code --stat -- "${generated[@]}" >&2 || [ -n "$(git ls-files --others --exclude-standard -- "${generated[@]}")" ]; then
 	git ls-files --others --exclude-standard -- "${generated[@]}" >&2
 	echo "verify: generated files differ: run 'make generate' and commit the result" >&2
 	fail=1
