@@ -45,9 +45,13 @@ deps: ## Install the Debian packages and build the Kubernetes, etcd and containe
 # -count=1: the Go command does not see that a test builds our programs, and would show
 # an old result for new code.
 .PHONY: test
-test: deps build ## Run every test: unit, controllers on a real API server, agent on real containerd, end to end; our own code under -race.
+test: deps build test-gitops growth ## Run every test: unit, controllers on a real API server, agent on real containerd, end to end, each fault of `chaos` once; our own code under -race.
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -race -count=1 -timeout 20m $(RACE_PACKAGES)
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -count=1 -p 1 -timeout 30m ./hack/... ./test/...
+
+.PHONY: growth
+growth: ## Fail if the plan's time grows with the square of the nodes.
+	go test -run '^$$' -bench Growth -benchtime 1x ./controllers/distribution/plan
 
 .PHONY: bench
 bench: deps ## Print the figures that Sluice is measured by, one line each (BENCH="name …" for some of them).
@@ -59,8 +63,8 @@ simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the table.
 	go run ./test/simulation
 
 .PHONY: chaos
-chaos: deps ## Break one thing after another at random moments (CHAOS_ROUNDS=30; SEED=n repeats a run).
-	go test ./test/chaos -count=1 -timeout 2h -v -rounds=$(or $(CHAOS_ROUNDS),30) -seed=$(or $(SEED),0)
+chaos: deps ## Break one thing after another at random moments (CHAOS_ROUNDS=n; default: each fault once; SEED=n repeats a run).
+	go test ./test/chaos -count=1 -timeout 4h -v -rounds=$(or $(CHAOS_ROUNDS),0) -seed=$(or $(SEED),0)
 
 .PHONY: images
 images: ## Build the container images, for amd64 and arm64, as OCI layouts in bin/images.

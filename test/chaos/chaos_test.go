@@ -14,7 +14,8 @@
 //
 // The seed that is printed repeats the faults, their moments and their victims:
 //
-//	go test ./test/chaos -rounds=30
+//	go test ./test/chaos
+//	go test ./test/chaos -rounds=200
 //	go test ./test/chaos -seed=8153 -first=7 -rounds=1 -v
 package chaos
 
@@ -32,7 +33,7 @@ import (
 )
 
 var (
-	rounds    = flag.Int("rounds", 4, "how many distributions, each with a fault of its own")
+	rounds    = flag.Int("rounds", 0, "how many distributions, each with a fault of its own; 0 takes each fault once")
 	seed      = flag.Uint64("seed", 0, "chooses faults, moments and victims; 0 takes a new one, which is printed")
 	first     = flag.Int("first", 1, "the number of the first round, to repeat one of a longer run")
 	onlyFault = flag.String("fault", "", "the name of the only fault; empty: all, in turn")
@@ -45,6 +46,9 @@ const bound = 90 * time.Second
 func TestChaos(t *testing.T) {
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano() % 1_000_000)
+	}
+	if *rounds == 0 {
+		*rounds = len(hand())
 	}
 	t.Logf("seed %d", *seed)
 	log.SetLogger(logr.Discard()) // a client's complaints while the API server is away
@@ -63,18 +67,20 @@ func TestChaos(t *testing.T) {
 
 // deal chooses the fault of a round: all of them in some order, then all in another.
 func deal(n int) fault {
-	hand := faults
-	if *onlyFault != "" {
-		hand = nil
-		for _, f := range faults {
-			if f.name == *onlyFault {
-				hand = append(hand, f)
-			}
+	all := hand()
+	turn := n - 1
+	order := rand.New(rand.NewPCG(*seed, uint64(turn/len(all)))).Perm(len(all))
+	return all[order[turn%len(all)]]
+}
+
+// hand is all faults, or the one that is asked for.
+func hand() (all []fault) {
+	for _, f := range faults {
+		if *onlyFault == "" || f.name == *onlyFault {
+			all = append(all, f)
 		}
 	}
-	turn := n - 1
-	order := rand.New(rand.NewPCG(*seed, uint64(turn/len(hand)))).Perm(len(hand))
-	return hand[order[turn%len(hand)]]
+	return all
 }
 
 // wait lets a fault last. What the cluster does meanwhile is what is tested.
