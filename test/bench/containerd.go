@@ -84,8 +84,9 @@ func dropImages(ctx context.Context, node *cluster.Node) error {
 type occurrence struct {
 	node *cluster.Node
 	at   time.Time
-	// name of an image record that was made or changed, or digest of committed content.
-	name, digest string
+	// name of an image record that was made or changed, digest of committed content, or key
+	// of a committed snapshot.
+	name, digest, snapshot string
 }
 
 // listen has all that the containerds of the nodes tell from now on. The channel is
@@ -106,7 +107,7 @@ func listen(ctx context.Context, nodes []*cluster.Node) (_ <-chan occurrence, st
 			return nil, nil, err
 		}
 		closers = append(closers, func() { _ = c.Close() })
-		told, errs := c.Subscribe(ctx, `topic=="/images/create"`, `topic=="/images/update"`, `topic=="/content/create"`)
+		told, errs := c.Subscribe(ctx, `topic=="/images/create"`, `topic=="/images/update"`, `topic=="/content/create"`, `topic=="/snapshot/commit"`)
 		if err := heard(ctx, c, told); err != nil {
 			stop()
 			return nil, nil, fmt.Errorf("subscribe to events of %s: %w", node.Name, err)
@@ -129,6 +130,8 @@ func listen(ctx context.Context, nodes []*cluster.Node) (_ <-chan occurrence, st
 						o.name = event.Name
 					case *events.ContentCreate:
 						o.digest = event.Digest
+					case *events.SnapshotCommit:
+						o.snapshot = event.Key
 					}
 					out <- o
 				}
@@ -136,4 +139,39 @@ func listen(ctx context.Context, nodes []*cluster.Node) (_ <-chan occurrence, st
 		}()
 	}
 	return out, stop, nil
+}
+
+// quiet is how long a containerd tells nothing when all that it did is told.
+const quiet = 500 * time.Millisecond
+
+// gather reads what is told until nothing more comes.
+func gather(ctx context.Context, told <-chan occurrence) (all []occurrence) {
+	for {
+		select {
+		case o := <-told:
+			all = append(all, o)
+		case <-ctx.Done():
+			return all
+		case <-time.After(quiet):
+			return all
+		}
+	}
+}
+
+// complete is when a node that was told of had an image: its record was there, and its last
+// snapshot. Later changes of the record are of its labels.
+func complete(all []occurrence, name string) (time.Time, error) {
+	var record, snapshot time.Time
+	for _, o := range all {
+		switch {
+		case o.snapshot != "":
+			snapshot = later(snapshot, o.at)
+		case o.name == name && record.IsZero():
+			record = o.at
+		}
+	}
+	if record.IsZero() || snapshot.IsZero() {
+		return time.Time{}, fmt.Errorf("containerd did not tell of all that belongs to %s", name)
+	}
+	return later(record, snapshot), nil
 }

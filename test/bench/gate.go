@@ -33,14 +33,14 @@ import (
 const (
 	// crowd is how many ImagePrefetches, and held Deployments, are in the caches.
 	crowd = 1000
-	// reviews is how many requests the webhook is asked for its latency.
+	// reviews is how many requests the webhook is asked in a run for its latency.
 	reviews = 4000
 )
 
 // gate measures how soon a held Deployment is released after its ImagePrefetch is
 // Ready, as a watching client sees both, and then how soon the webhook answers; both
 // among a thousand others.
-func gate(ctx context.Context, opts *options) (err error) {
+func gate(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{Webhooks: true})
 	if err != nil {
 		return err
@@ -49,24 +49,23 @@ func gate(ctx context.Context, opts *options) (err error) {
 	if err := m.crowd(ctx); err != nil {
 		return fmt.Errorf("create %d ImagePrefetches and Deployments: %w", crowd, err)
 	}
-
-	var millis []float64
-	for i := range opts.rounds {
-		took, err := m.releaseLatency(ctx, fmt.Sprintf("measured-%d", i))
-		if err != nil {
-			return err
+	release, webhook := r.percentiles("release_latency", "ms"), r.percentiles("webhook_latency", "ms")
+	for run := range opts.runs {
+		var releases []float64
+		for round := range opts.rounds {
+			took, err := m.releaseLatency(ctx, fmt.Sprintf("measured-%d-%d", run, round))
+			if err != nil {
+				return err
+			}
+			releases = append(releases, milliseconds(took))
 		}
-		millis = append(millis, float64(took.Microseconds())/1000)
+		release.add(releases, 50, 99, 100)
+		answers, err := m.webhookLatency(ctx, run)
+		if err != nil {
+			return fmt.Errorf("ask the webhook: %w", err)
+		}
+		webhook.add(answers, 50, 99)
 	}
-	figure("release_latency_p50", percentile(millis, 50), "ms")
-	figure("release_latency_p99", percentile(millis, 99), "ms")
-	figure("release_latency_max", percentile(millis, 100), "ms")
-
-	if millis, err = m.webhookLatency(ctx); err != nil {
-		return fmt.Errorf("ask the webhook: %w", err)
-	}
-	figure("webhook_latency_p50", percentile(millis, 50), "ms")
-	figure("webhook_latency_p99", percentile(millis, 99), "ms")
 	return nil
 }
 
@@ -84,7 +83,9 @@ func (m *machinery) crowd(ctx context.Context) error {
 			if err := m.Client.Create(ctx, prefetch); err != nil {
 				return err
 			}
-			return m.Client.Create(ctx, gatedBy(name, image))
+			deployment := gatedBy(name, image)
+			deployment.Labels = map[string]string{"crowd": "true"}
+			return m.Client.Create(ctx, deployment)
 		})
 	}
 	return group.Wait()
@@ -156,8 +157,12 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 	if err := inOrder(readyIn, releasedIn); err != nil {
 		return 0, fmt.Errorf("deployment %s: %w", name, err)
 	}
-	// The two watches are apart: the release may be seen first.
-	return max(releasedAt.Sub(readyAt), 0), nil
+	// The node need not keep the image, or its set would fill up.
+	if err := m.Client.Delete(ctx, prefetch); err != nil {
+		return 0, err
+	}
+	// The two watches are apart. Where the release was seen first, it is less than 0.
+	return releasedAt.Sub(readyAt), nil
 }
 
 // inOrder fails if the version in which a Deployment was released is older than that in
@@ -175,35 +180,53 @@ func one(object client.Object) client.ListOption {
 }
 
 // webhookLatency asks the webhook as the API server does, over one connection: is a
-// Deployment whose image changes to be held?
-func (m *machinery) webhookLatency(ctx context.Context) ([]float64, error) {
-	var stored appsv1.Deployment
-	if err := m.Client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "crowd-500"}, &stored); err != nil {
+// Deployment whose image changes to be held? Each request is about another Deployment
+// than the one before, and about an image that no other request names.
+func (m *machinery) webhookLatency(ctx context.Context, run int) ([]float64, error) {
+	var stored appsv1.DeploymentList
+	if err := m.Client.List(ctx, &stored, client.InNamespace("default"), client.MatchingLabels{"crowd": "true"}); err != nil {
 		return nil, err
 	}
-	stored.APIVersion, stored.Kind = "apps/v1", "Deployment"
-	changed := stored.DeepCopy()
-	changed.Spec.Template.Spec.Containers[0].Image += "-next"
+	bodies, err := requests(stored.Items, run)
+	if err != nil {
+		return nil, err
+	}
 	url, asker, err := m.Webhook("/gate")
 	if err != nil {
 		return nil, err
 	}
-	body, err := review(&stored, changed)
-	if err != nil {
-		return nil, err
-	}
 	var millis []float64
-	for range reviews {
+	for _, body := range bodies {
 		began := time.Now()
 		if err := ask(ctx, asker, url, body); err != nil {
 			return nil, err
 		}
-		millis = append(millis, float64(time.Since(began).Microseconds())/1000)
+		millis = append(millis, milliseconds(time.Since(began)))
 	}
 	return millis, nil
 }
 
-func review(stored, changed *appsv1.Deployment) ([]byte, error) {
+// requests are the bodies of the reviews of a run, no two of them alike in any run.
+func requests(stored []appsv1.Deployment, run int) ([][]byte, error) {
+	if len(stored) == 0 {
+		return nil, errors.New("no Deployments to ask about")
+	}
+	var bodies [][]byte
+	for i := range reviews {
+		before := stored[i%len(stored)].DeepCopy()
+		before.APIVersion, before.Kind = "apps/v1", "Deployment"
+		after := before.DeepCopy()
+		after.Spec.Template.Spec.Containers[0].Image = fmt.Sprintf("%s/bench/next:v%d-%d", stack.Registry, run, i)
+		body, err := review(types.UID(fmt.Sprintf("bench-%d-%d", run, i)), before, after)
+		if err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, body)
+	}
+	return bodies, nil
+}
+
+func review(uid types.UID, stored, changed *appsv1.Deployment) ([]byte, error) {
 	before, err := json.Marshal(stored)
 	if err != nil {
 		return nil, err
@@ -215,7 +238,7 @@ func review(stored, changed *appsv1.Deployment) ([]byte, error) {
 	return json.Marshal(&admissionv1.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
 		Request: &admissionv1.AdmissionRequest{
-			UID: types.UID("bench"), Operation: admissionv1.Update, Namespace: stored.Namespace, Name: stored.Name,
+			UID: uid, Operation: admissionv1.Update, Namespace: stored.Namespace, Name: stored.Name,
 			Kind:      metav1.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"},
 			Resource:  metav1.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"},
 			Object:    runtime.RawExtension{Raw: after},

@@ -17,33 +17,37 @@ import (
 
 // latency measures from the moment when the last node's containerd has the image to
 // that when a watching client sees Ready, over many small images, one after the other.
-func latency(ctx context.Context, opts *options) (err error) {
+func latency(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, 3, stack.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
-
-	var millis, totals []float64
-	for range opts.rounds {
-		name, err := m.push(2, images.MiB)
-		if err != nil {
+	ready, total := r.percentiles("ready_latency", "ms"), r.percentiles("small_image_all_nodes", "s")
+	for range opts.runs {
+		var readies, totals []float64
+		for range opts.rounds {
+			name, err := m.push(2, images.MiB)
+			if err != nil {
+				return err
+			}
+			took, all, err := m.latencyOf(ctx, name)
+			if err != nil {
+				return err
+			}
+			readies = append(readies, milliseconds(took))
+			totals = append(totals, all.Seconds())
+		}
+		ready.add(readies, 50, 99, 100)
+		total.add(totals, 50, 99, 100)
+		if err := m.drop(ctx); err != nil {
 			return err
 		}
-		took, total, err := m.latencyOf(ctx, name)
-		if err != nil {
-			return err
-		}
-		millis = append(millis, float64(took.Microseconds())/1000)
-		totals = append(totals, total.Seconds())
 	}
-	figure("ready_latency_p50", percentile(millis, 50), "ms")
-	figure("ready_latency_p99", percentile(millis, 99), "ms")
-	figure("ready_latency_max", percentile(millis, 100), "ms")
-	figure("small_image_all_nodes_p50", percentile(totals, 50), "s")
-	figure("small_image_all_nodes_p99", percentile(totals, 99), "s")
 	return nil
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // latencyOf returns also how long all of it took, from the creation of the prefetch.
 func (m *machinery) latencyOf(ctx context.Context, name string) (took, total time.Duration, err error) {

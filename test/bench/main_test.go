@@ -4,34 +4,13 @@
 package main
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
-)
 
-func TestPercentile(t *testing.T) {
-	hundred := make([]float64, 100)
-	for i := range hundred {
-		hundred[i] = float64(100 - i) // 1 to 100, not in order
-	}
-	for _, c := range []struct {
-		values  []float64
-		percent int
-		want    float64
-	}{
-		{[]float64{3, 1, 2}, 50, 2},
-		{[]float64{4, 1, 3, 2}, 50, 2}, // the lower middle: a value that occurred
-		{[]float64{7}, 50, 7},
-		{[]float64{7}, 99, 7},
-		{hundred, 50, 50},
-		{hundred, 99, 99},
-		{hundred[:40], 99, 100}, // of few values the greatest
-		{hundred, 100, 100},
-	} {
-		if got := percentile(c.values, c.percent); got != c.want {
-			t.Errorf("p%d of %v is %v, want %v", c.percent, c.values, got, c.want)
-		}
-	}
-}
+	admissionv1 "k8s.io/api/admission/v1"
+	appsv1 "k8s.io/api/apps/v1"
+)
 
 func TestChoose(t *testing.T) {
 	for _, c := range []struct {
@@ -40,7 +19,7 @@ func TestChoose(t *testing.T) {
 		want   []string
 		fails  bool
 	}{
-		{"all when none is named", nil, []string{"writes", "latency", "gate", "pull", "spread", "spread-spegel", "uncoordinated"}, false},
+		{"all when none is named", nil, []string{"writes", "latency", "gate", "cost", "pull", "spread", "spread-spegel", "uncoordinated"}, false},
 		{"in their own order, each once", []string{"pull", "writes", "pull"}, []string{"writes", "pull"}, false},
 		{"none when one is unknown", []string{"pull", "speed"}, nil, true},
 	} {
@@ -58,7 +37,7 @@ func TestChoose(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	good := options{uplink: 40, size: 200, nodes: 6, pairs: 5, rounds: 40}
+	good := options{uplink: 40, size: 200, nodes: 6, runs: 5, rounds: 40}
 	if err := good.validate(); err != nil {
 		t.Error(err)
 	}
@@ -66,7 +45,7 @@ func TestValidate(t *testing.T) {
 		"no uplink":                  func(o *options) { o.uplink = 0 },
 		"less than a MiB in a layer": func(o *options) { o.size = layers - 1 },
 		"nobody to follow":           func(o *options) { o.nodes = 1 },
-		"no pair":                    func(o *options) { o.pairs = 0 },
+		"no run":                     func(o *options) { o.runs = 0 },
 		"no round":                   func(o *options) { o.rounds = 0 },
 	} {
 		bad := good
@@ -90,5 +69,34 @@ func TestReleaseBeforeReadyIsNoLatency(t *testing.T) {
 		if err := inOrder(c.ready, c.released); (err != nil) != c.fails {
 			t.Errorf("%s: %v", c.reason, err)
 		}
+	}
+}
+
+func TestRequestsDiffer(t *testing.T) {
+	stored := []appsv1.Deployment{*gatedBy("one", "registry/one:v1"), *gatedBy("two", "registry/two:v1")}
+	seen := map[string]bool{}
+	asked := map[string]bool{}
+	for run := range 2 {
+		bodies, err := requests(stored, run)
+		if err != nil || len(bodies) != reviews {
+			t.Fatalf("%d requests, %v", len(bodies), err)
+		}
+		for i, body := range bodies {
+			var r admissionv1.AdmissionReview
+			if err := json.Unmarshal(body, &r); err != nil {
+				t.Fatal(err)
+			}
+			if want := stored[i%2].Name; r.Request.Name != want {
+				t.Errorf("request %d is about %s, want %s", i, r.Request.Name, want)
+			}
+			seen[string(r.Request.UID)] = true
+			asked[string(r.Request.Object.Raw)] = true
+		}
+	}
+	if len(seen) != 2*reviews || len(asked) != 2*reviews {
+		t.Errorf("of %d requests %d have a UID of their own, and %d an object", 2*reviews, len(seen), len(asked))
+	}
+	if _, err := requests(nil, 0); err == nil {
+		t.Error("there were requests about nothing")
 	}
 }

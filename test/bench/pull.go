@@ -7,13 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"slices"
 	"time"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/procfs"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -24,105 +20,112 @@ import (
 
 // pull measures what an agent adds to the work of its containerd, by pulls of 1 GiB in
 // pairs, and how much memory it takes.
-func pull(ctx context.Context, opts *options) (err error) {
+func pull(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
 	seed, peer := m.Cluster.Nodes()[0], m.Cluster.Nodes()[1]
-
-	if err := memory(ctx, m, seed, peer); err != nil {
-		return err
-	}
-	var pulls, readies []float64
-	for pair := range opts.pairs {
-		var ctr, agent, ready time.Duration
-		for turn := range 2 {
-			var name string
-			prepare := func() (err error) {
-				if err := m.drop(ctx); err != nil {
-					return err
-				}
-				name, err = m.push(layers, images.GiB)
-				return err
-			}
-			// Whoever is first has the colder caches: they take turns.
-			measure := func() (err error) {
-				ctr, err = ctrPull(ctx, []*cluster.Node{seed}, name, plainly)
-				return err
-			}
-			if turn != pair%2 {
-				measure = func() (err error) {
-					agent, ready, err = agentPull(ctx, m, seed, name)
-					return err
-				}
-			}
-			if err := undisturbed(ctx, prepare, measure); err != nil {
-				return err
-			}
+	for run := range opts.runs {
+		if err := m.memory(ctx, r, seed, peer); err != nil {
+			return err
 		}
-		pulls = append(pulls, agent.Seconds()/ctr.Seconds())
-		readies = append(readies, ready.Seconds()/ctr.Seconds())
-		tell("ctr %.2f s, agent %.2f s, Ready after %.2f s", ctr.Seconds(), agent.Seconds(), ready.Seconds())
+		// Whoever is first has the colder caches: they take turns.
+		ways := []func(context.Context, *cluster.Node, string) (*pulled, error){m.pullByCtr, m.pullByAgent}
+		var ctr, agent *pulled
+		taken := []**pulled{&ctr, &agent}
+		again := 0
+		for turn := range ways {
+			who := (turn + run) % len(ways)
+			retakes, err := m.inTurn(ctx, func(name string) (err error) {
+				*taken[who], err = ways[who](ctx, seed, name)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			again += retakes
+		}
+		r.add("pull_vs_ctr_ratio", agent.pull().Seconds()/ctr.pull().Seconds(), "ratio")
+		r.add("ready_vs_ctr_ratio", agent.all().Seconds()/ctr.all().Seconds(), "ratio")
+		r.add("pull_begins_after", milliseconds(agent.first.Sub(agent.began)), "ms")
+		r.add("ready_after_pull", milliseconds(agent.ended.Sub(agent.last)), "ms")
+		r.count("turns_taken_again", again, "turns")
+		tell("ctr %.2f s of %.2f s, agent %.2f s of %.2f s",
+			ctr.pull().Seconds(), ctr.all().Seconds(), agent.pull().Seconds(), agent.all().Seconds())
 	}
-	figure("pull_vs_ctr_ratio", median(pulls), "ratio")
-	figure("ready_vs_ctr_ratio", median(readies), "ratio")
-
 	return nil
 }
 
-// agentPull has the node's agent pull from the registry. took is what the agent says that
-// the pull took, and ready the user's time: from the creation of the ImagePrefetch to Ready.
-func agentPull(ctx context.Context, m *machinery, node *cluster.Node, name string) (took, ready time.Duration, err error) {
-	before, err := spentOnPulls(ctx, node)
-	if err != nil {
-		return 0, 0, err
+// inTurn measures the pull of a new image by clean disks, again and again until nobody
+// disturbed it, and returns how often it was disturbed.
+func (m *machinery) inTurn(ctx context.Context, measure func(name string) error) (again int, err error) {
+	var name string
+	prepare := func() (err error) {
+		if err := m.drop(ctx); err != nil {
+			return err
+		}
+		name, err = m.push(layers, images.GiB)
+		return err
 	}
-	if ready, err = m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(node)}, name); err != nil {
-		return 0, 0, err
-	}
-	after, err := spentOnPulls(ctx, node)
-	if err == nil && after == before {
-		err = fmt.Errorf("the agent of %s has counted no pull of %s", node.Name, name)
-	}
-	return after - before, ready, err
+	return undisturbed(ctx, prepare, func() error { return measure(name) })
 }
 
-// spentOnPulls is how long the successful pulls from upstream of a node's agent have
-// taken together, from its metrics.
-func spentOnPulls(ctx context.Context, node *cluster.Node) (time.Duration, error) {
-	const metric = "sluice_agent_pull_duration_seconds"
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(node.IP, "8080")+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
-	if err != nil {
-		return 0, fmt.Errorf("read metrics of the agent of %s: %w", node.Name, err)
-	}
-	seconds := 0.0
-	for _, m := range families[metric].GetMetric() {
-		of := map[string]string{}
-		for _, label := range m.GetLabel() {
-			of[label.GetName()] = label.GetValue()
-		}
-		if of["source"] == string(v1alpha1.SourceUpstream) && of["result"] == "Success" {
-			seconds += m.GetHistogram().GetSampleSum()
-		}
-	}
-	return time.Duration(seconds * float64(time.Second)), nil
+// pulled is a pull as one sees it from outside, whoever made it: the user begins, the
+// registry gets the first request, containerd tells of the last of the image, and the
+// user knows.
+type pulled struct {
+	began, first, last, ended time.Time
 }
 
-// memory prints how much an agent had at the most when it had pulled a small image, as a
-// seed and as a peer, and when it had pulled a large one.
-func memory(ctx context.Context, m *machinery, seed, peer *cluster.Node) error {
+func (p *pulled) all() time.Duration  { return p.ended.Sub(p.began) }
+func (p *pulled) pull() time.Duration { return p.last.Sub(p.first) }
+
+// pullByCtr has ctr pull from the registry.
+func (m *machinery) pullByCtr(ctx context.Context, node *cluster.Node, name string) (*pulled, error) {
+	return m.watched(ctx, node, name, func() (time.Duration, error) {
+		return ctrPull(ctx, []*cluster.Node{node}, name, plainly)
+	})
+}
+
+// pullByAgent has the node's agent pull from the registry, for an ImagePrefetch.
+func (m *machinery) pullByAgent(ctx context.Context, node *cluster.Node, name string) (*pulled, error) {
+	return m.watched(ctx, node, name, func() (time.Duration, error) {
+		return m.bring(ctx, v1alpha1.ImagePrefetchSpec{NodeSelector: only(node)}, name)
+	})
+}
+
+func (m *machinery) watched(ctx context.Context, node *cluster.Node, name string, do func() (time.Duration, error)) (*pulled, error) {
+	told, stop, err := listen(ctx, []*cluster.Node{node})
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	p := &pulled{began: time.Now()}
+	took, err := do()
+	if err != nil {
+		return nil, err
+	}
+	p.ended = p.began.Add(took)
+	requests := m.Upstream.Requests()
+	if clients := requests.Clients(); !slices.Equal(clients, []string{node.IP}) {
+		return nil, fmt.Errorf("%v asked the registry for %s, want %s alone", clients, name, node.Name)
+	}
+	p.first = requests[0].Time
+	p.last, err = complete(gather(ctx, told), name)
+	return p, err
+}
+
+// memory measures how much an agent had at the most when it had pulled a small image, as a
+// seed and as a peer, and when it had pulled a large one. It is that of new processes.
+func (m *machinery) memory(ctx context.Context, r *results, seed, peer *cluster.Node) error {
+	for _, node := range []*cluster.Node{seed, peer} {
+		m.Agent(node).Kill()
+		if _, err := m.StartAgent(ctx, node); err != nil {
+			return err
+		}
+	}
 	for _, image := range []struct {
 		suffix string
 		size   int64
@@ -148,7 +151,7 @@ func memory(ctx context.Context, m *machinery, seed, peer *cluster.Node) error {
 			}
 			most = max(most, rss)
 		}
-		figure("agent_peak_rss"+image.suffix, most, "MiB")
+		r.add("agent_peak_rss"+image.suffix, most, "MiB")
 	}
 	return nil
 }
@@ -165,13 +168,4 @@ func peakRSS(pid int) (float64, error) {
 	}
 	status, err := process.NewStatus()
 	return float64(status.VmHWM) / (1 << 20), err
-}
-
-func median(values []float64) float64 { return percentile(values, 50) }
-
-// percentile is the smallest value that so many percent of them do not exceed.
-func percentile(values []float64, percent int) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	rank := (len(sorted)*percent + 99) / 100
-	return sorted[max(rank, 1)-1]
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -17,15 +18,15 @@ import (
 const layers = 8
 
 // spread measures how long all nodes take beside one that pulls alone.
-func spread(ctx context.Context, opts *options) error {
-	return spreadWith(ctx, opts, "")
+func spread(ctx context.Context, opts *options, r *results) error {
+	return spreadWith(ctx, opts, r, "")
 }
 
-func spreadSpegel(ctx context.Context, opts *options) error {
-	return spreadWith(ctx, opts, "_spegel", "--behave=spegel")
+func spreadSpegel(ctx context.Context, opts *options, r *results) error {
+	return spreadWith(ctx, opts, r, "_spegel", "--behave=spegel")
 }
 
-func spreadWith(ctx context.Context, opts *options, suffix string, mirrorFlags ...string) (err error) {
+func spreadWith(ctx context.Context, opts *options, r *results, suffix string, mirrorFlags ...string) (err error) {
 	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: mirrorFlags})
 	if err != nil {
 		return err
@@ -34,28 +35,50 @@ func spreadWith(ctx context.Context, opts *options, suffix string, mirrorFlags .
 	if err := narrow(ctx, m.Cluster, opts.uplink); err != nil {
 		return err
 	}
-	alone, err := m.alone(ctx, opts)
-	if err != nil {
-		return err
+	for range opts.runs {
+		alone, err := m.alone(ctx, opts)
+		if err != nil {
+			return err
+		}
+		if err := m.spreadOnce(ctx, opts, r, suffix, alone); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// spreadOnce brings an image to all nodes, and leaves none of it.
+func (m *machinery) spreadOnce(ctx context.Context, opts *options, r *results, suffix string, alone time.Duration) error {
 	name, err := m.push(layers, opts.size*images.MiB)
 	if err != nil {
 		return err
 	}
-	times, err := m.observe(ctx, opts)
+	times, err := m.observe(ctx)
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	all, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, name)
-	times.print()
+	told := times.end(ctx)
+	if opts.timeline {
+		times.print(told)
+	}
 	if err != nil {
 		return err
 	}
-	figure("one_node_alone"+suffix, alone.Seconds(), "s")
-	figure("all_nodes"+suffix, all.Seconds(), "s")
-	figure("all_nodes_vs_one_pull_ratio"+suffix, all.Seconds()/alone.Seconds(), "ratio")
-	figure("all_nodes_uplink"+suffix, m.uplink(), "MiB")
-	return nil
+	clients := m.Upstream.Requests().Clients()
+	if len(clients) != 1 {
+		return fmt.Errorf("%d nodes asked the upstream, want one: %v", len(clients), clients)
+	}
+	atSeed, atPeers := lastBlobs(told, clients[0])
+	r.add("one_node_alone"+suffix, alone.Seconds(), "s")
+	r.add("all_nodes"+suffix, all.Seconds(), "s")
+	r.add("all_nodes_vs_one_pull_ratio"+suffix, all.Seconds()/alone.Seconds(), "ratio")
+	r.add("all_nodes_uplink"+suffix, m.uplink(), "MiB")
+	r.add("last_blob_at_seed"+suffix, atSeed.Sub(began).Seconds(), "s")
+	r.add("last_blob_at_peers_later"+suffix, atPeers.Sub(atSeed).Seconds(), "s")
+	r.add("ready_after_last_blob"+suffix, began.Add(all).Sub(later(atSeed, atPeers)).Seconds(), "s")
+	return m.drop(ctx)
 }
 
 // alone is how long one node takes from upstream, with nobody else about.
@@ -83,7 +106,7 @@ func (m *machinery) uplink() float64 {
 
 // uncoordinated measures what there is without Sluice: every node pulls for itself,
 // from the registry, or from the mirror first, which behaves as Spegel does.
-func uncoordinated(ctx context.Context, opts *options) (err error) {
+func uncoordinated(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: []string{"--behave=spegel"}})
 	if err != nil {
 		return err
@@ -92,27 +115,29 @@ func uncoordinated(ctx context.Context, opts *options) (err error) {
 	if err := narrow(ctx, m.Cluster, opts.uplink); err != nil {
 		return err
 	}
-	alone, err := m.alone(ctx, opts)
-	if err != nil {
-		return err
-	}
-	for _, way := range []struct {
-		name string
-		how  []string
-	}{{"every_node_from_upstream", plainly}, {"every_node_through_mirror", fromMirrors}} {
-		name, err := m.push(layers, opts.size*images.MiB)
+	for range opts.runs {
+		alone, err := m.alone(ctx, opts)
 		if err != nil {
 			return err
 		}
-		took, err := ctrPull(ctx, m.Cluster.Nodes(), name, way.how)
-		if err != nil {
-			return err
-		}
-		figure(way.name, took.Seconds(), "s")
-		figure(way.name+"_vs_one_pull_ratio", took.Seconds()/alone.Seconds(), "ratio")
-		figure(way.name+"_uplink", m.uplink(), "MiB")
-		if err := m.drop(ctx); err != nil {
-			return err
+		for _, way := range []struct {
+			name string
+			how  []string
+		}{{"every_node_from_upstream", plainly}, {"every_node_through_mirror", fromMirrors}} {
+			name, err := m.push(layers, opts.size*images.MiB)
+			if err != nil {
+				return err
+			}
+			took, err := ctrPull(ctx, m.Cluster.Nodes(), name, way.how)
+			if err != nil {
+				return err
+			}
+			r.add(way.name, took.Seconds(), "s")
+			r.add(way.name+"_vs_one_pull_ratio", took.Seconds()/alone.Seconds(), "ratio")
+			r.add(way.name+"_uplink", m.uplink(), "MiB")
+			if err := m.drop(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

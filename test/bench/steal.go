@@ -23,35 +23,36 @@ const (
 )
 
 // undisturbed takes a measurement, from clean disks, again and again until the machine
-// was left alone in the meantime. What the disturbed ones measured does not count.
-func undisturbed(ctx context.Context, prepare func() error, measure func() error) error {
-	for range mostTurns {
+// was left alone in the meantime. What the disturbed ones measured does not count; how
+// many there were is returned.
+func undisturbed(ctx context.Context, prepare func() error, measure func() error) (disturbed int, err error) {
+	for again := range mostTurns {
 		if err := prepare(); err != nil {
-			return err
+			return again, err
 		}
 		syscall.Sync()
 		before, err := stolen()
 		if err != nil {
-			return err
+			return again, err
 		}
 		began := time.Now()
 		if err := measure(); err != nil {
-			return err
+			return again, err
 		}
 		after, err := stolen()
 		if err != nil {
-			return err
+			return again, err
 		}
 		share := (after - before) / time.Since(began).Seconds() / float64(runtime.NumCPU())
 		if share <= mostStolen {
-			return nil
+			return again, nil
 		}
 		tell("once more: the hypervisor gave %.0f %% of the cores' time to others", 100*share)
 		if err := ctx.Err(); err != nil {
-			return err
+			return again, err
 		}
 	}
-	return fmt.Errorf("%d times in a row, the hypervisor gave more than %.0f %% of the cores' time to others: try on a quieter machine",
+	return mostTurns, fmt.Errorf("%d times in a row, the hypervisor gave more than %.0f %% of the cores' time to others: try on a quieter machine",
 		mostTurns, 100*mostStolen)
 }
 

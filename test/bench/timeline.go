@@ -6,53 +6,59 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 )
 
-// timeline tells when the nodes got what.
+// timeline is when the nodes got what, as their containerds told.
 type timeline struct {
 	began time.Time
 	told  <-chan occurrence
 	stop  func()
 }
 
-// observe begins a timeline; nil if none is wanted.
-func (m *machinery) observe(ctx context.Context, opts *options) (*timeline, error) {
-	if !opts.timeline {
-		return nil, nil
-	}
+// observe begins a timeline.
+func (m *machinery) observe(ctx context.Context) (*timeline, error) {
 	told, stop, err := listen(ctx, m.Cluster.Nodes())
 	return &timeline{time.Now(), told, stop}, err
 }
 
-// print ends it, and writes a line per node: the seconds at which something was there.
-func (t *timeline) print() {
-	if t == nil {
-		return
-	}
-	t.stop()
+// end returns what was told, when nothing more comes.
+func (t *timeline) end(ctx context.Context) []occurrence {
+	defer t.stop()
+	return gather(ctx, t.told)
+}
+
+// print writes a line per node: the seconds at which a blob was there (by the beginning of
+// its digest) or an image's record (*).
+func (t *timeline) print(all []occurrence) {
 	lines := map[string][]string{}
-	var nodes []string
-	for {
-		select {
-		case o := <-t.told:
-			what := "*" // an image record
-			if o.digest != "" {
-				what = o.digest[len("sha256:"):][:4]
-			}
-			if lines[o.node.Name] == nil {
-				nodes = append(nodes, o.node.Name)
-			}
-			lines[o.node.Name] = append(lines[o.node.Name], fmt.Sprintf("%.1f %s", o.at.Sub(t.began).Seconds(), what))
-			continue
-		default:
+	for _, o := range all {
+		what := "*"
+		if o.digest != "" {
+			what = o.digest[len("sha256:"):][:4]
 		}
-		break
+		if o.snapshot == "" {
+			lines[o.node.Name] = append(lines[o.node.Name], fmt.Sprintf("%.1f %s", o.at.Sub(t.began).Seconds(), what))
+		}
 	}
-	slices.Sort(nodes)
-	for _, node := range nodes {
+	for _, node := range slices.Sorted(maps.Keys(lines)) {
 		tell("%s: %s", node, strings.Join(lines[node], ", "))
 	}
+}
+
+// lastBlobs are when the seed had its last blob, and when the last of the other nodes had.
+func lastBlobs(all []occurrence, seed string) (atSeed, atPeers time.Time) {
+	for _, o := range all {
+		switch {
+		case o.digest == "":
+		case o.node.IP == seed:
+			atSeed = later(atSeed, o.at)
+		default:
+			atPeers = later(atPeers, o.at)
+		}
+	}
+	return atSeed, atPeers
 }

@@ -15,33 +15,42 @@ import (
 	"github.com/sluice-dev/sluice/test/stack"
 )
 
-// writes counts what a distribution without faults costs the API server: all that
+// writes counts what distributions without faults cost the API server: all that
 // Sluice's accounts wrote until nothing more came, over nodes times images.
-func writes(ctx context.Context, opts *options) (err error) {
-	const nodes, imagesPerNode = 4, 3
+func writes(ctx context.Context, opts *options, r *results) (err error) {
+	const nodes = 4
 	m, err := start(ctx, opts, nodes, stack.Options{Audit: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
-	var names []string
-	for range imagesPerNode {
-		name, err := m.push(4, 8*images.MiB)
+	for range opts.runs {
+		var names []string
+		for range 3 {
+			name, err := m.push(4, 8*images.MiB)
+			if err != nil {
+				return err
+			}
+			names = append(names, name)
+		}
+		began := time.Now()
+		if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...); err != nil {
+			return err
+		}
+		written, err := m.settled(ctx, began)
 		if err != nil {
 			return err
 		}
-		names = append(names, name)
+		tell("%s", written.Report())
+		r.add("api_writes_per_node_image", float64(len(written))/float64(nodes*len(names)), "requests")
+		cleared := time.Now()
+		if err := m.drop(ctx); err != nil {
+			return err
+		}
+		if _, err := m.settled(ctx, cleared); err != nil {
+			return err
+		}
 	}
-	began := time.Now()
-	if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...); err != nil {
-		return err
-	}
-	written, err := m.settled(ctx, began)
-	if err != nil {
-		return err
-	}
-	tell("%s", written.Report())
-	figure("api_writes_per_node_image", float64(len(written))/(nodes*imagesPerNode), "requests")
 	return nil
 }
 
