@@ -231,9 +231,9 @@ func (p pattern) coversPath(other pattern) bool {
 // splitPort parts a domain from its port. The colons of an IPv6 address are inside
 // brackets.
 func splitPort(domain string) (host, port string) {
-	at := strings.LastIndexByte(domain, ':')
-	if at < 0 || strings.HasSuffix(domain, "]") {
+	if !strings.Contains(domain, ":") || strings.HasSuffix(domain, "]") {
 		return domain, ""
 	}
+	at := strings.LastIndexByte(domain, ':')
 	return domain[:at], domain[at+1:]
 }

@@ -90,10 +90,10 @@ func TestDeniedPatternMatchesEverySpellingOfARegistry(t *testing.T) {
 	}{
 		{"ghcr.io/bad/**",
 			[]string{"ghcr.io/bad/app", "GHCR.io/bad/app", "ghcr.io:443/bad/app", "ghcr.io:0443/bad/app", "ghcr.io:8080/bad/app" + digest},
-			[]string{"ghcr.io/good/app", "ghcr.io/bad", "ghcr.io.example.com/bad/app"}},
+			[]string{"ghcr.io/good/app", "ghcr.io/bad", "ghcr.io.example.com/bad/app", "registry-1.docker.io/bad/app"}},
 		{"docker.io/bad/**",
 			[]string{"bad/app", "index.docker.io/bad/app", "registry-1.docker.io/bad/app", "Registry-1.Docker.io:443/bad/app", "registry.hub.docker.com/bad/app", "docker.io:443/bad/app"},
-			[]string{"good/app", "registry-1.docker.io/good/app"}},
+			[]string{"good/app", "registry-1.docker.io/good/app", "quay.io/bad/app"}},
 		{"registry.example.com:443/**", []string{"registry.example.com/app", "REGISTRY.example.com:0443/app"}, []string{"registry.example.com:5000/app"}},
 		{"*.example.com/**", []string{"a.example.com:5000/app", "A.example.COM/app"}, []string{"example.com/app"}},
 		{"[::1]:5000/**", []string{"[::1]:5000/app"}, []string{"[::1]/app", "[::1]:5001/app"}},

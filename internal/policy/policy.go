@@ -125,7 +125,7 @@ func (r *rules) add(policy *v1alpha1.PrefetchPolicy) {
 		p, err := check(string(text))
 		if err != nil {
 			r.unusable = append(r.unusable, unusable{policy, fmt.Errorf("spec.deniedRepositories[%d]: %q %w", i, text, err)})
-			continue
+			return
 		}
 		r.denied = append(r.denied, rule{p, text, policy})
 	}

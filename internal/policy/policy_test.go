@@ -41,6 +41,12 @@ func policyFor(name, team string, spec v1alpha1.PrefetchPolicySpec) v1alpha1.Pre
 	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
+// brokenSelector is a policy that the webhook refuses.
+func brokenSelector(name string) v1alpha1.PrefetchPolicy {
+	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.PrefetchPolicySpec{
+		NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Like"}}}}}
+}
+
 func TestEvaluate(t *testing.T) {
 	allowOrg := policyFor("org", "a", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org/**")})
 	allowHub := policyFor("hub", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("docker.io/library/*")})
@@ -88,6 +94,11 @@ func TestEvaluate(t *testing.T) {
 		{"the tightest maxImages binds", images("ghcr.io/org/a", "ghcr.io/org/b", "ghcr.io/org/c"), []v1alpha1.PrefetchPolicy{allowOrg,
 			policyFor("loose", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](9)}), policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})}, DefaultDeny,
 			[]string{`spec.images: |"tight" allows 2 images|has 3`}},
+		{"of two that are as tight, the first by name is named", images("ghcr.io/org/a", "ghcr.io/org/b", "ghcr.io/org/c"), []v1alpha1.PrefetchPolicy{allowOrg,
+			policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)}), policyFor("as-tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})}, DefaultDeny,
+			[]string{`spec.images: |"as-tight" allows 2 images`}},
+		{"as many images as maxImages pass", images("ghcr.io/org/a", "ghcr.io/org/b"), []v1alpha1.PrefetchPolicy{allowOrg,
+			policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})}, DefaultDeny, nil},
 		{"maxNodes asks for replicas", images("ghcr.io/org/a"), []v1alpha1.PrefetchPolicy{allowOrg, policyFor("nodes", "", v1alpha1.PrefetchPolicySpec{MaxNodes: ptr.To[int32](3)})}, DefaultDeny,
 			[]string{`spec.replicas|set replicas to 3 or less`}},
 		{"maxNodes bounds replicas", withReplicas(4, "ghcr.io/org/a"), []v1alpha1.PrefetchPolicy{allowOrg, policyFor("nodes", "", v1alpha1.PrefetchPolicySpec{MaxNodes: ptr.To[int32](3)})}, DefaultDeny,
@@ -100,9 +111,11 @@ func TestEvaluate(t *testing.T) {
 			[]v1alpha1.PrefetchPolicy{allowOrg, policyFor("p", "", v1alpha1.PrefetchPolicySpec{DeniedRepositories: patterns("evil")})}, DefaultAllow,
 			[]string{`PrefetchPolicy "p" cannot be understood|"evil"|spec.deniedRepositories[0]`}},
 		{"a selector written past the webhook that is broken denies everything", images("ghcr.io/org/app"),
-			[]v1alpha1.PrefetchPolicy{allowOrg, {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.PrefetchPolicySpec{
-				NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Like"}}}}}}, DefaultAllow,
+			[]v1alpha1.PrefetchPolicy{allowOrg, brokenSelector("p")}, DefaultAllow,
 			[]string{`PrefetchPolicy "p" cannot be understood|spec.namespaceSelector`}},
+		{"of two broken selectors, the first by name is named", images("ghcr.io/org/app"),
+			[]v1alpha1.PrefetchPolicy{brokenSelector("q"), brokenSelector("p")}, DefaultAllow,
+			[]string{`PrefetchPolicy "p" cannot be understood`}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			got := Evaluate(teamA, tt.spec, tt.policies, tt.fallback)
@@ -134,27 +147,36 @@ func TestMessagesNameTheContact(t *testing.T) {
 }
 
 func TestMessagesAreBounded(t *testing.T) {
-	policy := policyFor("p", "", v1alpha1.PrefetchPolicySpec{})
-	for i := range 256 {
-		policy.Spec.AllowedRepositories = append(policy.Spec.AllowedRepositories, v1alpha1.RepositoryPattern(fmt.Sprintf("ghcr.io/org/app-%03d", i)))
-	}
-	got := Evaluate(teamA, images("nginx"), []v1alpha1.PrefetchPolicy{policy}, DefaultDeny).ToAggregate().Error()
-	if !strings.Contains(got, "ghcr.io/org/app-007 and 248 more") {
-		t.Error(got)
+	for _, tt := range []struct {
+		patterns int
+		want     string
+	}{
+		{maxListed, "ghcr.io/org/app-007; ask"},
+		{maxListed + 1, "ghcr.io/org/app-007 and 1 more; ask"},
+		{256, "ghcr.io/org/app-007 and 248 more; ask"},
+	} {
+		policy := policyFor("p", "", v1alpha1.PrefetchPolicySpec{})
+		for i := range tt.patterns {
+			policy.Spec.AllowedRepositories = append(policy.Spec.AllowedRepositories, v1alpha1.RepositoryPattern(fmt.Sprintf("ghcr.io/org/app-%03d", i)))
+		}
+		got := Evaluate(teamA, images("nginx"), []v1alpha1.PrefetchPolicy{policy}, DefaultDeny).ToAggregate().Error()
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("of %d patterns it lists: %s", tt.patterns, got)
+		}
 	}
 }
 
 func TestValidate(t *testing.T) {
 	spec := v1alpha1.PrefetchPolicySpec{
 		NamespaceSelector:   metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn}}},
-		AllowedRepositories: patterns("ghcr.io/org/**", "nginx", "quay.io/bad/app"),
-		DeniedRepositories:  patterns("ghcr.io/org/bad", "quay.io/**", "ghcr.io/org:v1"),
+		AllowedRepositories: patterns("ghcr.io/org/**", "nginx", "quay.io/bad/app"), // which two deny
+		DeniedRepositories:  patterns("ghcr.io/org/bad", "ghcr.io/org:v1", "quay.io/**", "quay.io/bad/*", "nginx"),
 	}
 	var got []string
 	for _, err := range Validate(&spec) {
 		got = append(got, err.Field)
 	}
-	want := []string{"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[2]", "spec.allowedRepositories[1]", "spec.allowedRepositories[2]"}
+	want := []string{"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[1]", "spec.deniedRepositories[4]", "spec.allowedRepositories[1]", "spec.allowedRepositories[2]"}
 	if !slices.Equal(got, want) {
 		t.Errorf("refused %q, want %q", got, want)
 	}

@@ -243,6 +243,7 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 		{"no JSON", pullSecret(config, corev1.DockerConfigJsonKey, `hunter2`), "Secret shop/pull, key .dockerconfigjson: " + noJSON},
 		{"JSON cut off", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io": {"password": "hunter2"`), "Secret shop/pull, key .dockercfg: " + noJSON},
 		{"the old form under the new type", pullSecret(config, corev1.DockerConfigJsonKey, `{"ghcr.io": {"auth": "Zm9vOmJhcg=="}}`), "Secret shop/pull, key .dockerconfigjson: " + noEntries},
+		{"no entries at all", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": null}`), "Secret shop/pull, key .dockerconfigjson: " + noEntries},
 		{"the other type's key", pullSecret(old, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), "Secret shop/pull, key .dockercfg: " + noData},
 		{"an empty key", pullSecret(config, corev1.DockerConfigJsonKey, ``), "Secret shop/pull, key .dockerconfigjson: " + noData},
 		{"another type", pullSecret(corev1.SecretTypeOpaque, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), "Secret shop/pull: " + wrongType},
@@ -261,6 +262,11 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 			}
 			if got := keyring.Lookup(parse(t, "good.example.com/app")); len(got) != 1 || got[0].Username != "good" {
 				t.Errorf("the good entry is lost: %d credentials", len(got))
+			}
+			if alone, _ := New([]corev1.Secret{tt.bad}); strings.Contains(fmt.Sprintf("%s", tt.bad.Data), good) {
+				if got := alone.Lookup(parse(t, "good.example.com/app")); len(got) != 1 {
+					t.Errorf("the good entry beside it is lost: %d credentials", len(got))
+				}
 			}
 			if got := keyring.Lookup(parse(t, "ghcr.io/org/app")); len(got) != 0 {
 				t.Errorf("the bad entry gives %d credentials", len(got))

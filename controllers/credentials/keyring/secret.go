@@ -129,12 +129,12 @@ type entries struct {
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (e *entries) UnmarshalJSON(data []byte) error {
-	if err := json.Unmarshal(data, &e.byName); err != nil || e.byName == nil {
+	if err := json.Unmarshal(data, &e.byName); err != nil {
 		return err
 	}
 	e.position = map[string]int{}
 	decoder := json.NewDecoder(bytes.NewReader(data))
-	if _, err := decoder.Token(); err != nil { // the brace
+	if _, err := decoder.Token(); err != nil { // the brace, or null
 		return err
 	}
 	for position := 1; decoder.More(); position++ {
