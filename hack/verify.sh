@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fails when what is generated differs from the commit after `make generate`, staged or
-# not, when a module is not tidy, when a file lacks its licence header, or when a line of
-# a document is too long.
+# not, when a module is not tidy, when a file lacks its licence header, or when a
+# document is too wide or names what is not there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
