@@ -6,7 +6,8 @@
 // server. Each round has images and a fault of its own, on one cluster that lives
 // through all of them. After each, by itself and within a bound:
 //
-//   - every node that is left holds every image;
+//   - every node that is left has every image, by what its containerd finds of content and
+//     snapshots;
 //   - each blob was fetched from upstream once, or again only where the fault explains
 //     it: what was on its way when the fault struck, and what only a lost node held;
 //   - nobody asked the upstream who was not told to, and of each image there was

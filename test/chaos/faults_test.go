@@ -159,7 +159,7 @@ func killNode(ctx context.Context, r *round) (mend, error) {
 		return nil, err
 	}
 	return func(ctx context.Context) error {
-		r.Eventually(func(g Gomega) { r.everyNodeHolds(ctx, g) }, bound, time.Second).Should(Succeed(), r.describe)
+		r.Eventually(func(g Gomega) { r.everyNodeHasAll(ctx, g) }, bound, time.Second).Should(Succeed(), r.describe)
 		r.seeds.Gone(node.Name)
 		return r.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})
 	}, nil

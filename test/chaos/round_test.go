@@ -163,17 +163,25 @@ func (r *round) converge(ctx context.Context) {
 		}, bound, 50*time.Millisecond).Should(Succeed(), r.describe)
 	}
 	r.Logf("round %d: all is well %v after the fault was over", r.number, time.Since(r.mended).Round(10*time.Millisecond))
-	r.everyNodeHolds(ctx, r)
+	r.everyNodeHasAll(ctx, r)
 }
 
-// everyNodeHolds expects the images on the nodes that are left.
-func (r *round) everyNodeHolds(ctx context.Context, g Gomega) {
+// everyNodeHasAll expects the images on the nodes that are left: under both names that a Pod
+// may use, with all their content, unpacked.
+func (r *round) everyNodeHasAll(ctx context.Context, g Gomega) {
+	want := map[string]string{}
+	for name, digest := range r.digests {
+		want[name] = digest
+		want[strings.TrimSuffix(name, ":v1")+"@"+digest] = digest
+	}
 	for _, node := range r.Cluster.Nodes() {
-		held, err := node.Ctr(ctx, "images", "list")
+		images, err := node.Images(ctx, slices.Collect(maps.Keys(want))...)
 		g.Expect(err).NotTo(HaveOccurred())
-		for name, digest := range r.digests {
-			g.Expect(held).To(MatchRegexp(`(?m)^%s\s+\S+\s+%s\s`, name, digest), "%s does not hold %s", node.Name, name)
+		found := map[string]string{}
+		for name, image := range images {
+			found[name] = image.String()
 		}
+		g.Expect(found).To(Equal(want), "on %s", node.Name)
 	}
 }
 

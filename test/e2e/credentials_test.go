@@ -48,7 +48,7 @@ var _ = Describe("A private image", func() {
 			eventuallyReady(ctx, p)
 
 			for _, node := range s.Cluster.Nodes() {
-				Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+				Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 			}
 			seedOf(repository)
 		},
@@ -86,7 +86,7 @@ var _ = Describe("A private image", func() {
 
 				eventuallyReady(ctx, p)
 				for _, node := range s.Cluster.Nodes() {
-					Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+					Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 				}
 				expectToldNobody(ctx, wrong, right)
 			},

@@ -30,8 +30,8 @@ var _ = Describe("A prefetch", func() {
 
 		fetchedOnce("once/app", image)
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
-			Expect(heldDigest(ctx, node, stack.Registry+"/once/app@"+digest)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, stack.Registry+"/once/app@"+digest)).To(Equal(digest), node.Name)
 		}
 		Expect(p.Status.DesiredNodes).To(BeEquivalentTo(3))
 		Expect(p.Status.ReadyNodes).To(BeEquivalentTo(3))
@@ -62,7 +62,7 @@ var _ = Describe("A prefetch", func() {
 		Expect(got).To(HaveKeyWithValue(digestOf(amd64), 1))
 		Expect(got).NotTo(HaveKey(digestOf(arm64)))
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 		}
 	})
 
@@ -75,7 +75,7 @@ var _ = Describe("A prefetch", func() {
 
 		fetchedOnce("library/hubapp", image)
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, "docker.io/library/hubapp:v1")).To(Equal(digestOf(image)), node.Name)
+			Expect(digestOn(ctx, node, "docker.io/library/hubapp:v1")).To(Equal(digestOf(image)), node.Name)
 		}
 	})
 
@@ -87,14 +87,14 @@ var _ = Describe("A prefetch", func() {
 			// Not through the mirror, which may answer for a tag with what it held before.
 			_, err := node.Ctr(ctx, "images", "pull", "--plain-http", "--local", name)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest))
+			Expect(digestOn(ctx, node, name)).To(Equal(digest))
 		}
 		_, digest = push(ctx, "moved/app:latest", "moved-now")
 
 		eventuallyReady(ctx, prefetch(ctx, "moved", imagesOf(name)))
 
 		for _, node := range nodes {
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 		}
 	})
 
@@ -104,7 +104,7 @@ var _ = Describe("A prefetch", func() {
 		eventuallyReady(ctx, p)
 		_, after := push(ctx, "refresh/app:latest", "refresh-2")
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(before), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(before), node.Name)
 		}
 
 		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"sluice.dev/refresh":"again"}}}`))
@@ -115,7 +115,7 @@ var _ = Describe("A prefetch", func() {
 			g.Expect(p.Status.Images).To(ConsistOf(HaveField("Digest", after)))
 		}).Should(Succeed())
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(after), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(after), node.Name)
 		}
 	})
 
@@ -143,7 +143,7 @@ var _ = Describe("A prefetch", func() {
 		_, err := peer.Ctr(ctx, "images", "delete", "--sync", name, stack.Registry+"/deleted/app@"+digest)
 		Expect(err).NotTo(HaveOccurred())
 
-		Eventually(func() string { return heldDigest(ctx, peer, name) }).Should(Equal(digest))
+		Eventually(func() string { return digestOn(ctx, peer, name) }).Should(Equal(digest))
 		eventuallyReady(ctx, p)
 		Expect(s.Upstream.Requests().Where(upstream.In("deleted/app"))).To(HaveLen(asked))
 	})
@@ -156,7 +156,7 @@ var _ = Describe("A prefetch", func() {
 
 		eventuallyReady(ctx, prefetch(ctx, "restarted", imagesOf(name)))
 
-		Expect(heldDigest(ctx, node, name)).To(Equal(digest))
+		Expect(digestOn(ctx, node, name)).To(Equal(digest))
 	})
 
 	It("is not Ready while no node matches, and says so", func(ctx SpecContext) {
@@ -200,7 +200,7 @@ var _ = Describe("A prefetch", func() {
 			g.Expect(ready(ctx, p)(g).Status).To(Equal(metav1.ConditionTrue))
 			g.Expect(p.Status.ReadyNodes).To(BeEquivalentTo(4))
 		}).Should(Succeed())
-		Expect(heldDigest(ctx, node, name)).To(Equal(digest))
+		Expect(digestOn(ctx, node, name)).To(Equal(digest))
 		Expect(s.Upstream.Requests().Where(upstream.In("later/app"))).To(HaveLen(asked))
 	})
 })

@@ -101,7 +101,7 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 				Expect(told).NotTo(ContainElement(HavePrefix("Pulling:")))
 			}
 			for _, node := range s.Cluster.Nodes() {
-				Expect(heldDigest(ctx, node, v2)).To(Equal(v2Digest), node.Name)
+				Expect(digestOn(ctx, node, v2)).To(Equal(v2Digest), node.Name)
 			}
 			for _, layer := range layers {
 				Expect(s.Upstream.Requests().Where(upstream.Of(digestOf(layer))).Clients()).To(HaveLen(1), "from upstream only to the seed")
@@ -147,9 +147,9 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 			g.Expect(podsOf(ctx, d, v2)).NotTo(BeEmpty())
 		}).Should(Succeed())
 		for _, node := range s.Cluster.Nodes()[:2] {
-			Expect(heldDigest(ctx, node, v2)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, v2)).To(Equal(digest), node.Name)
 		}
-		Expect(heldDigest(ctx, failing, v2)).To(BeEmpty())
+		Expect(digestOn(ctx, failing, v2)).To(BeEmpty())
 	})
 
 	It("loses neither images nor Pods when a policy no longer admits them, but the pins", func(ctx SpecContext) {
@@ -166,7 +166,7 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		DeferCleanup(func(ctx SpecContext) { Expect(s.Client.Delete(ctx, denial)).To(Succeed()) })
 		Eventually(ready(ctx, p)).Should(And(HaveField("Reason", v1alpha1.ReasonPolicyDenied), HaveField("Message", ContainSubstring(name))))
 		Eventually(func() bool { return pinned(ctx, node, name) }).Should(BeFalse())
-		Expect(heldDigest(ctx, node, name)).To(Equal(digest))
+		Expect(digestOn(ctx, node, name)).To(Equal(digest))
 		Expect(available(ctx, d)(Default)).To(BeEquivalentTo(3))
 	})
 })

@@ -35,7 +35,7 @@ var _ = Describe("A cluster whose mirrors do not run", Ordered, func() {
 		eventuallyReady(ctx, p)
 
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 		}
 		Expect(seeds.Most()).To(Equal(map[string]int{name: 1}), "more nodes than one at a time: %s", seeds.When(name))
 		turns := turns(s.Upstream.Requests().Where(upstream.In("alone/app")))
@@ -66,7 +66,7 @@ var _ = Describe("A cluster whose mirrors miss what they have, as Spegel's do", 
 
 		fetchedOnce("rude/app", image)
 		for _, node := range s.Cluster.Nodes() {
-			Expect(heldDigest(ctx, node, name)).To(Equal(digest), node.Name)
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 		}
 	})
 
@@ -79,7 +79,7 @@ var _ = Describe("A cluster whose mirrors miss what they have, as Spegel's do", 
 		node, err := s.AddNode(ctx, cluster.NodeOptions{})
 		Expect(err).NotTo(HaveOccurred())
 
-		Eventually(func() string { return heldDigest(ctx, node, name) }).WithTimeout(time.Minute).Should(Equal(digest))
+		Eventually(func() string { return digestOn(ctx, node, name) }).WithTimeout(time.Minute).Should(Equal(digest))
 		Expect(s.Upstream.Requests().Where(upstream.In("rude/later"))).To(HaveLen(asked))
 	})
 })

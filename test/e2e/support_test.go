@@ -110,17 +110,19 @@ func fetchedOnce(repository string, artifact images.Artifact) {
 	Expect(requests.Clients()).To(HaveLen(1), "only the seed asks the upstream registry")
 }
 
-// heldDigest is what the node's CRI finds under a name, or empty.
-func heldDigest(ctx context.Context, node *cluster.Node, name string) string {
+// digestOn is the digest of what a node has under a name, when its content is complete and
+// unpacked; otherwise it says what is wrong with it. It is empty when there is nothing.
+func digestOn(ctx context.Context, node *cluster.Node, name string) string {
 	GinkgoHelper()
-	out, err := node.Ctr(ctx, "images", "list", "name=="+name)
-	Expect(err).NotTo(HaveOccurred())
-	for line := range strings.Lines(out) {
-		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == name {
-			return fields[2]
-		}
+	found, err := node.Images(ctx, name)
+	if err != nil {
+		return err.Error()
 	}
-	return ""
+	image, ok := found[name]
+	if !ok {
+		return ""
+	}
+	return image.String()
 }
 
 // run starts a Pod on a node that never pulls more than it must, and waits until
