@@ -11,9 +11,11 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,10 +27,12 @@ import (
 
 // gateHandler holds Deployments.
 type gateHandler struct {
-	decoder admission.Decoder
-	cache   client.Reader
-	clock   clock.PassiveClock
-	metrics *metrics
+	decoder  admission.Decoder
+	cache    client.Reader
+	nodes    Nodes
+	recorder events.EventRecorder
+	clock    clock.PassiveClock
+	metrics  *metrics
 }
 
 // Handle decides what becomes of a Deployment being written.
@@ -37,24 +41,40 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	if err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if settings, _ := hold.SettingsOf(write.New); settings.Gated {
-		var prefetch v1alpha1.ImagePrefetch
-		key := client.ObjectKey{Namespace: req.Namespace, Name: settings.Prefetch}
-		switch err := h.cache.Get(ctx, key, &prefetch); {
-		case err == nil:
-			write.Prefetch = &prefetch
-		case !apierrors.IsNotFound(err):
-			return admission.Errored(http.StatusInternalServerError, fmt.Errorf("get ImagePrefetch %q from the cache: %w", key, err))
+	if write.NeedsCluster() {
+		if err := h.observe(ctx, req.Namespace, &write); err != nil {
+			return admission.Errored(http.StatusInternalServerError, err)
 		}
 	}
 	decision := hold.Decide(write)
 	if !ptr.Deref(req.DryRun, false) {
 		h.metrics.decisions.WithLabelValues(string(decision.Outcome)).Inc()
+		if decision.Unselected != "" && decision.Outcome != hold.OutcomeHeld { // a hold tells as it ends
+			h.recorder.Eventf(write.New, nil, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, "Admit", "%s", decision.Unselected)
+		}
 	}
 	if len(decision.Refused) > 0 {
 		return invalid(req, decision.Refused)
 	}
 	return patched(decision.Patch).WithWarnings(decision.Warnings...)
+}
+
+// observe reads from caches what evidence there is.
+func (h *gateHandler) observe(ctx context.Context, namespace string, write *hold.Write) error {
+	var prefetches v1alpha1.ImagePrefetchList
+	if err := h.cache.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list ImagePrefetches from the cache: %w", err)
+	}
+	settings, _ := hold.SettingsOf(write.New)
+	for i := range prefetches.Items {
+		prefetch := &prefetches.Items[i]
+		write.Cluster.Prefetches = append(write.Cluster.Prefetches, prefetch)
+		if prefetch.Name == settings.Prefetch {
+			write.Prefetch = prefetch
+		}
+	}
+	write.Cluster.Nodes, _ = h.nodes.Snapshot()
+	return nil
 }
 
 func (h *gateHandler) decode(req admission.Request) (hold.Write, error) {

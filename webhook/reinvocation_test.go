@@ -58,6 +58,24 @@ var _ = Describe("Beside a webhook that rewrites images after it, the gate webho
 		Expect(api.Update(ctx, d)).To(Succeed())
 		Expect(d.Spec.Paused).To(BeFalse())
 	})
+
+	It("goes on with its own hold where the owner resumes and changes images in one write", func(ctx SpecContext) {
+		d := gated(newNamespace(ctx), "app")
+		d.Spec.Paused = true
+		Eventually(func(g Gomega) { // until the API server knows of the other webhook
+			probe := d.DeepCopy()
+			g.Expect(api.Create(ctx, probe, client.DryRunAll)).To(Succeed())
+			g.Expect(probe.Spec.Template.Spec.Containers[0].Image).To(Equal(rewritten))
+		}).Should(Succeed())
+		Expect(api.Create(ctx, d)).To(Succeed())
+		Expect(d.Labels).NotTo(HaveKey(v1alpha1.HoldLabel), "the pause is its owner's")
+		d.Spec.Paused = false
+		d.Spec.Template.Spec.Containers[0].Image = "registry.example.com/app:v2"
+		Expect(api.Update(ctx, d)).To(Succeed())
+		Expect(d.Spec.Paused).To(BeTrue())
+		hash := hold.ImagesOf(&corev1.PodSpec{Containers: []corev1.Container{{Image: rewritten}}}).Hash()
+		Expect(d.Labels).To(HaveKeyWithValue(v1alpha1.HoldLabel, hash))
+	})
 })
 
 // rewriteImages installs a webhook that is called after ours, by its name, and sets

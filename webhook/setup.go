@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 	"github.com/sluice-dev/sluice/internal/policy"
 )
 
@@ -66,6 +68,12 @@ func splitAddress(address string) (host string, port int, err error) {
 	return host, int(number), err
 }
 
+// Nodes knows what the nodes are, and what their agents say of images.
+type Nodes interface {
+	// Snapshot returns all nodes as they are now, and when time alone will change that.
+	Snapshot() (nodes []hold.Node, until time.Time)
+}
+
 // NewServer is for the manager that SetupWithManager gets; nil if there are to be no
 // webhooks.
 func NewServer(o Options) (webhook.Server, error) {
@@ -83,7 +91,7 @@ func NewServer(o Options) (webhook.Server, error) {
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
 // SetupWithManager has the manager's webhook server answer, on every replica.
-func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, registry prometheus.Registerer) error {
+func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, nodes Nodes, registry prometheus.Registerer) error {
 	metrics, err := newMetrics(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -96,7 +104,9 @@ func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, regis
 	}
 	decoder, cache := admission.NewDecoder(mgr.GetScheme()), mgr.GetCache()
 	for path, handler := range map[string]admission.Handler{
-		gatePath:             &gateHandler{decoder: decoder, cache: cache, clock: clock.RealClock{}, metrics: metrics},
+		gatePath: &gateHandler{
+			decoder: decoder, cache: cache, nodes: nodes, recorder: mgr.GetEventRecorder("sluice-gate"), clock: clock.RealClock{}, metrics: metrics,
+		},
 		imagePrefetchPath:    &imagePrefetchHandler{decoder: decoder, cache: cache, fallback: o.DefaultPolicy},
 		prefetchPoliciesPath: &prefetchPolicyHandler{decoder: decoder},
 	} {

@@ -25,7 +25,9 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 	"github.com/sluice-dev/sluice/internal/policy"
+	"github.com/sluice-dev/sluice/internal/scheduling"
 	"github.com/sluice-dev/sluice/test/admission"
 	"github.com/sluice-dev/sluice/test/apiserver"
 	"github.com/sluice-dev/sluice/webhook"
@@ -118,7 +120,7 @@ func serve() {
 	Expect(err).NotTo(HaveOccurred())
 	figures = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	Expect(webhook.SetupWithManager(ctx, manager, options, figures)).To(Succeed())
+	Expect(webhook.SetupWithManager(ctx, manager, options, nodes{}, figures)).To(Succeed())
 	stopped := make(chan error, 1)
 	go func() { stopped <- manager.Start(ctx) }()
 	stopServer = func() {
@@ -127,6 +129,13 @@ func serve() {
 		stopServer = func() {}
 	}
 	Eventually(func() error { return webhooks.StartedChecker()(nil) }).Should(Succeed())
+}
+
+// nodes is one node that takes Pods and has no images.
+type nodes struct{}
+
+func (nodes) Snapshot() ([]hold.Node, time.Time) {
+	return []hold.Node{{Node: scheduling.Node{Name: "node-1", OS: "linux", Ready: true}}}, time.Time{}
 }
 
 // untilAsked waits until the API server knows of all that was installed.

@@ -56,6 +56,14 @@ type ImagePrefetchSpec struct {
 	// +kubebuilder:validation:MaxProperties=32
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
+	// nodeAffinity chooses nodes by its required terms, as in a Pod; nodeSelector holds
+	// beside it. Default: none.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.preferredDuringSchedulingIgnoredDuringExecution)",message="nodeAffinity has no preferences here: write requiredDuringSchedulingIgnoredDuringExecution alone"
+	// +kubebuilder:validation:XValidation:rule="has(self.requiredDuringSchedulingIgnoredDuringExecution)",message="nodeAffinity is empty: write requiredDuringSchedulingIgnoredDuringExecution, or leave nodeAffinity out"
+	NodeAffinity *corev1.NodeAffinity `json:"nodeAffinity,omitempty"`
+
 	// tolerations admit tainted nodes, as in a Pod. Default: untainted nodes only.
 	//
 	// +optional
@@ -152,6 +160,23 @@ type ImagePrefetchStatus struct {
 	// +optional
 	FailedNodes int32 `json:"failedNodes"`
 
+	// joiningNodes is the number of desired nodes that came after this object was Ready,
+	// and do not hold every image yet. Ready does not wait for them.
+	//
+	// +optional
+	JoiningNodes int32 `json:"joiningNodes,omitempty"`
+
+	// uncoveredNodes is the number of selected nodes that nothing can bring images to: no
+	// agent is meant to run there, or their runtime is not supported. They are not desired.
+	//
+	// +optional
+	UncoveredNodes int32 `json:"uncoveredNodes,omitempty"`
+
+	// firstReadyTime is when Ready was True for the first time.
+	//
+	// +optional
+	FirstReadyTime *metav1.Time `json:"firstReadyTime,omitempty"`
+
 	// images tells of each image of the spec, in the order of the spec.
 	//
 	// +optional
@@ -182,13 +207,13 @@ type ImageStatus struct {
 	// +kubebuilder:validation:MaxLength=160
 	Digest string `json:"digest,omitempty"`
 
-	// resolvedFor is the generation, and behind a slash the value of the
-	// sluice.dev/refresh annotation if there is one, that digest was resolved for.
-	// While it differs from the present one, the tag is being resolved again.
+	// refresh is the value of the sluice.dev/refresh annotation that digest was resolved
+	// for, or the SHA-256 of a value of more than 256 bytes; empty if there was none. While
+	// it differs from the present one, the tag is being resolved again.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=320
-	ResolvedFor string `json:"resolvedFor,omitempty"`
+	// +kubebuilder:validation:MaxLength=256
+	Refresh string `json:"refresh,omitempty"`
 
 	// sizeBytes is the compressed size of the image: the bytes that a node without
 	// any of its layers receives, in bytes.

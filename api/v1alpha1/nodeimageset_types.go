@@ -93,6 +93,13 @@ type NodeImage struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	ImagePullSecrets []NamespacedSecretReference `json:"imagePullSecrets,omitempty"`
+
+	// joinedAt is when the node became one that shall hold the image, if the image was
+	// being brought to other nodes by then; empty otherwise. Rollouts that were held before
+	// do not wait for the node.
+	//
+	// +optional
+	JoinedAt *metav1.Time `json:"joinedAt,omitempty"`
 }
 
 // NamespacedSecretReference names a Secret in any namespace.

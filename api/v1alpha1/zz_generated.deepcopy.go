@@ -88,6 +88,11 @@ func (in *ImagePrefetchSpec) DeepCopyInto(out *ImagePrefetchSpec) {
 			(*out)[key] = val
 		}
 	}
+	if in.NodeAffinity != nil {
+		in, out := &in.NodeAffinity, &out.NodeAffinity
+		*out = new(v1.NodeAffinity)
+		(*in).DeepCopyInto(*out)
+	}
 	if in.Tolerations != nil {
 		in, out := &in.Tolerations, &out.Tolerations
 		*out = make([]v1.Toleration, len(*in))
@@ -136,6 +141,10 @@ func (in *ImagePrefetchStatus) DeepCopyInto(out *ImagePrefetchStatus) {
 		for i := range *in {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
+	}
+	if in.FirstReadyTime != nil {
+		in, out := &in.FirstReadyTime, &out.FirstReadyTime
+		*out = (*in).DeepCopy()
 	}
 	if in.Images != nil {
 		in, out := &in.Images, &out.Images
@@ -216,6 +225,10 @@ func (in *NodeImage) DeepCopyInto(out *NodeImage) {
 		in, out := &in.ImagePullSecrets, &out.ImagePullSecrets
 		*out = make([]NamespacedSecretReference, len(*in))
 		copy(*out, *in)
+	}
+	if in.JoinedAt != nil {
+		in, out := &in.JoinedAt, &out.JoinedAt
+		*out = (*in).DeepCopy()
 	}
 }
 

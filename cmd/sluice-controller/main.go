@@ -90,11 +90,15 @@ func run(ctx context.Context, options Options) error {
 	if err := addDistribution(mgr, options); err != nil {
 		return err
 	}
-	if err := addGate(ctx, mgr); err != nil {
+	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: options.AgentTimeout, Agents: options.agents()}
+	if err := nodes.Watch(ctx, mgr.GetCache()); err != nil {
+		return fmt.Errorf("follow the nodes: %w", err)
+	}
+	if err := addGate(mgr, nodes); err != nil {
 		return err
 	}
 	if options.Webhook.BindAddress != "" {
-		if err := webhook.SetupWithManager(ctx, mgr, options.Webhook, metrics.Registry); err != nil {
+		if err := webhook.SetupWithManager(ctx, mgr, options.Webhook, nodes, metrics.Registry); err != nil {
 			return fmt.Errorf("set up the webhooks: %w", err)
 		}
 	}
@@ -116,7 +120,7 @@ func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
 		return nil, err
 	}
 	cacheOptions := distribution.CacheOptions()
-	if err := gate.AddToCache(&cacheOptions); err != nil {
+	if err := gate.AddToCache(&cacheOptions, options.agents()); err != nil {
 		return nil, fmt.Errorf("set up the cache: %w", err)
 	}
 	webhookServer, err := webhook.NewServer(options.Webhook)
@@ -165,6 +169,7 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 		Limits:        options.Limits(),
 		PullSecrets:   options.Credentials.BindAddress != "",
 		DefaultPolicy: options.Webhook.DefaultPolicy,
+		Agents:        options.agents(),
 		Metrics:       distributionMetrics,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
@@ -175,7 +180,7 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 
 // addGate has the manager release held Deployments. What the webhooks have held before is
 // released without them as well.
-func addGate(ctx context.Context, mgr ctrl.Manager) error {
+func addGate(mgr ctrl.Manager, nodes *gate.Nodes) error {
 	gateMetrics, err := gate.NewMetrics(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("register the metrics of the gate controller: %w", err)
@@ -183,11 +188,12 @@ func addGate(ctx context.Context, mgr ctrl.Manager) error {
 	reconciler := &gate.Reconciler{
 		Client:    mgr.GetClient(),
 		APIReader: mgr.GetAPIReader(),
+		Nodes:     nodes,
 		Recorder:  mgr.GetEventRecorder("sluice-gate"),
 		Clock:     clock.RealClock{},
 		Metrics:   gateMetrics,
 	}
-	if err := reconciler.SetupWithManager(ctx, mgr); err != nil {
+	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up the gate controller: %w", err)
 	}
 	return nil

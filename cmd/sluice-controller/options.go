@@ -6,9 +6,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/credentials"
@@ -38,6 +40,7 @@ type Options struct {
 	SeedTimeout        time.Duration
 	AgentTimeout       time.Duration
 	MirrorFallback     string
+	AgentDaemonSet     string
 	FollowSeed         bool
 
 	CertDir                string
@@ -84,6 +87,9 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 			"10s or more, and agents tell of progress up to 30s apart, so that less than 1m replaces nodes that get on")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
 		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
+	flags.StringVar(&o.AgentDaemonSet, "agent-daemonset", "",
+		"NAMESPACE/NAME of the node agents' DaemonSet, whose placement says on which nodes agents are meant to run: nobody waits for the others; "+
+			"empty means every node")
 	flags.StringVar(&o.MirrorFallback, "mirror-fallback", string(limits.MirrorFallback),
 		"what becomes of a node that the mirror could not serve: Upstream (it waits for its turn at the registry) or Never")
 	flags.BoolVar(&o.FollowSeed, "follow-seed", limits.FollowSeed,
@@ -130,6 +136,7 @@ func (o Options) Validate() error {
 	reject(o.SeedTimeout < minSeedTimeout, "--seed-timeout must be %s or more, such as 2m, not %s",
 		duration.Format(minSeedTimeout), duration.Format(o.SeedTimeout))
 	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %s", duration.Format(o.AgentTimeout))
+	reject(o.AgentDaemonSet != "" && o.agents().Name == "", "--agent-daemonset must be NAMESPACE/NAME, not %q", o.AgentDaemonSet)
 	fallback := plan.MirrorFallback(o.MirrorFallback)
 	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,
 		"--mirror-fallback must be %s or %s, not %q", plan.FallbackUpstream, plan.FallbackNever, o.MirrorFallback)
@@ -153,4 +160,13 @@ func (o Options) Limits() plan.Limits {
 		MirrorFallback:     plan.MirrorFallback(o.MirrorFallback),
 		FollowSeed:         o.FollowSeed,
 	}
+}
+
+// agents is the key of the agents' DaemonSet; empty if none is named, or not as it should be.
+func (o Options) agents() client.ObjectKey {
+	namespace, name, found := strings.Cut(o.AgentDaemonSet, "/")
+	if !found || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return client.ObjectKey{}
+	}
+	return client.ObjectKey{Namespace: namespace, Name: name}
 }

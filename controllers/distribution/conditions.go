@@ -12,24 +12,30 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageprefetch"
 )
 
 // readyCondition is the Ready condition: the summary.
 func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	desired := int32(len(in.outcome.Nodes))
-	tolerance := allowedFailures(&in.prefetch.object.Spec, len(in.outcome.Nodes))
+	awaited := desired - int32(len(counts.joining))
+	tolerance := int32(imageprefetch.AllowedFailures(&in.prefetch.object.Spec, len(in.outcome.Nodes)))
 	progress := in.progressMessage(counts)
 	switch {
 	case in.prefetch.blocker != nil:
 		condition.Reason, condition.Message = in.prefetch.blocker.reason, in.prefetch.blocker.message
+	case desired == 0 && len(in.outcome.Uncovered) > 0:
+		condition.Reason = v1alpha1.ReasonNoMatchingNodes
+		condition.Message = fmt.Sprintf("no Sluice agent serves %s: the agents' DaemonSet does not select them, or their container runtime is not containerd 2.1 or newer "+
+			"(see their NodeImageSets)", examples(in.outcome.Uncovered))
 	case desired == 0:
 		condition.Reason = v1alpha1.ReasonNoMatchingNodes
 		condition.Message = "no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, and has the labels of spec.nodeSelector: " +
 			"change the selector or the tolerations, or the nodes"
-	case counts.ready == desired:
+	case counts.ready > 0 && counts.ready == awaited:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages, progress
-	case counts.failed > 0 && counts.failed <= tolerance && counts.ready+counts.failed == desired:
+	case counts.failed > 0 && counts.failed <= tolerance && counts.ready+counts.failed == awaited:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated
 		condition.Message = fmt.Sprintf("%s; spec.failureTolerance admits %d", progress, tolerance)
 	case in.writeFailureMessage() != "":
@@ -64,7 +70,22 @@ func (in statusInput) progressMessage(counts nodeCounts) string {
 	if counts.retrying > 0 {
 		parts = append(parts, fmt.Sprintf("%d trying again%s", counts.retrying, reasonList(counts.retried)))
 	}
+	if len(counts.joining) > 0 {
+		parts = append(parts, fmt.Sprintf("%d joining (%s)", len(counts.joining), examples(counts.joining)))
+	}
+	if uncovered := in.outcome.Uncovered; len(uncovered) > 0 {
+		parts = append(parts, fmt.Sprintf("%d not counted, since no Sluice agent serves them (%s)", len(uncovered), examples(uncovered)))
+	}
 	return strings.Join(parts, "; ")
+}
+
+// examples names the first few nodes.
+func examples(nodes []string) string {
+	const most = 3
+	if len(nodes) > most {
+		return strings.Join(nodes[:most], ", ") + ", …"
+	}
+	return strings.Join(nodes, ", ")
 }
 
 // seedMessage says what the seeds have still to bring.

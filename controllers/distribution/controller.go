@@ -48,6 +48,9 @@ type Reconciler struct {
 	PullSecrets bool
 	// DefaultPolicy holds for a namespace that no PrefetchPolicy selects.
 	DefaultPolicy policy.Default
+	// Agents is the DaemonSet whose placement says on which nodes agents are meant to run;
+	// empty for every node.
+	Agents client.ObjectKey
 	// Metrics counts what the passes do.
 	Metrics *Metrics
 

@@ -49,8 +49,8 @@ var _ = Describe("Distribution controller", func() {
 				messageOf(v1alpha1.ConditionReady, Equal("5 of 5 nodes hold all 2 images")),
 				haveCondition(v1alpha1.ConditionDegraded, metav1.ConditionFalse, v1alpha1.ReasonAsExpected),
 				HaveField("Images", ConsistOf(
-					v1alpha1.ImageStatus{Name: app, Digest: digestOf(app, 1), ResolvedFor: "1", SizeBytes: 1000, ReadyNodes: 5, UpstreamPulls: 1},
-					v1alpha1.ImageStatus{Name: sidecar, Digest: digestOf(sidecar, 1), ResolvedFor: "1", SizeBytes: 1000, ReadyNodes: 5, UpstreamPulls: 1},
+					v1alpha1.ImageStatus{Name: app, Digest: digestOf(app, 1), SizeBytes: 1000, ReadyNodes: 5, UpstreamPulls: 1},
+					v1alpha1.ImageStatus{Name: sidecar, Digest: digestOf(sidecar, 1), SizeBytes: 1000, ReadyNodes: 5, UpstreamPulls: 1},
 				)),
 			))
 			for _, name := range names {
@@ -164,9 +164,24 @@ var _ = Describe("Distribution controller", func() {
 				p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "now"}
 			})
 			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("Images", ConsistOf(And(
-				HaveField("Digest", digestOf(app, 2)), HaveField("ResolvedFor", "1/now"), HaveField("ReadyNodes", BeEquivalentTo(4)))))))
+				HaveField("Digest", digestOf(app, 2)), HaveField("Refresh", "now"), HaveField("ReadyNodes", BeEquivalentTo(4)))))))
 			Expect(nodes.heads(app)).To(Equal(2))
 			Expect(nodes.upstream(digestOf(app, 2))).To(HaveLen(1))
+		})
+
+		It("asks nothing where an edit changes no image, and only about an image that is added", func(ctx SpecContext) {
+			createNodes(ctx, 3)
+			start()
+			prefetch := createPrefetch(ctx, "app")
+			Eventually(statusOf(ctx, prefetch)).Should(beReady())
+			nodes.change(func(a *agents) { a.tags[app] = digestOf(app, 2) })
+			update(ctx, prefetch, func(p *v1alpha1.ImagePrefetch) { p.Spec.FailureTolerance = ptr.To(intstr.FromInt32(1)) })
+			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("ObservedGeneration", BeEquivalentTo(2))))
+			update(ctx, prefetch, func(p *v1alpha1.ImagePrefetch) { p.Spec.Images = append(p.Spec.Images, sidecar) })
+			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("ObservedGeneration", BeEquivalentTo(3))))
+			Expect(nodes.heads(app)).To(Equal(1))
+			Expect(nodes.heads(sidecar)).To(Equal(1))
+			Expect(nodes.upstream(digestOf(app, 2))).To(BeEmpty())
 		})
 	})
 
@@ -185,6 +200,27 @@ var _ = Describe("Distribution controller", func() {
 	})
 
 	Context("when nodes come, change and go", func() {
+		It("stays Ready while a node that is added later has yet to receive its images, also after a restart", func(ctx SpecContext) {
+			createNodes(ctx, 2)
+			c := start()
+			prefetch := createPrefetch(ctx, "app")
+			Eventually(statusOf(ctx, prefetch)).Should(beReady())
+			nodes.change(func(a *agents) { a.slow["node-3"] = true })
+			createNode(ctx, "node-3")
+			joining := And(beReady(), HaveField("DesiredNodes", BeEquivalentTo(3)), HaveField("ReadyNodes", BeEquivalentTo(2)),
+				HaveField("JoiningNodes", BeEquivalentTo(1)),
+				HaveField("Conditions", ContainElement(HaveField("Message", ContainSubstring("1 joining (node-3)")))))
+			Eventually(statusOf(ctx, prefetch)).Should(joining)
+			Eventually(setOf(ctx, "node-3")).Should(HaveKey(app))
+			c.stop()
+			start()
+			createNode(ctx, "node-4")
+			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("DesiredNodes", BeEquivalentTo(4)), HaveField("ReadyNodes", BeEquivalentTo(3)),
+				HaveField("JoiningNodes", BeEquivalentTo(1))))
+			nodes.change(func(a *agents) { a.slow["node-3"] = false })
+			Eventually(statusOf(ctx, prefetch)).Should(And(beReady(), HaveField("ReadyNodes", BeEquivalentTo(4)), HaveField("JoiningNodes", BeEquivalentTo(0))))
+		})
+
 		It("serves a node that is added later from the mirror", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()
@@ -344,13 +380,14 @@ var _ = Describe("Distribution controller", func() {
 			Expect(nodes.upstream(digestOf(app, 1))).To(HaveExactElements("node-2"))
 		})
 
-		It("counts a node with an unsupported runtime as failed", func(ctx SpecContext) {
+		It("counts a node with an unsupported runtime as uncovered, and does not wait for it", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			nodes.change(func(a *agents) { a.idle["node-1"] = v1alpha1.ReasonUnsupportedRuntime })
 			start()
 			prefetch := createPrefetch(ctx, "app")
-			Eventually(statusOf(ctx, prefetch)).Should(And(HaveField("ReadyNodes", BeEquivalentTo(1)),
-				HaveField("Failures", ConsistOf(And(HaveField("Node", "node-1"), HaveField("Reason", v1alpha1.ReasonUnsupportedRuntime))))))
+			Eventually(statusOf(ctx, prefetch)).Should(And(haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages), HaveField("ReadyNodes", BeEquivalentTo(1)),
+				HaveField("DesiredNodes", BeEquivalentTo(1)), HaveField("UncoveredNodes", BeEquivalentTo(1)),
+				HaveField("Conditions", ContainElement(HaveField("Message", ContainSubstring("no Sluice agent serves them (node-1)"))))))
 		})
 
 		It("counts a node whose runtime does not answer as failed, and as any other once it does", func(ctx SpecContext) {

@@ -10,13 +10,16 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 	"github.com/sluice-dev/sluice/internal/requeue"
+	"github.com/sluice-dev/sluice/internal/scheduling"
 )
 
 // observation is the cluster as one pass sees it. What it points to belongs to the
@@ -61,6 +64,10 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents, err := r.agentConstraints(ctx)
+	if err != nil {
+		return nil, err
+	}
 	seen := &observation{
 		state:      plan.State{Now: now, Memory: r.memory},
 		nodes:      r.observeNodes(nodes.Items, setsNow, now),
@@ -68,7 +75,9 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 		cacheDueAt: requeue.Earliest(r.writtenSets.overdueAt(), r.writtenPrefetches.overdueAt()),
 	}
 	for _, node := range seen.nodes {
-		seen.state.Nodes = append(seen.state.Nodes, node.planNode)
+		view := node.planNode
+		view.Uncovered = agents != nil && agents.Fit(view.SchedulingNode()) == scheduling.FitNever
+		seen.state.Nodes = append(seen.state.Nodes, view)
 	}
 	for _, prefetch := range seen.prefetches {
 		if prefetch.blocker == nil {
@@ -76,6 +85,22 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 		}
 	}
 	return seen, nil
+}
+
+// agentConstraints says on which nodes agents are meant to run; nil for every node.
+func (r *Reconciler) agentConstraints(ctx context.Context) (*scheduling.Constraints, error) {
+	if r.Agents.Name == "" {
+		return nil, nil
+	}
+	var daemon appsv1.DaemonSet
+	switch err := r.Client.Get(ctx, r.Agents, &daemon); {
+	case apierrors.IsNotFound(err):
+		return nil, nil // agents that do not run are told of as such
+	case err != nil:
+		return nil, fmt.Errorf("get DaemonSet %q from the cache: %w", r.Agents, err)
+	}
+	constraints := scheduling.OfDaemon(&daemon.Spec.Template.Spec)
+	return &constraints, nil
 }
 
 // readBack asks the API server itself for all that this controller writes. A new

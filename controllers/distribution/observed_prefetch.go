@@ -4,11 +4,8 @@
 package distribution
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
-	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -16,12 +13,9 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
-
-// maxRefreshLength is how long a refresh annotation may be to stand in
-// status.images[].resolvedFor as it is; of a longer one stands a hash.
-const maxRefreshLength = 256
 
 // observedPrefetch is an ImagePrefetch with its images parsed.
 type observedPrefetch struct {
@@ -72,21 +66,6 @@ func (p observedPrefetch) key() string {
 	return client.ObjectKeyFromObject(p.object).String()
 }
 
-// resolution is what the tags are to be resolved for: it changes when they are to be
-// asked for again.
-func (p observedPrefetch) resolution() string {
-	generation := strconv.FormatInt(p.object.Generation, 10)
-	refresh, ok := p.object.Annotations[v1alpha1.RefreshAnnotation]
-	if !ok {
-		return generation
-	}
-	if len(refresh) > maxRefreshLength {
-		sum := sha256.Sum256([]byte(refresh))
-		refresh = hex.EncodeToString(sum[:])
-	}
-	return generation + "/" + refresh
-}
-
 // planPrefetch is what the plan sees of the prefetch.
 func (p observedPrefetch) planPrefetch() plan.Prefetch {
 	spec := &p.object.Spec
@@ -95,9 +74,11 @@ func (p observedPrefetch) planPrefetch() plan.Prefetch {
 		Namespace:    p.object.Namespace,
 		UID:          string(p.object.UID),
 		CreatedAt:    p.object.CreationTimestamp.Time,
-		Resolution:   p.resolution(),
+		Generation:   p.object.Generation,
+		Refresh:      imageprefetch.Refresh(p.object),
 		Resolved:     p.resolved(),
 		NodeSelector: spec.NodeSelector,
+		NodeAffinity: spec.NodeAffinity,
 		Tolerations:  spec.Tolerations,
 		Replicas:     spec.Replicas,
 		RetryLimit:   ptr.Deref(spec.ImageDownloadRetryLimit, v1alpha1.DefaultImageDownloadRetryLimit),
@@ -130,10 +111,10 @@ func (p observedPrefetch) resolved() map[string]plan.Resolved {
 			continue
 		}
 		// Of two names for one image, one may have been listed before the other.
-		if known, ok := resolved[image.name]; ok && known.For == p.resolution() {
+		if known, ok := resolved[image.name]; ok && known.Refresh == imageprefetch.Refresh(p.object) {
 			continue
 		}
-		resolved[image.name] = plan.Resolved{Digest: was.Digest, For: was.ResolvedFor}
+		resolved[image.name] = plan.Resolved{Digest: was.Digest, Refresh: was.Refresh}
 	}
 	return resolved
 }

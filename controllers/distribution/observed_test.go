@@ -4,7 +4,6 @@
 package distribution
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -18,35 +17,15 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 )
 
-func TestResolution(t *testing.T) {
-	annotated := func(value string) map[string]string { return map[string]string{v1alpha1.RefreshAnnotation: value} }
-	tests := []struct {
-		because     string
-		annotations map[string]string
-		want        string
-	}{
-		{"a new generation asks again", nil, "7"},
-		{"so does each value of the annotation", annotated("2026-01-02"), "7/2026-01-02"},
-		{"an empty value is one too", annotated(""), "7/"},
-		{"a value that the status has no room for stands there as a hash", annotated(strings.Repeat("x", 257)),
-			"7/15eb95a462ee20bd91a415ae2d4aed341288186ddaa2b37908f7d592f0c3f85f"},
-	}
-	for _, test := range tests {
-		t.Run(test.because, func(t *testing.T) {
-			p := observedPrefetch{object: &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Generation: 7, Annotations: test.annotations}}}
-			if got := p.resolution(); got != test.want {
-				t.Errorf("got %q, want %q", got, test.want)
-			}
-		})
-	}
-}
-
 func TestPlanOfPrefetch(t *testing.T) {
 	object := &v1alpha1.ImagePrefetch{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app", UID: "u1", Generation: 2},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "app", UID: "u1", Generation: 2, Annotations: map[string]string{v1alpha1.RefreshAnnotation: "2"},
+		},
 		Spec: v1alpha1.ImagePrefetchSpec{
 			Images:                  []v1alpha1.ImageReference{"nginx", "docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
 			NodeSelector:            map[string]string{"disk": "fast"},
+			NodeAffinity:            &corev1.NodeAffinity{},
 			Tolerations:             []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Replicas:                ptr.To[int32](2),
 			ImageDownloadRetryLimit: ptr.To[int32](0),
@@ -54,16 +33,17 @@ func TestPlanOfPrefetch(t *testing.T) {
 			ImagePullSecrets:        []v1alpha1.SecretReference{{Name: "pull"}},
 		},
 		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{
-			// The second name was added in generation 2, and is resolved already.
-			{Name: "nginx", Digest: one, ResolvedFor: "1"}, {Name: "docker.io/library/nginx:latest", Digest: two, ResolvedFor: "2"},
-			{Name: "ghcr.io/org/app:v1"}, {Name: "ghcr.io/org/gone:v1", Digest: one, ResolvedFor: "1"},
+			// The second name was resolved for the present refresh already.
+			{Name: "nginx", Digest: one, Refresh: "1"}, {Name: "docker.io/library/nginx:latest", Digest: two, Refresh: "2"},
+			{Name: "ghcr.io/org/app:v1"}, {Name: "ghcr.io/org/gone:v1", Digest: one, Refresh: "1"},
 		}},
 	}
 	want := plan.Prefetch{
-		Key: "shop/app", Namespace: "shop", UID: "u1", Resolution: "2",
+		Key: "shop/app", Namespace: "shop", UID: "u1", Generation: 2, Refresh: "2",
 		Images:       []string{"docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
-		Resolved:     map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: two, For: "2"}},
+		Resolved:     map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: two, Refresh: "2"}},
 		NodeSelector: map[string]string{"disk": "fast"},
+		NodeAffinity: &corev1.NodeAffinity{},
 		Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		Replicas:     ptr.To[int32](2),
 		RetryLimit:   0,

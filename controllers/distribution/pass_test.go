@@ -87,7 +87,7 @@ func BenchmarkPass(b *testing.B) {
 				for i := range 4 {
 					name := fmt.Sprintf("ghcr.io/org/app-%d-%d:v1", p, i)
 					prefetch.Spec.Images = append(prefetch.Spec.Images, v1alpha1.ImageReference(name))
-					prefetch.Status.Images = append(prefetch.Status.Images, v1alpha1.ImageStatus{Name: name, Digest: one, ResolvedFor: "1"})
+					prefetch.Status.Images = append(prefetch.Status.Images, v1alpha1.ImageStatus{Name: name, Digest: one})
 					entries = append(entries, v1alpha1.NodeImage{Name: name, Digest: one, RegistryPolicy: v1alpha1.RegistryPolicyMirror,
 						ImageDownloadRetryLimit: new(int32(3)), Retention: v1alpha1.RetentionPinned})
 					answers = append(answers, present(name, one))

@@ -12,11 +12,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 	"github.com/sluice-dev/sluice/internal/excerpt"
+	"github.com/sluice-dev/sluice/internal/imageprefetch"
 )
 
 const (
@@ -31,6 +31,8 @@ type statusInput struct {
 	now      time.Time
 	prefetch observedPrefetch
 	outcome  plan.Outcome
+	// joined are the nodes that came while images were being brought to others.
+	joined plan.JoinedTimes
 	// nodes are all nodes by name.
 	nodes map[string]*observedNode
 	// anyNodeHas tells whether any node of the cluster holds a digest under a name.
@@ -55,6 +57,7 @@ func summarize(in statusInput) v1alpha1.ImagePrefetchStatus {
 		counts = in.countNodes()
 		status.DesiredNodes = int32(len(in.outcome.Nodes))
 		status.ReadyNodes, status.PullingNodes, status.FailedNodes = counts.ready, counts.pulling, counts.failed
+		status.JoiningNodes, status.UncoveredNodes = int32(len(counts.joining)), int32(len(in.outcome.Uncovered))
 		status.Images = counts.images
 		status.Failures = counts.examples()
 	}
@@ -63,6 +66,10 @@ func summarize(in statusInput) v1alpha1.ImagePrefetchStatus {
 		condition.LastTransitionTime = metav1.NewTime(in.now) // kept unless the status changes
 		condition.Message = excerpt.Of(condition.Message, maxMessage)
 		meta.SetStatusCondition(&status.Conditions, condition)
+	}
+	status.FirstReadyTime = object.Status.FirstReadyTime
+	if status.FirstReadyTime == nil && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionReady) {
+		status.FirstReadyTime = &metav1.Time{Time: in.now}
 	}
 	return status
 }
@@ -74,6 +81,8 @@ type nodeCounts struct {
 	// unresolved and unheld count the images that have no digest yet, and those that
 	// have one which no node of the cluster holds.
 	unresolved, onNoNode int
+	// joining are the nodes, sorted, that came after the prefetch was Ready and lack images.
+	joining []string
 	// final and retried are failures that stay, and those that are being retried, by
 	// node and then image.
 	final, retried []v1alpha1.NodeFailure
@@ -106,7 +115,7 @@ func (in statusInput) digests() []plan.Resolved {
 	for i, image := range in.prefetch.images {
 		digests[i] = in.outcome.Digests[image.name]
 		if image.digest != "" {
-			digests[i] = plan.Resolved{Digest: image.digest, For: in.prefetch.resolution()}
+			digests[i] = plan.Resolved{Digest: image.digest, Refresh: imageprefetch.Refresh(in.prefetch.object)}
 		}
 	}
 	return digests
@@ -119,13 +128,13 @@ func (in statusInput) imageStatus(i int, resolved plan.Resolved) v1alpha1.ImageS
 	before := in.prefetch.object.Status.Images
 	if at := slices.IndexFunc(before, func(was v1alpha1.ImageStatus) bool { return was.Name == status.Name }); at >= 0 {
 		was := before[at]
-		status.Digest, status.ResolvedFor, status.SizeBytes = was.Digest, was.ResolvedFor, was.SizeBytes
+		status.Digest, status.Refresh, status.SizeBytes = was.Digest, was.Refresh, was.SizeBytes
 	}
 	if resolved.Digest != "" {
 		if status.Digest != resolved.Digest {
 			status.SizeBytes = 0
 		}
-		status.Digest, status.ResolvedFor = resolved.Digest, resolved.For
+		status.Digest, status.Refresh = resolved.Digest, resolved.Refresh
 	}
 	return status
 }
@@ -181,6 +190,8 @@ func (in statusInput) countNode(counts *nodeCounts, name string, digests []plan.
 		final, retried, pulling = []v1alpha1.NodeFailure{*gone}, nil, false
 	}
 	switch {
+	case in.isJoining(name, node, digests):
+		counts.joining = append(counts.joining, name)
 	case len(final) > 0 || in.lacksRefusedImage(node, digests):
 		counts.failed++
 	case len(retried) > 0:
@@ -193,13 +204,32 @@ func (in statusInput) countNode(counts *nodeCounts, name string, digests []plan.
 	counts.retried = append(counts.retried, sortedByImage(retried)...)
 }
 
-// lacksRefusedImage tells whether the node lacks an image that the registry refused to those who
-// were asked: it will not get it, and is not sent to ask as well.
+// isJoining reports whether a node came after the prefetch was Ready for the first time, and for
+// each of the images that it lacks while that was being brought to others. Ready does not wait
+// for it: it would not be True for long on a cluster that grows.
+func (in statusInput) isJoining(name string, node plan.Node, digests []plan.Resolved) bool {
+	ready := in.prefetch.object.Status.FirstReadyTime
+	if ready == nil {
+		return false
+	}
+	for i, image := range in.prefetch.images {
+		at := in.joined.At(name, image.name)
+		if !hasImage(node.Entries[image.name], digests[i].Digest) && (at.IsZero() || at.Before(ready.Time)) {
+			return false
+		}
+	}
+	return true
+}
+
+// lacksRefusedImage reports whether the node lacks an image that the registry refused to those of its
+// platform that were asked: it will not get it, and is not sent to ask as well.
 func (in statusInput) lacksRefusedImage(node plan.Node, digests []plan.Resolved) bool {
-	return slices.ContainsFunc(in.outcome.Refused, func(name string) bool {
-		i := slices.IndexFunc(in.prefetch.images, func(image parsedImage) bool { return image.name == name })
-		return i >= 0 && !hasImage(node.Entries[name], digests[i].Digest)
-	})
+	for i, image := range in.prefetch.images {
+		if slices.Contains(in.outcome.Refused[image.name], node.Platform) && !hasImage(node.Entries[image.name], digests[i].Digest) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasImage tells whether a node has an image, and the digest that it shall be.
@@ -211,10 +241,6 @@ func hasImage(entry plan.Entry, digest string) bool {
 // nodeFailure is why nothing can be had of a node at all; nil where nothing speaks
 // against it.
 func (in statusInput) nodeFailure(name string, node plan.Node) *v1alpha1.NodeFailure {
-	if node.Unsupported {
-		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonUnsupportedRuntime,
-			Message: "the container runtime of the node is not containerd 2.1 or newer; see the NodeImageSet of the node"}
-	}
 	if node.RuntimeDown {
 		return &v1alpha1.NodeFailure{Node: name, Reason: v1alpha1.ReasonRuntimeUnavailable,
 			Message: "containerd does not answer the Sluice agent of the node: see the NodeImageSet of the node, and whether containerd runs there"}
@@ -260,18 +286,6 @@ func (counts nodeCounts) examples() []v1alpha1.NodeFailure {
 		return nil
 	}
 	return failures
-}
-
-// allowedFailures is how many of the desired nodes may fail.
-func allowedFailures(spec *v1alpha1.ImagePrefetchSpec, desired int) int32 {
-	if spec.FailureTolerance == nil {
-		return 0
-	}
-	n, err := intstr.GetScaledValueFromIntOrPercent(spec.FailureTolerance, desired, false)
-	if err != nil {
-		return 0 // the schema admits no such value
-	}
-	return int32(n)
 }
 
 // quantity writes a number with its noun.

@@ -51,7 +51,7 @@ func prefetchOf(images ...v1alpha1.ImageReference) *situation {
 }
 
 func (s *situation) resolved(image, digest string) *situation {
-	s.outcome.Digests[image] = plan.Resolved{Digest: digest, For: "3"}
+	s.outcome.Digests[image] = plan.Resolved{Digest: digest}
 	return s
 }
 
@@ -238,7 +238,7 @@ func TestConditions(t *testing.T) {
 			"NodeFailures: 1 node failed (InsufficientDisk)",
 		}, {
 			"nodes that are not even sent to ask for a refused image will not get it either",
-			prefetchOf(appV1).node("a", notFound).node("b").node("c").with(func(s *situation) { s.outcome.Refused = []string{appV1} }),
+			prefetchOf(appV1).node("a", notFound).node("b").node("c").with(func(s *situation) { s.outcome.Refused = map[string][]string{appV1: {""}} }),
 			"False NodesFailed: 0 of 3 nodes hold the image; 3 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 3 nodes failed (ImageNotFound)",
 		}, {
@@ -326,13 +326,13 @@ func TestImages(t *testing.T) {
 	s := prefetchOf(appV1, webV1).resolved(appV1, one).
 		node("a", upstream(present(appV1, one))).node("b", present(appV1, one)).node("c", pulling(appV1, one))
 	s.prefetch.object.Status.Images = []v1alpha1.ImageStatus{
-		{Name: webV1, Digest: two, ResolvedFor: "2", SizeBytes: 7, ReadyNodes: 3, UpstreamPulls: 1},
-		{Name: "ghcr.io/org/gone:v1", Digest: one, ResolvedFor: "2"},
+		{Name: webV1, Digest: two, SizeBytes: 7, ReadyNodes: 3, UpstreamPulls: 1},
+		{Name: "ghcr.io/org/gone:v1", Digest: one},
 	}
 	want := []v1alpha1.ImageStatus{
-		{Name: appV1, Digest: one, ResolvedFor: "3", SizeBytes: 10, ReadyNodes: 2, UpstreamPulls: 1},
+		{Name: appV1, Digest: one, SizeBytes: 10, ReadyNodes: 2, UpstreamPulls: 1},
 		// What it was stands there until it is known what it is now; nobody holds that yet.
-		{Name: webV1, Digest: two, ResolvedFor: "2", SizeBytes: 7},
+		{Name: webV1, Digest: two, SizeBytes: 7},
 	}
 	if diff := cmp.Diff(want, s.summarize().Images); diff != "" {
 		t.Error(diff)
@@ -341,11 +341,11 @@ func TestImages(t *testing.T) {
 
 func TestSizeIsThatOfTheDigest(t *testing.T) {
 	s := prefetchOf(appV1).resolved(appV1, two).node("a", pulling(appV1, two))
-	s.prefetch.object.Status.Images = []v1alpha1.ImageStatus{{Name: appV1, Digest: one, ResolvedFor: "2", SizeBytes: 99}}
+	s.prefetch.object.Status.Images = []v1alpha1.ImageStatus{{Name: appV1, Digest: one, SizeBytes: 99}}
 	if got := s.summarize().Images[0].SizeBytes; got != 0 {
 		t.Errorf("the new digest has the old one's size, %d", got)
 	}
-	s.prefetch.object.Status.Images = []v1alpha1.ImageStatus{{Name: appV1, Digest: two, ResolvedFor: "2", SizeBytes: 99}}
+	s.prefetch.object.Status.Images = []v1alpha1.ImageStatus{{Name: appV1, Digest: two, SizeBytes: 99}}
 	if got := s.summarize().Images[0].SizeBytes; got != 99 {
 		t.Errorf("the size was forgotten: %d", got)
 	}
@@ -410,7 +410,7 @@ func TestPressingNews(t *testing.T) {
 			s.Failures = []v1alpha1.NodeFailure{{Node: "a"}}
 		}, false},
 		{"a digest must outlive the node that found it", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Digest = two }, true},
-		{"so must what it answers", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].ResolvedFor = "4" }, true},
+		{"so must what it answers", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Refresh = "4" }, true},
 		{"somebody waits for Ready", func(s *v1alpha1.ImagePrefetchStatus) { s.Conditions[0].Status = metav1.ConditionTrue }, true},
 		{"somebody waits for the reason", func(s *v1alpha1.ImagePrefetchStatus) { s.Conditions[0].Reason = v1alpha1.ReasonNodesFailed }, true},
 		{"the author waits to see the spec taken up", func(s *v1alpha1.ImagePrefetchStatus) { s.ObservedGeneration = 4 }, true},

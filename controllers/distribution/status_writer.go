@@ -41,7 +41,7 @@ func (r *Reconciler) writeStatuses(ctx context.Context, seen *observation, step 
 	for _, prefetch := range seen.prefetches {
 		before := &prefetch.object.Status
 		after := summarize(statusInput{
-			now: now, prefetch: prefetch, outcome: step.Prefetches[prefetch.key()], nodes: seen.nodes,
+			now: now, prefetch: prefetch, outcome: step.Prefetches[prefetch.key()], joined: step.Joined, nodes: seen.nodes,
 			anyNodeHas: anyNodeHas, setErrors: sets.errors, mirrorFallback: r.Limits.MirrorFallback != plan.FallbackNever,
 		})
 		if equality.Semantic.DeepEqual(before, &after) {
@@ -77,7 +77,7 @@ func isUrgent(before, after *v1alpha1.ImagePrefetchStatus) bool {
 		return true
 	}
 	for i := range after.Images {
-		if before.Images[i].Digest != after.Images[i].Digest || before.Images[i].ResolvedFor != after.Images[i].ResolvedFor {
+		if before.Images[i].Digest != after.Images[i].Digest || before.Images[i].Refresh != after.Images[i].Refresh {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unique"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,13 +44,17 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 			q.Add(clusterKey{})
 		},
 	}
-	return builder.TypedControllerManagedBy[clusterKey](mgr).
+	b := builder.TypedControllerManagedBy[clusterKey](mgr).
 		Named("distribution").
 		Watches(&v1alpha1.ImagePrefetch{}, enqueue, builder.WithPredicates(onUpdate(prefetchChanged))).
 		Watches(&v1alpha1.NodeImageSet{}, enqueue, builder.WithPredicates(onUpdate(setChanged))).
 		Watches(&corev1.Node{}, enqueue, builder.WithPredicates(onUpdate(nodeChanged))).
 		Watches(&v1alpha1.PrefetchPolicy{}, enqueue).
-		Watches(&corev1.Namespace{}, enqueue, builder.WithPredicates(onUpdate(namespaceChanged))).
+		Watches(&corev1.Namespace{}, enqueue, builder.WithPredicates(onUpdate(namespaceChanged)))
+	if r.Agents.Name != "" {
+		b = b.Watches(&appsv1.DaemonSet{}, enqueue, builder.WithPredicates(onUpdate(specChanged)))
+	}
+	return b.
 		WithOptions(controller.TypedOptions[clusterKey]{
 			// A pass that failed is due again soon: it stands for the whole cluster.
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[clusterKey](passInterval, 10*time.Second),
@@ -67,6 +72,9 @@ func onUpdate[T client.Object](moved func(before, after T) bool) predicate.Predi
 		return wasT && isT && moved(before, after)
 	}}
 }
+
+// specChanged ignores the status.
+func specChanged(before, after *appsv1.DaemonSet) bool { return before.Generation != after.Generation }
 
 // prefetchChanged ignores what this controller itself writes.
 func prefetchChanged(before, after *v1alpha1.ImagePrefetch) bool {
@@ -114,6 +122,7 @@ func trimNode(object any) (any, error) {
 	trimmed := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, Labels: node.Labels,
+			CreationTimestamp: node.CreationTimestamp,
 		},
 		Spec: corev1.NodeSpec{Unschedulable: node.Spec.Unschedulable, Taints: node.Spec.Taints},
 		Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{

@@ -36,6 +36,8 @@ type Reconciler struct {
 	APIReader client.Reader
 	// Recorder records events on Deployments.
 	Recorder events.EventRecorder
+	// Nodes are what evidence is read from.
+	Nodes *Nodes
 	// Clock is compared with the times that the webhook wrote.
 	Clock clock.PassiveClock
 	// Metrics counts holds.
@@ -62,7 +64,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil // the cache shows the end later, and its event runs this again
 	}
 	now := r.Clock.Now()
-	step := hold.Next(deployment, prefetch, now) // pure
+	r.holds.waitFor(req.NamespacedName, "") // whatever changes from now on, look again
+	cluster, until, err := r.cluster(ctx, req.Namespace)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	step := hold.Next(deployment, prefetch, cluster, now) // pure
 	r.trackHold(req.NamespacedName, step)
 	patched := deployment.DeepCopy()
 	if len(step.Patch) > 0 {
@@ -81,7 +88,22 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	retryAt := r.recordWait(deployment, prefetch, step, now)
-	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt)}, nil
+	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt, until)}, nil
+}
+
+// cluster is what evidence for Deployments of a namespace is read from, and when time alone
+// will change it.
+func (r *Reconciler) cluster(ctx context.Context, namespace string) (hold.Cluster, time.Time, error) {
+	var prefetches v1alpha1.ImagePrefetchList
+	if err := r.Client.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return hold.Cluster{}, time.Time{}, fmt.Errorf("list ImagePrefetches: %w", err)
+	}
+	nodes, until := r.Nodes.Snapshot()
+	cluster := hold.Cluster{Nodes: nodes}
+	for i := range prefetches.Items {
+		cluster.Prefetches = append(cluster.Prefetches, &prefetches.Items[i])
+	}
+	return cluster, until, nil
 }
 
 // observe reads the Deployment, nil if it is not held, and the ImagePrefetch that it waits for, nil

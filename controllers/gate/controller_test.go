@@ -5,6 +5,7 @@ package gate_test
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -53,7 +54,7 @@ var _ = Describe("Gate controller", func() {
 			},
 		})
 		controller = &gate.Reconciler{
-			Client: cache, APIReader: api, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
+			Client: cache, APIReader: api, Nodes: &gate.Nodes{Clock: clock.RealClock{}}, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
 		}
 	})
 	reconciled := func(ctx context.Context) (reconcile.Result, error) {
@@ -156,7 +157,7 @@ func createReady(ctx context.Context) {
 	p := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app"},
 		Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{image}}}
 	create(ctx, p)
-	p.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: p.Generation, Conditions: []metav1.Condition{{
+	p.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: p.Generation, Images: []v1alpha1.ImageStatus{{Name: image, Digest: "sha256:" + strings.Repeat("a", 64)}}, Conditions: []metav1.Condition{{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAllNodesHoldImages,
 		ObservedGeneration: p.Generation, LastTransitionTime: metav1.Now()}}}
 	Expect(api.Status().Update(ctx, p)).To(Succeed())

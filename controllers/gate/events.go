@@ -43,13 +43,18 @@ func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deploymen
 	switch step.End {
 	case hold.EndReady:
 		note = fmt.Sprintf("Released after %s: ImagePrefetch %q is Ready", round(held), prefetch.Name)
+	case hold.EndEvidence:
+		note = fmt.Sprintf("Released after %s: %s", round(held), step.Because)
+	case hold.EndNoMatchingNodes, hold.EndDenied:
+		kind = corev1.EventTypeWarning
+		note = fmt.Sprintf("Released after %s without its images: %s", round(held), step.Because)
 	case hold.EndTimedOut:
 		kind, reason = corev1.EventTypeWarning, hold.ReasonHoldTimedOut
 		note = fmt.Sprintf("Released after %s without its images, by its hold timeout: %s", round(held), step.Wait.Message)
 	case hold.EndOptedOut:
 		note = fmt.Sprintf("Released after %s: the Deployment is no longer gated", round(held))
 	case hold.EndSetBack:
-		note = fmt.Sprintf("Released after %s: its images are those that were last released", round(held))
+		note = fmt.Sprintf("Released after %s: its images were let through before", round(held))
 	case hold.EndResumed:
 		kind = corev1.EventTypeWarning
 		note = "Not held any more: it was resumed past Sluice, and rolls out"
@@ -57,6 +62,9 @@ func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deploymen
 		note = "Not held any more, and paused by its owner: resume it when it may roll out"
 	}
 	r.record(deployment, prefetch, kind, reason, actionRelease, note)
+	if step.Unselected != "" {
+		r.record(deployment, prefetch, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, actionRelease, step.Unselected)
+	}
 }
 
 // recordWait records an event about what a Deployment waits for, unless it was recorded lately. It
@@ -80,8 +88,9 @@ func (r *Reconciler) recordWait(deployment *appsv1.Deployment, prefetch *v1alpha
 // recordRejection records an event if the API server rejects the patch of a Deployment. Only the
 // administrators of the cluster can change that.
 func (r *Reconciler) recordRejection(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
-	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
-		return
+	again := r.holds.countRejection(client.ObjectKeyFromObject(deployment)) > 1
+	if !again && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
+		return // a webhook that is restarted, say: what repeats is told
 	}
 	n := notice{hold.ReasonReleaseRefused, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
 		"or let it go by hand: annotate it with %s=%s and resume it", excerpt.Of(err.Error(), hold.MaxQuoted), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}

@@ -28,6 +28,11 @@ type heldDeployment struct {
 	// lastNotice is the last event, recorded at recordedAt.
 	lastNotice notice
 	recordedAt time.Time
+	// lacking is a node that the hold waits for: as long as that has not changed, nothing
+	// has. Empty while any change may end the hold.
+	lacking string
+	// rejections counts the patches that were rejected one after the other.
+	rejections int
 }
 
 // notice is an event about what a Deployment waits for.
@@ -46,6 +51,39 @@ func (h *holdTracker) track(key types.NamespacedName, heldAt time.Time) int {
 	}
 	h.held[key] = entry
 	return len(h.held)
+}
+
+// waitFor notes the node that a hold waits for; empty for any.
+func (h *holdTracker) waitFor(key types.NamespacedName, node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if entry, found := h.held[key]; found {
+		entry.lacking = node
+		h.held[key] = entry
+	}
+}
+
+// concernedBy are the holds that a change of nodes may end.
+func (h *holdTracker) concernedBy(changed map[string]bool) []types.NamespacedName {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var keys []types.NamespacedName
+	for key, entry := range h.held {
+		if entry.lacking == "" || changed[entry.lacking] {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// countRejection counts one more rejection, and returns how many there were one after the other.
+func (h *holdTracker) countRejection(key types.NamespacedName) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	entry := h.held[key]
+	entry.rejections++
+	h.held[key] = entry
+	return entry.rejections
 }
 
 // end removes a hold that this controller ended in this version of its Deployment, and returns the
@@ -107,6 +145,9 @@ func (h *holdTracker) shouldRecord(key types.NamespacedName, next notice, now ti
 
 func (r *Reconciler) trackHold(key types.NamespacedName, step hold.Step) {
 	r.Metrics.holdsActive.Set(float64(r.holds.track(key, step.HeldAt)))
+	if step.End == "" {
+		r.holds.waitFor(key, step.Lacking)
+	}
 }
 
 // forgetHold counts a hold that ended without this controller.

@@ -6,11 +6,14 @@ package gate
 import (
 	"context"
 	"fmt"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -21,20 +24,24 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
 const (
-	// byPrefetch indexes held Deployments by the ImagePrefetch that they name.
-	byPrefetch = "sluice.dev/prefetch"
-	// concurrentReleases bounds the releases under way. Many Deployments may wait for one
-	// ImagePrefetch.
+	// concurrentReleases bounds the releases under way: a Ready ImagePrefetch may be
+	// what many wait for.
 	concurrentReleases = 8
+	// firstRetry and lastRetry are the shortest and the longest time after which a release
+	// that was refused is tried again. It doubles each time.
+	firstRetry = 5 * time.Millisecond
+	lastRetry  = time.Minute
 )
 
-// AddToCache makes a manager's cache keep no Deployments but held ones.
-func AddToCache(options *cache.Options) error {
+// AddToCache has a manager's cache keep held Deployments only, and of DaemonSets that of the
+// agents, if one is named.
+func AddToCache(options *cache.Options, agents client.ObjectKey) error {
 	held, err := labels.NewRequirement(v1alpha1.HoldLabel, selection.Exists, nil)
 	if err != nil {
 		return fmt.Errorf("select by label %s: %w", v1alpha1.HoldLabel, err)
@@ -43,36 +50,48 @@ func AddToCache(options *cache.Options) error {
 		options.ByObject = map[client.Object]cache.ByObject{}
 	}
 	options.ByObject[&appsv1.Deployment{}] = cache.ByObject{Label: labels.NewSelector().Add(*held)}
+	if agents.Name != "" {
+		options.ByObject[&appsv1.DaemonSet{}] = cache.ByObject{Namespaces: map[string]cache.Config{
+			agents.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", agents.Name)},
+		}}
+	}
 	return nil
 }
 
-// SetupWithManager registers the reconciler and its watches. The options of the manager's cache must
-// have passed through AddToCache.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr manager.Manager) error {
-	index := func(object client.Object) []string {
-		return []string{object.GetAnnotations()[v1alpha1.PrefetchAnnotation]}
-	}
-	if err := mgr.GetFieldIndexer().IndexField(ctx, &appsv1.Deployment{}, byPrefetch, index); err != nil {
-		return fmt.Errorf("index Deployments by %s: %w", v1alpha1.PrefetchAnnotation, err)
+// SetupWithManager registers the reconciler and what it watches. The manager's cache
+// must be made with AddToCache.
+func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
+	if err := mgr.Add(manager.RunnableFunc(r.findOrphans)); err != nil {
+		return fmt.Errorf("add the look for orphans: %w", err)
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("gate").
 		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: holdChanged})).
 		Watches(&v1alpha1.ImagePrefetch{}, handler.EnqueueRequestsFromMapFunc(r.heldFor)).
+		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			r.Nodes.OnChange(func(changed map[string]bool) {
+				for _, key := range r.holds.concernedBy(changed) {
+					queue.Add(reconcile.Request{NamespacedName: key})
+				}
+			})
+			return nil
+		})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: concurrentReleases,
+			// Who mends what refuses a release does not wait long for it.
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 			// A standby follows the watches, so that it can take over at once.
 			EnableWarmup: ptr.To(true),
 		}).
 		Complete(r)
 }
 
-// heldFor returns the held Deployments that name an ImagePrefetch.
+// heldFor are the held Deployments in the namespace of an ImagePrefetch. Those that name
+// another one may wait for a tag that this one has resolved.
 func (r *Reconciler) heldFor(ctx context.Context, prefetch client.Object) []reconcile.Request {
 	var held appsv1.DeploymentList
-	if err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()),
-		client.MatchingFields{byPrefetch: prefetch.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache has stopped, as this controller is about to
+	if err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
+		return nil // the cache is stopped, and so are we
 	}
 	requests := make([]reconcile.Request, len(held.Items))
 	for i := range held.Items {

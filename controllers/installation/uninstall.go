@@ -130,7 +130,7 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 		deployment := &held.Items[i]
 		// The patch names the version that was read. If that has changed, the next pass decides again.
 		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
-		hash, pausedByOwner := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, time.Now()).End == hold.EndElsewhere
+		hash, pausedByOwner := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, hold.Cluster{}, time.Now()).End == hold.EndElsewhere
 		delete(deployment.Labels, v1alpha1.HoldLabel)
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
 		if !pausedByOwner {

@@ -21,14 +21,18 @@ type Outcome string
 const (
 	// OutcomeUngated (rule 1): the Deployment names no ImagePrefetch, or skips the gate.
 	OutcomeUngated Outcome = "Ungated"
-	// OutcomeKnown (rule 1): its images are those that were last let through.
+	// OutcomeKnown (rule 2): its images were let through on it before.
 	OutcomeKnown Outcome = "Known"
-	// OutcomeReady (rule 2): the ImagePrefetch is Ready and has all its images.
-	OutcomeReady Outcome = "Ready"
 	// OutcomeOwnerPaused (rule 3): its owner paused it.
 	OutcomeOwnerPaused Outcome = "OwnerPaused"
-	// OutcomeRolling (rule 4): it is rolling out already.
-	OutcomeRolling Outcome = "Rolling"
+	// OutcomeReady (rule 4): the ImagePrefetch is Ready and has all its images.
+	OutcomeReady = Outcome(CauseReady)
+	// OutcomeEvidence (rule 4): the nodes that its Pods can run on have its images.
+	OutcomeEvidence = Outcome(CauseEvidence)
+	// OutcomeNoMatchingNodes (rule 4): no node matches its Pods, so there is nothing to wait for.
+	OutcomeNoMatchingNodes = Outcome(CauseNoMatchingNodes)
+	// OutcomeDenied (rule 4): a policy denies the ImagePrefetch, so waiting cannot help.
+	OutcomeDenied = Outcome(CauseDenied)
 	// OutcomeHeld (rule 5): it waits.
 	OutcomeHeld Outcome = "Held"
 	// OutcomeRefused: an annotation was set to what cannot be understood.
@@ -36,7 +40,10 @@ const (
 )
 
 // Outcomes are all there are.
-var Outcomes = []Outcome{OutcomeUngated, OutcomeKnown, OutcomeReady, OutcomeOwnerPaused, OutcomeRolling, OutcomeHeld, OutcomeRefused}
+var Outcomes = []Outcome{
+	OutcomeUngated, OutcomeKnown, OutcomeOwnerPaused, OutcomeReady, OutcomeEvidence, OutcomeNoMatchingNodes,
+	OutcomeDenied, OutcomeHeld, OutcomeRefused,
+}
 
 // clockSkew bounds how far a held-at of this very request may be from now: another
 // replica may have written it, in the first round of webhooks.
@@ -50,8 +57,19 @@ type Write struct {
 	New *appsv1.Deployment
 	// Prefetch is what New names; nil if there is none of that name.
 	Prefetch *v1alpha1.ImagePrefetch
+	// Cluster is what evidence is read from. It may be left empty where NeedsCluster
+	// reports false.
+	Cluster Cluster
 	// Now is when a hold begins if one begins.
 	Now time.Time
+}
+
+// NeedsCluster reports whether the decision goes by nodes at all. Most writes that the
+// webhook is asked about do not: they are not gated, or bring nothing new.
+func (w Write) NeedsCluster() bool {
+	settings, _ := SettingsOf(w.New)
+	_, is := w.marks()
+	return settings.Gated && !is.released.include(ImagesOf(&w.New.Spec.Template.Spec).Hash()) && (is.held() || !is.paused)
 }
 
 // Decision is what becomes of a write.
@@ -61,6 +79,9 @@ type Decision struct {
 	Refused field.ErrorList
 	// Patch is what the gate changes about it.
 	Patch []Operation
+	// Unselected says that the ImagePrefetch does not select all nodes that the Pods can run
+	// on, for an event on the Deployment; empty if it does.
+	Unselected string
 	// Warnings are for the client.
 	Warnings []string
 }
@@ -76,11 +97,11 @@ func Decide(w Write) Decision {
 		return Decision{Outcome: OutcomeRefused, Refused: introduced}
 	}
 	was, is := w.marks()
-	outcome, wait := w.outcome(settings, was, is)
+	outcome, verdict := w.outcome(settings, was, is)
 	next := w.next(outcome, was, is)
-	decision := Decision{Outcome: outcome, Patch: patchTo(w.New, next)}
+	decision := Decision{Outcome: outcome, Patch: patchTo(w.New, next), Unselected: verdict.unselected(settings.Prefetch)}
 	if settings.Gated {
-		decision.Warnings = w.warnings(settings, wrong, outcome, wait)
+		decision.Warnings = w.warnings(settings, wrong, outcome, verdict)
 	}
 	return decision
 }
@@ -90,11 +111,16 @@ func Decide(w Write) Decision {
 func (w Write) marks() (was, is marks) {
 	is = marksOf(w.New)
 	if w.Old == nil {
-		is.released = "" // copied from another Deployment or a backup: here nothing was let through yet
+		is.released = nil // copied from another Deployment or a backup: here nothing was let through yet
 		return was, is
 	}
 	was = marksOf(w.Old)
-	is.released = cmp.Or(is.released, was.released)
+	// An undo restores older annotations, and a replacement none.
+	is.released = was.released.with(is.released...)
+	if !was.paused {
+		// It was rolled out, gated or not: under skip, or before Sluice was there.
+		is.released = releases{ImagesOf(&w.Old.Spec.Template.Spec).Hash()}.with(is.released...)
+	}
 	switch {
 	case was.held() && is.paused && w.ownerPauses():
 		is.hold = ""
@@ -106,38 +132,35 @@ func (w Write) marks() (was, is marks) {
 	return was, is
 }
 
-// heldByThisWrite tells whether an earlier call for the same write, in the first round
-// of webhooks, has begun the hold.
+// heldByThisWrite reports whether an earlier call for the same write, in the first round
+// of webhooks, has begun the hold. Another webhook may have changed the images since, so
+// the hash need not be theirs: it is told by a time that this very write brought.
 func (w Write) heldByThisWrite(is marks) bool {
 	at, err := time.Parse(time.RFC3339, is.heldAt)
-	return err == nil && w.Now.Sub(at).Abs() < clockSkew && is.hold == ImagesOf(&w.New.Spec.Template.Spec).Hash()
+	brought := w.Old == nil || w.Old.Labels[v1alpha1.HoldLabel] != is.hold || w.Old.Annotations[v1alpha1.HeldAtAnnotation] != is.heldAt
+	return err == nil && is.hold != "" && brought && w.Now.Sub(at).Abs() < clockSkew
 }
 
-// outcome finds the rule that applies; wait is what OutcomeHeld waits for.
-func (w Write) outcome(settings Settings, was, is marks) (outcome Outcome, wait *Wait) {
-	images := ImagesOf(&w.New.Spec.Template.Spec)
+// outcome finds the rule that applies. The verdict is what rules 4 and 5 go by.
+func (w Write) outcome(settings Settings, was, is marks) (Outcome, verdict) {
+	hash := ImagesOf(&w.New.Spec.Template.Spec).Hash()
 	switch {
 	case !settings.Gated:
-		return OutcomeUngated, nil
-	case images.Hash() == is.released:
-		return OutcomeKnown, nil
-	}
-	wait = waitFor(images, settings.Prefetch, w.Prefetch)
-	switch {
-	case wait == nil:
-		return OutcomeReady, nil
+		return OutcomeUngated, verdict{}
+	case is.released.include(hash):
+		return OutcomeKnown, verdict{}
 	case is.paused && !is.held():
-		return OutcomeOwnerPaused, nil
-	case !is.held() && !w.starts(was, is):
-		return OutcomeRolling, nil
+		return OutcomeOwnerPaused, verdict{} // what is there when it is resumed counts
 	}
-	return OutcomeHeld, wait
-}
-
-// starts tells whether a rollout may begin with this write.
-func (w Write) starts(was, is marks) bool {
-	return w.Old == nil || was.paused && !is.paused ||
-		ImagesOf(&w.Old.Spec.Template.Spec).Hash() != ImagesOf(&w.New.Spec.Template.Spec).Hash()
+	var heldAt time.Time
+	if was.held() && was.hold == hash {
+		heldAt, _ = time.Parse(time.RFC3339, was.heldAt)
+	}
+	verdict := judge(&w.New.Spec.Template, settings, w.Prefetch, w.Cluster, heldAt)
+	if verdict.cause != "" {
+		return Outcome(verdict.cause), verdict
+	}
+	return OutcomeHeld, verdict // new images, or resumed, or created: what runs already is known
 }
 
 // next are the marks that an outcome leaves.
@@ -149,9 +172,10 @@ func (w Write) next(outcome Outcome, was, is marks) marks {
 	next := marks{paused: is.paused && !is.held(), released: is.released}
 	switch outcome {
 	case OutcomeUngated:
-		next.released = w.New.Annotations[v1alpha1.ReleasedAnnotation]
-	case OutcomeKnown, OutcomeReady, OutcomeRolling:
-		next.released = hash
+		next.released = releasesIn(w.New)
+	case OutcomeOwnerPaused:
+	default:
+		next.released = releases{hash}.with(is.released...)
 	}
 	return next
 }
@@ -191,16 +215,21 @@ func (w Write) introduced(wrong field.ErrorList) field.ErrorList {
 	return introduced
 }
 
-func (w Write) warnings(settings Settings, wrong field.ErrorList, outcome Outcome, wait *Wait) []string {
+func (w Write) warnings(settings Settings, wrong field.ErrorList, outcome Outcome, verdict verdict) []string {
 	var warnings []string
 	for _, err := range wrong {
 		warnings = append(warnings, fmt.Sprintf("%v; the default holds", err))
 	}
 	switch {
 	case outcome == OutcomeHeld:
-		warnings = append(warnings, w.heldWarning(settings, wait))
+		warnings = append(warnings, w.heldWarning(settings, verdict.wait))
+	case verdict.cause == CauseNoMatchingNodes || verdict.cause == CauseDenied:
+		warnings = append(warnings, "the rollout is not held: "+verdict.explain())
 	case outcome == OutcomeOwnerPaused && w.Old != nil && marksOf(w.Old).held():
 		warnings = append(warnings, "this Deployment was held by Sluice and is now paused by you: resume it when it may roll out")
+	}
+	if unselected := verdict.unselected(settings.Prefetch); unselected != "" {
+		warnings = append(warnings, unselected)
 	}
 	return append(warnings, w.pullWarnings()...)
 }
@@ -217,6 +246,12 @@ func (w Write) heldWarning(settings Settings, wait *Wait) string {
 	case settings.Timeout > 0:
 		until = fmt.Sprintf("even after the %s timeout", duration.Format(settings.Timeout))
 	}
-	return fmt.Sprintf("the rollout is %s (%s): %s; to let it go now, annotate the Deployment with %s=%s",
-		verb, until, wait.Message, v1alpha1.GateAnnotation, v1alpha1.GateSkip)
+	scaled := ""
+	if w.New.Spec.Replicas != nil && *w.New.Spec.Replicas == 0 {
+		// The Deployment controller scales up the ReplicaSet of the template if there is one,
+		// paused or not.
+		scaled = "; it is scaled to zero: should these images have run before, scaling it up starts them all the same"
+	}
+	return fmt.Sprintf("the rollout is %s (%s): %s%s; to let it go now, annotate the Deployment with %s=%s",
+		verb, until, wait.Message, scaled, v1alpha1.GateAnnotation, v1alpha1.GateSkip)
 }

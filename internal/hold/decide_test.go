@@ -20,7 +20,8 @@ const (
 	heldB    = "paused hold=B since=0s released=A"
 	stillB   = "paused hold=B since=5m0s released=A"
 	runningA = "running hold=- since=- released=A"
-	runningB = "running hold=- since=- released=B"
+	runningB = "running hold=- since=- released=BA"
+	createdB = "running hold=- since=- released=B"
 )
 
 // applied is the annotation of client-side apply, of a manifest with this spec.
@@ -45,10 +46,11 @@ func TestDecide(t *testing.T) {
 		{"an ungated Deployment is not ours to touch", nil, deployment(dropAnnotation(v1alpha1.PrefetchAnnotation), runs(imageB)), nil, OutcomeUngated, runningA},
 		{"skip lets every image through", running, with(running, runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
 		{"opting out during a hold ends it", holding, with(holding, annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
+		{"a program that overwrites annotations, and drops the gate: the pause goes with the hold", holding, with(holding, overwritten, dropAnnotation(v1alpha1.PrefetchAnnotation)), nil, OutcomeUngated, "running hold=- since=- released=-"},
 		{"removing the gate during a hold ends it", holding, with(holding, dropAnnotation(v1alpha1.PrefetchAnnotation)), nil, OutcomeUngated, runningA},
 		{"opting out leaves the owner's pause", ownersPause, with(ownersPause, annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, "paused hold=- since=- released=A"},
 		{"images set back during a hold end it", holding, with(holding, runs(imageA)), nil, OutcomeKnown, runningA},
-		{"an undo brings back the released hash with the images", deployment(runs(imageB), annotate(v1alpha1.ReleasedAnnotation, hashOf(imageB))), running, nil, OutcomeKnown, runningA},
+		{"an undo brings back the released hash with the images", deployment(runs(imageB), annotate(v1alpha1.ReleasedAnnotation, hashOf(imageB))), running, nil, OutcomeKnown, "running hold=- since=- released=AB"},
 		{"an env-only change is not held", running, with(running, environment("2")), pulling(imageA), OutcomeKnown, runningA},
 		{"a restart is not held", running, with(running, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now"}
@@ -57,12 +59,12 @@ func TestDecide(t *testing.T) {
 		{"replacing it with released images during a hold ends the hold", holding, with(holding, replaced, runs(imageA)), nil, OutcomeKnown, runningA},
 		{"the same images under another name are the same", running, with(running, runs("ghcr.io/org/app:a")), nil, OutcomeKnown, runningA},
 
-		// Rule 2.
-		{"ready at creation from an exported manifest, also when called again", nil, deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
-		{"ready at creation", nil, deployment(neverReleased, runs(imageB)), prefetch(imageA, imageB), OutcomeReady, runningB},
+		// Rule 4.
+		{"ready at creation from an exported manifest, also when called again", nil, deployment(runs(imageB)), prefetch(imageB), OutcomeReady, createdB},
+		{"ready at creation", nil, deployment(neverReleased, runs(imageB)), prefetch(imageA, imageB), OutcomeReady, createdB},
 		{"ready at the change", running, with(running, runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
 		{"ready by the next change", holding, with(holding, environment("2")), prefetch(imageB), OutcomeReady, runningB},
-		{"ready while the owner pauses: recorded, and still paused", ownersPause, with(ownersPause, runs(imageB)), prefetch(imageB), OutcomeReady, "paused hold=- since=- released=B"},
+		{"ready while the owner pauses: still paused, and judged when resumed", ownersPause, with(ownersPause, runs(imageB)), prefetch(imageB), OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"ready when resumed", with(ownersPause, runs(imageB)), deployment(runs(imageB)), prefetch(imageB), OutcomeReady, runningB},
 
 		// Rule 3.
@@ -71,18 +73,21 @@ func TestDecide(t *testing.T) {
 		{"paused by its owner with the change", running, with(running, runs(imageB), paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"new images under the owner's pause", ownersPause, with(ownersPause, runs(imageB)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"our label on the owner's pause does not make it ours", with(ownersPause, runs(imageB)), with(ownersPause, runs(imageB), label("x")), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
-		{"replaced by a paused manifest during a hold", holding, with(holding, replaced, paused(true)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"client-side apply of a manifest that now pauses", with(holding, applied(`{}`)), with(holding, applied(`{"paused":true}`)), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 		{"server-side apply of a manifest that now pauses", holding, with(holding, ownedBy("team")), nil, OutcomeOwnerPaused, "paused hold=- since=- released=A"},
 
-		// Rule 4.
-		{"gated in the middle of a rollout", deployment(dropAnnotation(v1alpha1.PrefetchAnnotation), neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB)), nil, OutcomeRolling, runningB},
-		{"an env-only change of what was never recorded", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), environment("2")), nil, OutcomeRolling, runningB},
-		{"another prefetch named, the same images", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), annotate(v1alpha1.PrefetchAnnotation, "other")), nil, OutcomeRolling, runningB},
-		{"the way out closed again", deployment(runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), deployment(runs(imageB)), nil, OutcomeRolling, runningB},
-		{"a label that someone sets on what rolls out is removed", deployment(runs(imageB)), deployment(runs(imageB), label("x")), nil, OutcomeRolling, runningB},
+		// Rule 2: what rolls out already is never frozen.
+		{"gated in the middle of a rollout", deployment(dropAnnotation(v1alpha1.PrefetchAnnotation), neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB)), nil, OutcomeKnown, createdB},
+		{"an env-only change of what was never recorded", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), environment("2")), nil, OutcomeKnown, createdB},
+		{"another prefetch named, the same images", deployment(neverReleased, runs(imageB)), deployment(neverReleased, runs(imageB), annotate(v1alpha1.PrefetchAnnotation, "other")), nil, OutcomeKnown, createdB},
+		{"the way out closed again", deployment(runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), deployment(runs(imageB)), nil, OutcomeKnown, runningB},
+		{"a label that someone sets on what rolls out is removed", deployment(runs(imageB)), deployment(runs(imageB), label("x")), nil, OutcomeKnown, runningB},
 
 		// Rule 5.
+		{"a program that overwrites labels and annotations, with the template", holding, with(holding, overwritten, runs(imageC)), nil, OutcomeHeld, "paused hold=C since=0s released=A"},
+		{"a program that overwrites labels and annotations, and nothing else", holding, with(holding, overwritten), nil, OutcomeHeld, stillB},
+		{"a program that overwrites them, paused as it read it", holding, with(holding, replaced, paused(true)), nil, OutcomeHeld, stillB},
+		{"images rewritten by another webhook in between, where the owner resumes and changes them in one write", with(ownersPause, runs(imageB)), deployment(runs(imageC), held(2*time.Second), label(hashOf(imageA))), nil, OutcomeHeld, "paused hold=C since=2s released=A"},
 		{"created before its prefetch", nil, deployment(neverReleased, runs(imageB)), nil, OutcomeHeld, "paused hold=B since=0s released=-"},
 		{"new images", running, with(running, runs(imageB)), pulling(imageB), OutcomeHeld, heldB},
 		{"the prefetch lists other tags", running, with(running, runs(imageB)), prefetch(imageA), OutcomeHeld, heldB},
@@ -114,7 +119,7 @@ func TestDecide(t *testing.T) {
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			before, beforeNew := tt.old.DeepCopy(), tt.new.DeepCopy()
-			decision := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Now: now})
+			decision := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Cluster: empty(), Now: now})
 			if decision.Outcome != tt.outcome {
 				t.Errorf("outcome %s, want %s", decision.Outcome, tt.outcome)
 			}
@@ -125,7 +130,7 @@ func TestDecide(t *testing.T) {
 			if before.String() != tt.old.String() || beforeNew.String() != tt.new.String() {
 				t.Error("the input was changed")
 			}
-			again := Decide(Write{Old: tt.old, New: result, Prefetch: tt.prefetch, Now: now.Add(3 * time.Second)})
+			again := Decide(Write{Old: tt.old, New: result, Prefetch: tt.prefetch, Cluster: empty(), Now: now.Add(3 * time.Second)})
 			if len(again.Patch) > 0 {
 				t.Errorf("called again it changes %v", again.Patch)
 			}
@@ -144,15 +149,15 @@ func TestWarningsSayWhatIsMissing(t *testing.T) {
 		{"no prefetch", deployment(), deployment(runs(imageB)), nil, []string{`ImagePrefetch "app" does not exist`, "(for at most 10m)", "sluice.dev/gate=skip"}},
 		{"other tags", deployment(), deployment(runs(imageB)), prefetch(imageA), []string{`ImagePrefetch "app" does not list ` + imageB}},
 		{"many images", deployment(), deployment(runs("a:1", "b:1", "c:1", "d:1", "e:1")), prefetch(imageA), []string{"docker.io/library/c:1 and 2 more"}},
-		{"on its way", deployment(), deployment(runs(imageB)), pulling(imageB), []string{"3 of 12 nodes hold the images; 2 pulling"}},
-		{"failing", deployment(), deployment(runs(imageB)), failing(imageB), []string{"3 of 12 nodes hold the images; 2 pulling; 1 failed: ImagePullUnauthorized on node-7"}},
+		{"on its way", deployment(), deployment(runs(imageB)), pulling(imageB), []string{"1 of 1 nodes that its Pods can run on still lack " + imageB}},
+		{"failing", deployment(), deployment(runs(imageB)), failing(imageB), []string{"1 of 1 nodes that its Pods can run on still lack " + imageB + ": ImagePullUnauthorized on node-7"}},
 		{"resumed", holding, with(holding, paused(false)), nil, []string{"not resumed but held"}},
 		{"no timeout", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "0")), nil, []string{"without end"}},
 		{"on-timeout Hold", deployment(), deployment(runs(imageB), annotate(v1alpha1.HoldTimeoutAnnotation, "90s"), annotate(v1alpha1.OnTimeoutAnnotation, "Hold")), nil, []string{"(even after the 1m30s timeout)"}},
-		{"taken over by the owner", holding, with(holding, replaced, paused(true)), nil, []string{"paused by you"}},
+		{"taken over by the owner", with(holding, applied(`{}`)), with(holding, applied(`{"paused":true}`)), nil, []string{"paused by you"}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			warnings := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Now: now}).Warnings
+			warnings := Decide(Write{Old: tt.old, New: tt.new, Prefetch: tt.prefetch, Cluster: empty(), Now: now}).Warnings
 			if len(warnings) != 1 {
 				t.Fatalf("warnings %q, want one", warnings)
 			}
@@ -188,7 +193,7 @@ func TestPullPolicyAlwaysIsWarnedOf(t *testing.T) {
 			delete(d.Annotations, v1alpha1.PrefetchAnnotation)
 		}, false},
 	} {
-		warnings := Decide(Write{New: deployment(tt.edit), Prefetch: prefetch(imageA, "nginx"), Now: now}).Warnings
+		warnings := Decide(Write{New: deployment(tt.edit), Prefetch: prefetch(imageA, "nginx"), Cluster: empty(), Now: now}).Warnings
 		if got := slices.ContainsFunc(warnings, func(s string) bool { return strings.HasPrefix(s, "imagePullPolicy Always") }); got != tt.warns {
 			t.Errorf("%s: warned %t, want %t: %q", tt.reason, got, tt.warns, warnings)
 		}
@@ -208,14 +213,14 @@ func TestAnnotationsThatCannotBeUnderstood(t *testing.T) {
 	} {
 		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
 			broken := deployment(annotate(tt.key, tt.value))
-			refused := Decide(Write{Old: deployment(), New: broken, Now: now})
+			refused := Decide(Write{Old: deployment(), New: broken, Cluster: empty(), Now: now})
 			if refused.Outcome != OutcomeRefused || len(refused.Patch) > 0 {
 				t.Fatalf("%+v, want it refused", refused)
 			}
 			if text := refused.Refused.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
 				t.Errorf("%q does not say %q of %s", text, tt.says, tt.key)
 			}
-			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Now: now})
+			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Cluster: empty(), Now: now})
 			if stored.Outcome == OutcomeRefused {
 				t.Error("what was stored before is in the way of another change")
 			}

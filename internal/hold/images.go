@@ -11,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
@@ -52,21 +51,4 @@ func ImagesOf(pod *corev1.PodSpec) ImageSet {
 func (s ImageSet) Hash() string {
 	sum := sha256.Sum256([]byte(strings.Join(s, "\n")))
 	return hex.EncodeToString(sum[:])[:hashLength]
-}
-
-// notListed are the images that an ImagePrefetch does not bring.
-func (s ImageSet) notListed(spec *v1alpha1.ImagePrefetchSpec) []string {
-	listed := make(map[string]bool, len(spec.Images))
-	for _, image := range spec.Images {
-		if ref, err := imageref.Parse(string(image)); err == nil {
-			listed[ref.String()] = true
-		}
-	}
-	var missing []string
-	for _, image := range s {
-		if !listed[image] {
-			missing = append(missing, image)
-		}
-	}
-	return missing
 }

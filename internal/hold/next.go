@@ -7,6 +7,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -17,12 +18,18 @@ type End string
 
 const (
 	// EndReady: the ImagePrefetch is Ready and has all images.
-	EndReady End = "Ready"
+	EndReady = End(CauseReady)
+	// EndEvidence: the nodes that its Pods can run on have its images.
+	EndEvidence = End(CauseEvidence)
+	// EndNoMatchingNodes: no node matches its Pods, so there is nothing to wait for.
+	EndNoMatchingNodes = End(CauseNoMatchingNodes)
+	// EndDenied: a policy denies the ImagePrefetch, so waiting cannot help.
+	EndDenied = End(CauseDenied)
 	// EndTimedOut: the hold timeout ran out, and OnTimeoutRelease lets go.
 	EndTimedOut End = "TimedOut"
 	// EndOptedOut: the Deployment no longer asks to be held.
 	EndOptedOut End = "OptedOut"
-	// EndSetBack: its images are those that were last let through.
+	// EndSetBack: its images were let through on it before.
 	EndSetBack End = "SetBack"
 	// EndResumed: it is not paused although it bears our label. It rolls out already,
 	// past the webhook, and is not frozen; the label goes.
@@ -33,7 +40,9 @@ const (
 )
 
 // Ends are all there are.
-var Ends = []End{EndReady, EndTimedOut, EndOptedOut, EndSetBack, EndResumed, EndElsewhere}
+var Ends = []End{
+	EndReady, EndEvidence, EndNoMatchingNodes, EndDenied, EndTimedOut, EndOptedOut, EndSetBack, EndResumed, EndElsewhere,
+}
 
 // Step is what the gate controller does next about a Deployment that bears the hold label.
 type Step struct {
@@ -44,6 +53,13 @@ type Step struct {
 	Patch []Operation
 	// Wait is what is missing, also where the hold ends in spite of it.
 	Wait *Wait
+	// Because says on what the hold ends, for an event, where that is not plain from End.
+	Because string
+	// Unselected says that the ImagePrefetch does not select all nodes that the Pods can run
+	// on; empty if it does.
+	Unselected string
+	// Lacking is a node that the hold waits for; empty if there is none.
+	Lacking string
 	// HeldAt is when the hold began.
 	HeldAt time.Time
 	// TimedOut says that the hold goes on past its timeout.
@@ -52,10 +68,10 @@ type Step struct {
 	WakeAt time.Time
 }
 
-// Next tells what becomes of a Deployment that bears the hold label. The prefetch is
+// Next says what becomes of a Deployment that bears the hold label. The prefetch is
 // what the Deployment names; nil if there is none of that name. Who opted out by
 // server-side apply shows only with managed fields: see [NeedsManagedFields].
-func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time) Step {
+func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluster, now time.Time) Step {
 	have := marksOf(d)
 	images := ImagesOf(&d.Spec.Template.Spec)
 	settings, _ := SettingsOf(d) // where an annotation is broken, its default holds
@@ -73,12 +89,12 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time)
 		step.End = EndOptedOut
 	case !have.paused:
 		step.End = EndResumed
-	case images.Hash() == have.released:
+	case have.released.include(images.Hash()):
 		step.End = EndSetBack
 	default:
-		if step.Wait = waitFor(images, settings.Prefetch, prefetch); step.Wait == nil {
-			step.End = EndReady
-		}
+		verdict := judge(&d.Spec.Template, settings, prefetch, cluster, step.HeldAt)
+		step.End, step.Wait, step.Because = End(verdict.cause), verdict.wait, verdict.explain()
+		step.Unselected, step.Lacking = verdict.unselected(settings.Prefetch), verdict.evidence.Lacks
 	}
 	if deadline := settings.deadline(step.HeldAt); step.End == "" && !deadline.IsZero() {
 		switch {
@@ -99,7 +115,7 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, now time.Time)
 	case EndOptedOut:
 		next = marks{released: have.released}
 	default:
-		next = marks{released: images.Hash()}
+		next = marks{released: releases{images.Hash()}.with(have.released...)}
 	}
 	if patch := patchTo(d, next); len(patch) > 0 {
 		step.Patch = append(tests(d, step.End), patch...)
@@ -123,10 +139,10 @@ func (s Step) Fits(d *appsv1.Deployment) bool {
 
 // tests are what must still be true of the stored object for the step to be right. The
 // webhook keeps the label in step with the images, so the same label means the same
-// images. A release because they are there rests on that and on the annotations, in
-// which an owner opts out, with or without a pause, past the webhook. It goes through
-// however often the Deployment is scaled meanwhile. Everything else, or a webhook that
-// was bypassed, needs the object as it was read.
+// images. A release because they are there rests on that, on the annotations, in which an
+// owner opts out, with or without a pause, past the webhook, and on the nodes that the Pods
+// can run on. It goes through however often the Deployment is scaled meanwhile. Everything
+// else, or a webhook that was bypassed, needs the object as it was read.
 func tests(d *appsv1.Deployment, end End) []Operation {
 	have := marksOf(d)
 	var patch []Operation
@@ -134,8 +150,27 @@ func tests(d *appsv1.Deployment, end End) []Operation {
 		patch = append(patch, Operation{Op: "test", Path: pausedPath, Value: true})
 	}
 	patch = append(patch, Operation{Op: "test", Path: labelsPath + "/" + escape(v1alpha1.HoldLabel), Value: have.hold})
-	if end == EndReady && have.hold == ImagesOf(&d.Spec.Template.Spec).Hash() {
-		return append(patch, Operation{Op: "test", Path: annotationsPath, Value: d.Annotations})
+	judged := end == EndReady || end == EndEvidence || end == EndNoMatchingNodes || end == EndDenied
+	if pod := &d.Spec.Template.Spec; judged && have.hold == ImagesOf(pod).Hash() {
+		return append(patch, append(placement(pod), Operation{Op: "test", Path: annotationsPath, Value: d.Annotations})...)
 	}
 	return append(patch, Operation{Op: "test", Path: "/metadata/resourceVersion", Value: d.ResourceVersion})
+}
+
+// placement are tests of the fields that say which nodes the Pods can run on. A test for
+// nothing passes where the field is not there.
+func placement(pod *corev1.PodSpec) []Operation {
+	const path = "/spec/template/spec/"
+	test := func(field string, set bool, value any) Operation {
+		if !set {
+			value = nil
+		}
+		return Operation{Op: "test", Path: path + field, Value: value}
+	}
+	return []Operation{
+		test("nodeName", pod.NodeName != "", pod.NodeName),
+		test("nodeSelector", len(pod.NodeSelector) > 0, pod.NodeSelector),
+		test("affinity", pod.Affinity != nil, pod.Affinity),
+		test("tolerations", len(pod.Tolerations) > 0, pod.Tolerations),
+	}
 }

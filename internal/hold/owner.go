@@ -18,22 +18,19 @@ import (
 // on behalf of its owner. The value is true already, so it shows only in what comes
 // with it:
 //
-//   - a replaced object has lost both of our marks, and is paused by itself;
 //   - a client-side apply records a manifest that now says paused: true;
 //   - a server-side apply comes to own the field, which it did not before.
 //
-// A program that overwrites the labels alone does not mean the pause: the label is put
-// back.
+// A write that has lost our marks means no pause, even if it has lost both: a program that
+// reads the Deployment, puts its own labels and annotations in the place of all others and
+// writes it back does the same. What was lost is put back.
 //
 // When the API server calls again within one request, because another webhook changed
 // the object after us, a server-side apply whose manifest has just gained paused: false
 // looks like the last case. The pause then becomes the owner's, with a warning, and
 // the next apply of that manifest ends it.
 func (w Write) ownerPauses() bool {
-	now := marksOf(w.New)
-	return now.hold == "" && now.heldAt == "" ||
-		appliedPause(w.New) && !appliedPause(w.Old) ||
-		ownsPause(w.New) > ownsPause(w.Old)
+	return appliedPause(w.New) && !appliedPause(w.Old) || ownsPause(w.New) > ownsPause(w.Old)
 }
 
 // appliedPause tells whether the manifest that kubectl last applied says paused: true.

@@ -15,7 +15,7 @@ import (
 type Operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
-	Value any    `json:"value,omitempty"`
+	Value any    `json:"value"`
 }
 
 const (
@@ -26,8 +26,9 @@ const (
 
 // marks are the fields of a Deployment that the gate writes. Empty is absent.
 type marks struct {
-	paused                 bool
-	hold, heldAt, released string
+	paused       bool
+	hold, heldAt string
+	released     releases
 }
 
 func marksOf(d *appsv1.Deployment) marks {
@@ -35,7 +36,7 @@ func marksOf(d *appsv1.Deployment) marks {
 		paused:   d.Spec.Paused,
 		hold:     d.Labels[v1alpha1.HoldLabel],
 		heldAt:   d.Annotations[v1alpha1.HeldAtAnnotation],
-		released: d.Annotations[v1alpha1.ReleasedAnnotation],
+		released: releasesIn(d),
 	}
 }
 
@@ -53,7 +54,7 @@ func patchTo(d *appsv1.Deployment, m marks) []Operation {
 	}
 	patch = append(patch, patchMap(labelsPath, d.Labels, entry{v1alpha1.HoldLabel, m.hold})...)
 	return append(patch, patchMap(annotationsPath, d.Annotations,
-		entry{v1alpha1.HeldAtAnnotation, m.heldAt}, entry{v1alpha1.ReleasedAnnotation, m.released})...)
+		entry{v1alpha1.HeldAtAnnotation, m.heldAt}, entry{v1alpha1.ReleasedAnnotation, m.released.String()})...)
 }
 
 type entry struct{ key, value string }

@@ -14,7 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/scheduling"
 )
 
 const (
@@ -105,6 +108,13 @@ func replaced(d *appsv1.Deployment) {
 	dropAnnotation(v1alpha1.ReleasedAnnotation)(d)
 }
 
+// overwritten is what a program leaves that puts its own labels and annotations in the place
+// of all others, and everything else back as it read it.
+func overwritten(d *appsv1.Deployment) {
+	d.Labels = map[string]string{"app": "x"}
+	d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: "app"}
+}
+
 // ownedBy has a server-side applier own spec.paused.
 func ownedBy(manager string) edit {
 	return func(d *appsv1.Deployment) {
@@ -122,10 +132,12 @@ func optsOutAndPauses(d *appsv1.Deployment) {
 // prefetch is Ready for the images.
 func prefetch(images ...string) *v1alpha1.ImagePrefetch {
 	p := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "app", Generation: 3}}
+	var resolved []v1alpha1.ImageStatus
 	for _, image := range images {
 		p.Spec.Images = append(p.Spec.Images, v1alpha1.ImageReference(image))
+		resolved = append(resolved, v1alpha1.ImageStatus{Name: image, Digest: digestOf(image)})
 	}
-	p.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: 3, DesiredNodes: 12, ReadyNodes: 12, Conditions: []metav1.Condition{
+	p.Status = v1alpha1.ImagePrefetchStatus{Images: resolved, ObservedGeneration: 3, DesiredNodes: 12, ReadyNodes: 12, Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAllNodesHoldImages, ObservedGeneration: 3}}}
 	return p
 }
@@ -146,6 +158,47 @@ func failing(images ...string) *v1alpha1.ImagePrefetch {
 	p.Status.Conditions[0].Reason = v1alpha1.ReasonNodesFailed
 	return p
 }
+
+// digestOf is what a tag means in these tests.
+func digestOf(image string) string { return digest.FromString(image).String() }
+
+// node takes Pods and has nothing.
+func node(name string, edits ...func(*Node)) Node {
+	n := Node{
+		Node:      scheduling.Node{Name: name, OS: "linux", Ready: true, Labels: map[string]string{"pool": "web"}},
+		CreatedAt: now.Add(-24 * time.Hour),
+	}
+	for _, edit := range edits {
+		edit(&n)
+	}
+	return n
+}
+
+// has has the agent say that images are there, under these names.
+func has(images ...string) func(*Node) {
+	return answers(v1alpha1.ImagePresent, images...)
+}
+
+func failed(images ...string) func(*Node) { return answers(v1alpha1.ImageFailed, images...) }
+
+func answers(state v1alpha1.ImageState, images ...string) func(*Node) {
+	return func(n *Node) {
+		if n.Set == nil {
+			n.Set = &v1alpha1.NodeImageSet{}
+		}
+		for _, image := range images {
+			digest := digestOf(image)
+			if _, named, found := strings.Cut(image, "@"); found {
+				digest = named
+			}
+			n.Set.Spec.ImageSet = append(n.Set.Spec.ImageSet, v1alpha1.NodeImage{Name: image, Digest: digest})
+			n.Set.Status.Images = append(n.Set.Status.Images, v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: state})
+		}
+	}
+}
+
+// empty is a cluster of one node that has none of the images.
+func empty() Cluster { return Cluster{Nodes: []Node{node("node-1")}} }
 
 // patched applies a patch as the API server does.
 func patched(t testing.TB, d *appsv1.Deployment, operations []Operation) *appsv1.Deployment {
@@ -206,5 +259,17 @@ func describe(d *appsv1.Deployment) string {
 	if m.paused {
 		state = "paused"
 	}
-	return strings.Join([]string{state, "hold=" + name[m.hold], "since=" + since, "released=" + name[m.released]}, " ")
+	return strings.Join([]string{state, "hold=" + name[m.hold], "since=" + since, "released=" + letters(m.released, name)}, " ")
+}
+
+// letters are the images that were let through, the last first.
+func letters(released releases, name map[string]string) string {
+	if len(released) == 0 {
+		return "-"
+	}
+	var text string
+	for _, hash := range released {
+		text += name[hash]
+	}
+	return text
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/excerpt"
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // Reasons for which a rollout waits; they are reasons of Events on the Deployment.
@@ -36,6 +37,9 @@ const (
 	// ReasonReleaseRefused (Warning): the API server refuses to have the hold ended, by
 	// validation or by what an administrator installed.
 	ReasonReleaseRefused = "ReleaseRefused"
+	// ReasonNodesNotSelected (Warning): the ImagePrefetch does not select all nodes that the
+	// Pods can run on, so that Pods which start on the others pull for themselves.
+	ReasonNodesNotSelected = "NodesNotSelected"
 )
 
 const (
@@ -57,48 +61,69 @@ type Wait struct {
 // Failing tells whether the wait will not end by itself.
 func (w Wait) Failing() bool { return w.Reason != ReasonWaitingForNodes }
 
-// waitFor tells what is missing until images may roll out; nil if nothing is. The
-// prefetch is nil if there is none of that name.
-func waitFor(images ImageSet, name string, prefetch *v1alpha1.ImagePrefetch) *Wait {
+// waitFor says what is missing until images may roll out because their ImagePrefetch is
+// Ready; nil if nothing is. The prefetch is nil if there is none of that name.
+func waitFor(images ImageSet, settings Settings, prefetch *v1alpha1.ImagePrefetch, evidence Evidence) *Wait {
 	if prefetch == nil || !prefetch.DeletionTimestamp.IsZero() {
-		return &Wait{ReasonPrefetchMissing, fmt.Sprintf("ImagePrefetch %q does not exist", name)}
+		return &Wait{ReasonPrefetchMissing, fmt.Sprintf("ImagePrefetch %q does not exist, and %s", settings.Prefetch, evidence.describe())}
 	}
-	if missing := images.notListed(&prefetch.Spec); len(missing) > 0 {
-		return &Wait{ReasonImagesNotListed, fmt.Sprintf("ImagePrefetch %q does not list %s", name, list(missing))}
+	if missing := notCovered(images, prefetch); len(missing) > 0 {
+		return &Wait{ReasonImagesNotListed, fmt.Sprintf("ImagePrefetch %q does not list %s, and %s", settings.Prefetch, list(missing), evidence.describe())}
 	}
-	status := &prefetch.Status
-	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
-	if ready == nil || status.ObservedGeneration != prefetch.Generation || ready.ObservedGeneration != prefetch.Generation {
-		return &Wait{ReasonWaitingForNodes, fmt.Sprintf("ImagePrefetch %q is new or has changed, and is not planned yet", name)}
+	ready := meta.FindStatusCondition(prefetch.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || prefetch.Status.ObservedGeneration != prefetch.Generation || ready.ObservedGeneration != prefetch.Generation {
+		return &Wait{ReasonWaitingForNodes, fmt.Sprintf("ImagePrefetch %q is new or has changed, and is not planned yet", settings.Prefetch)}
 	}
-	if ready.Status == metav1.ConditionTrue {
+	unresolved := unresolvedBy(images, prefetch)
+	if ready.Status == metav1.ConditionTrue && len(unresolved) == 0 {
 		return nil
 	}
-	reason := ReasonPrefetchFailing
-	switch ready.Reason {
-	case v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonReconcileFailed:
-		reason = ReasonWaitingForNodes
+	reason := ReasonWaitingForNodes
+	if needsHelp(images, ready, prefetch, unresolved, settings, evidence) {
+		reason = ReasonPrefetchFailing
 	}
-	return &Wait{reason, fmt.Sprintf("ImagePrefetch %q is not Ready: %s", name, progress(status, ready))}
+	return &Wait{reason, fmt.Sprintf("ImagePrefetch %q is not Ready: %s", settings.Prefetch, progress(images, prefetch, ready, unresolved, evidence))}
 }
 
-// progress is the state of a prefetch in numbers: "3 of 12 nodes hold the images;
-// 2 pulling; 1 failed: ImagePullUnauthorized on node-7".
-func progress(status *v1alpha1.ImagePrefetchStatus, ready *metav1.Condition) string {
-	if status.DesiredNodes == 0 {
+// needsHelp reports whether what these images wait for will not come by itself.
+func needsHelp(images ImageSet, ready *metav1.Condition, prefetch *v1alpha1.ImagePrefetch, unresolved []string, settings Settings, evidence Evidence) bool {
+	switch ready.Reason {
+	case v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonReconcileFailed,
+		v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated:
+		return false
+	case v1alpha1.ReasonNodesFailed:
+		return len(unresolved) > 0 || evidence.Failed > settings.allowedFailures(prefetch, evidence.Awaited) || failureOf(images, prefetch) != nil
+	}
+	return true
+}
+
+// progress says in numbers how far the images of one workload are, or why nothing moves.
+func progress(images ImageSet, prefetch *v1alpha1.ImagePrefetch, ready *metav1.Condition, unresolved []string, evidence Evidence) string {
+	switch ready.Reason {
+	case v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonReconcileFailed,
+		v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated, v1alpha1.ReasonNodesFailed:
+	default:
 		return ready.Reason + ": " + excerpt.Of(ready.Message, MaxQuoted)
 	}
-	text := fmt.Sprintf("%d of %d nodes hold the images", status.ReadyNodes, status.DesiredNodes)
-	if status.PullingNodes > 0 {
-		text += fmt.Sprintf("; %d pulling", status.PullingNodes)
+	text := evidence.describe()
+	if len(unresolved) > 0 {
+		text = list(unresolved) + " is to be resolved; " + text
 	}
-	if status.FailedNodes > 0 {
-		text += fmt.Sprintf("; %d failed", status.FailedNodes)
-		if len(status.Failures) > 0 {
-			text += fmt.Sprintf(": %s on %s", status.Failures[0].Reason, status.Failures[0].Node)
-		}
+	if failure := failureOf(images, prefetch); failure != nil {
+		text += fmt.Sprintf(": %s on %s", failure.Reason, failure.Node)
 	}
 	return text
+}
+
+// failureOf is the first failure in a status that concerns one of the images.
+func failureOf(images ImageSet, prefetch *v1alpha1.ImagePrefetch) *v1alpha1.NodeFailure {
+	for i := range prefetch.Status.Failures {
+		failure := &prefetch.Status.Failures[i]
+		if ref, err := imageref.Parse(failure.Image); err == nil && images.needs(ref, prefetch) {
+			return failure
+		}
+	}
+	return nil
 }
 
 // list writes the first few names.

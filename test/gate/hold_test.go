@@ -4,6 +4,8 @@
 package gate
 
 import (
+	"strings"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
@@ -18,9 +20,9 @@ var _ = Describe("A gated Deployment", func() {
 		// The webhook's cache may be a moment behind: this is about what it knows.
 		Eventually(func() string {
 			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server")
-		}).Should(ContainSubstring("3 of 12 nodes"))
+		}).Should(ContainSubstring("1 of 1 nodes"))
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is held (for at most 10m): " +
-			`ImagePrefetch "app" is not Ready: 3 of 12 nodes hold the images; 2 pulling`))
+			`ImagePrefetch "app" is not Ready: 1 of 1 nodes that its Pods can run on still lack ` + repository + ":b"))
 		held := t.expectHeld(ctx, "a")
 		Expect(t.kubectl(ctx, "get", "deployments", "-L", v1alpha1.HoldLabel)).To(ContainSubstring(held.Labels[v1alpha1.HoldLabel]))
 		Eventually(t.notes(ctx, hold.ReasonWaitingForNodes)).Should(ConsistOf(ContainSubstring("Normal: Held: ")))
@@ -66,7 +68,7 @@ var _ = Describe("A gated Deployment", func() {
 		t := holdingTenant(ctx)
 		t.prefetch(ctx, failing, "a", "b")
 		Eventually(t.notes(ctx, hold.ReasonPrefetchFailing)).Should(ConsistOf(
-			`Warning: Held: ImagePrefetch "app" is not Ready: 11 of 12 nodes hold the images; 1 failed: ImagePullUnauthorized on node-7`))
+			`Warning: Held: ImagePrefetch "app" is not Ready: 1 of 1 nodes that its Pods can run on still lack ` + repository + ":b: ImagePullUnauthorized on node-7"))
 		t.expectHeld(ctx, "a")
 	})
 
@@ -92,7 +94,7 @@ var _ = Describe("A gated Deployment", func() {
 		t.prefetch(ctx, pulling, "a", "b")
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring("for at most 2s"))
 		t.expectRolling(ctx, "a", "b")
-		Eventually(t.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("3 of 12 nodes"))))
+		Eventually(t.notes(ctx, hold.ReasonHoldTimedOut)).Should(ConsistOf(And(HavePrefix("Warning: Released after 2s without its images"), ContainSubstring("1 of 1 nodes"))))
 		Expect(sluice.figure("sluice_gate_hold_duration_seconds", string(hold.EndTimedOut))).To(Equal(before + 1))
 	})
 
@@ -176,23 +178,46 @@ var _ = Describe("A gated Deployment", func() {
 		Expect(err).To(MatchError(ContainSubstring("paused")))
 	})
 
-	It("is held when it is undone to a version that was held again since: its ReplicaSet was marked anew", func(ctx SpecContext) {
+	It("passes at once when it is rolled back by any means, with its ImagePrefetch gone on", func(ctx SpecContext) {
 		t := runningTenant(ctx)
-		t.prefetch(ctx, ready, "a", "b")
+		t.prefetch(ctx, ready, "b")
 		t.setImage(ctx, "b")
 		t.expectRolling(ctx, "a", "b")
-		t.prefetch(ctx, pulling, "a", "b", "c")
-		Eventually(func() string {
-			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":a", "--dry-run=server", "-o", "jsonpath={.spec.paused}")
-		}).Should(HavePrefix("true"))
-		t.setImage(ctx, "a")
-		t.expectHeld(ctx, "b", "a")
-		t.setImage(ctx, "b")
-		t.expectRolling(ctx, "a", "b")
-		Expect(t.kubectl(ctx, "rollout", "undo", "deployment", "app")).To(ContainSubstring("Warning: the rollout is held"))
-		t.expectHeld(ctx, "b", "a")
-		t.prefetch(ctx, ready, "a", "b", "c")
+		t.prefetch(ctx, pulling, "c")
+		t.setImage(ctx, "c")
+		t.expectHeld(ctx, "a", "b")
+		By("setting the image")
+		Expect(t.setImage(ctx, "a")).NotTo(ContainSubstring("held"))
 		t.expectRolling(ctx, "b", "a")
+		By("undoing to a version whose ReplicaSet has an older record")
+		Expect(t.kubectl(ctx, "rollout", "undo", "deployment", "app")).NotTo(ContainSubstring("held"))
+		t.expectRolling(ctx, "a", "b")
+		By("applying the old manifest")
+		Expect(t.apply(ctx, "a")).NotTo(ContainSubstring("held"))
+		t.expectRolling(ctx, "b", "a")
+		By("replacing it with the old manifest, which has no record")
+		Expect(t.feed(ctx, deploymentYAML(t.namespace, "app", "b"), "replace")).NotTo(ContainSubstring("held"))
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("passes when it is rolled back to what ran before it was gated, or under skip", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		t.feed(ctx, strings.Replace(deploymentYAML(t.namespace, "app", "a"), "sluice.dev/prefetch: app", "example.com/note: none", 1), "apply")
+		t.expectRolling(ctx, "a")
+		By("gating it and changing its image in one write")
+		t.apply(ctx, "b")
+		t.expectHeld(ctx, "a")
+		t.setImage(ctx, "a")
+		t.expectRolling(ctx, "a")
+		By("skipping the gate")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.setImage(ctx, "c")
+		t.expectRolling(ctx, "a", "c")
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate-")
+		t.setImage(ctx, "d")
+		t.expectHeld(ctx, "a", "c")
+		Expect(t.setImage(ctx, "c")).NotTo(ContainSubstring("held"))
+		t.expectRolling(ctx, "a", "c")
 	})
 
 	It("skips the gate again when it is undone to a version that skipped it", func(ctx SpecContext) {

@@ -8,6 +8,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -74,6 +75,18 @@ var _ = Describe("With Sluice down", Serial, func() {
 		prefetched.expectRolling(ctx, "a", "b")
 		timed.expectRolling(ctx, "a", "b")
 		Eventually(timed.notes(ctx, hold.ReasonHoldTimedOut)).Should(HaveLen(1))
+	})
+})
+
+var _ = Describe("With the controller down", Serial, func() {
+	It("a hold that skips the gate and loses its label is found when it is back", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		end := outage()
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.overwrite(ctx, func(*appsv1.Deployment) {})
+		t.expectOwnersPause(ctx, "a")
+		end()
+		t.expectRolling(ctx, "a", "b")
 	})
 })
 

@@ -4,10 +4,12 @@
 package gate
 
 import (
+	"context"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/hold"
@@ -51,18 +53,11 @@ var _ = Describe("The owner's own pause", func() {
 			t.kubectl(ctx, "rollout", "resume", "deployment", "app")
 			t.expectRolling(ctx, "a", "b")
 		},
-		Entry("by kubectl replace", func(ctx SpecContext, t tenant) string {
-			return t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "replace")
-		}),
 		Entry("by client-side apply", func(ctx SpecContext, t tenant) string {
 			return t.apply(ctx, "b", "paused: true")
 		}),
 		Entry("by server-side apply", func(ctx SpecContext, t tenant) string {
 			return t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "apply", "--server-side", "--field-manager=team", "--force-conflicts")
-		}),
-		Entry("by taking our marks off", func(ctx SpecContext, t tenant) string {
-			return t.kubectl(ctx, "patch", "deployment", "app", "--type=merge",
-				"-p", `{"metadata":{"labels":{"sluice.dev/hold":null},"annotations":{"sluice.dev/held-at":null}}}`)
 		}),
 	)
 
@@ -99,6 +94,46 @@ var _ = Describe("The owner's own pause", func() {
 		Expect(err).To(MatchError(ContainSubstring("is already paused")))
 	})
 
+	DescribeTable("is not meant by what programs do as well: the hold goes on, and ends with a release",
+		func(ctx SpecContext, write func(SpecContext, tenant)) {
+			t := holdingTenant(ctx)
+			since := t.deployment(ctx).Annotations[v1alpha1.HeldAtAnnotation]
+			write(ctx, t)
+			Expect(t.expectHeld(ctx, "a").Annotations[v1alpha1.HeldAtAnnotation]).To(Equal(since))
+			t.prefetch(ctx, ready, "a", "b")
+			t.expectRolling(ctx, "a", "b")
+		},
+		Entry("kubectl replace of a paused manifest", func(ctx SpecContext, t tenant) {
+			t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "replace")
+		}),
+		Entry("taking both marks off", func(ctx SpecContext, t tenant) {
+			t.kubectl(ctx, "patch", "deployment", "app", "--type=merge",
+				"-p", `{"metadata":{"labels":{"sluice.dev/hold":null},"annotations":{"sluice.dev/held-at":null}}}`)
+		}),
+		Entry("overwriting labels and annotations", func(ctx SpecContext, t tenant) {
+			t.overwrite(ctx, func(d *appsv1.Deployment) {
+				d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: "app", "example.com/program": "x"}
+			})
+		}),
+	)
+
+	It("is not left behind by a program that overwrites annotations, the gate's among them", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.overwrite(ctx, func(d *appsv1.Deployment) { d.Annotations = map[string]string{"example.com/program": "x"} })
+		t.expectRolling(ctx, "a", "b")
+	})
+
+	It("is not left behind by one that changes the template as well", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.overwrite(ctx, func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: "app"}
+			d.Spec.Template.Spec.Containers[0].Image = repository + ":c"
+		})
+		t.expectHeld(ctx, "a")
+		t.prefetch(ctx, ready, "c")
+		t.expectRolling(ctx, "a", "c")
+	})
+
 	It("is not meant by a label that goes: a hold is kept", func(ctx SpecContext) {
 		t := holdingTenant(ctx)
 		t.kubectl(ctx, "label", "deployment", "app", v1alpha1.HoldLabel+"-")
@@ -107,6 +142,16 @@ var _ = Describe("The owner's own pause", func() {
 		t.expectRolling(ctx, "a", "b")
 	})
 })
+
+// overwrite reads the Deployment, puts labels of its own in the place of all others, and
+// writes it back.
+func (t tenant) overwrite(ctx context.Context, edit func(*appsv1.Deployment)) {
+	GinkgoHelper()
+	d := t.observed(ctx)
+	d.Labels = map[string]string{"program": "x"}
+	edit(d)
+	Expect(api.Update(ctx, d)).To(Succeed())
+}
 
 var _ = Describe("A held Deployment", func() {
 	It("is held again when it is resumed by hand, with a warning", func(ctx SpecContext) {

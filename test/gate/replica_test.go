@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -67,7 +68,7 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // several in one process
 		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 	}
-	Expect(gate.AddToCache(&options.Cache)).To(Succeed())
+	Expect(gate.AddToCache(&options.Cache, client.ObjectKey{})).To(Succeed())
 	for _, edit := range edits {
 		edit(&options)
 	}
@@ -76,15 +77,17 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
+	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
+	Expect(nodes.Watch(ctx, manager.GetCache())).To(Succeed())
 	if controller {
 		metrics, err := gate.NewMetrics(r.figures)
 		Expect(err).NotTo(HaveOccurred())
-		reconciler := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(),
+		reconciler := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(), Nodes: nodes,
 			Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
-		Expect(reconciler.SetupWithManager(ctx, manager)).To(Succeed())
+		Expect(reconciler.SetupWithManager(manager)).To(Succeed())
 	}
 	if address != "" {
-		Expect(webhook.SetupWithManager(ctx, manager, hooks, r.figures)).To(Succeed())
+		Expect(webhook.SetupWithManager(ctx, manager, hooks, nodes, r.figures)).To(Succeed())
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- manager.Start(ctx) }()

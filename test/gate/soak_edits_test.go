@@ -60,6 +60,14 @@ var edits = map[string]randomEdit{
 	"overwrite labels": updated(func(d *appsv1.Deployment, _ *rand.Rand) {
 		d.Labels = map[string]string{"soak": "true"}
 	}),
+	"overwrite labels and annotations": updated(func(d *appsv1.Deployment, r *rand.Rand) {
+		d.Labels = map[string]string{"soak": "true"}
+		d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: d.Annotations[v1alpha1.PrefetchAnnotation]}
+		setTag(d, freshTag(r))
+	}),
+	"overwrite all metadata": updated(func(d *appsv1.Deployment, _ *rand.Rand) {
+		d.Labels, d.Annotations = map[string]string{"soak": "true"}, nil
+	}),
 	"remove released":           annotated(v1alpha1.ReleasedAnnotation, ""),
 	"replace":                   replaced(false),
 	"replace paused":            replaced(true),
@@ -258,7 +266,7 @@ func (s subject) setPrefetch(ctx context.Context, p progress, listed ...string) 
 		return err
 	}
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, ObservedGeneration: prefetch.Generation, LastTransitionTime: metav1.Now()}
-	prefetch.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: prefetch.Generation, DesiredNodes: 12}
+	prefetch.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: prefetch.Generation, DesiredNodes: 12, Images: resolvedTo(listed...)}
 	p(&prefetch.Status, &condition)
 	prefetch.Status.Conditions = []metav1.Condition{condition}
 	return api.Status().Update(ctx, &prefetch)

@@ -3,7 +3,8 @@
 
 // Package gate says what becomes of a gated Deployment, case by case as docs/gate.md
 // lists them: with the real API server, the real Deployment controller and the real
-// kubectl. There are no nodes; an ImagePrefetch is Ready when a spec says so.
+// kubectl. There are Node objects and no nodes; an ImagePrefetch is Ready, and an agent has
+// images, when a spec says so.
 package gate
 
 import (
@@ -31,9 +32,12 @@ const timeout = 30 * time.Second
 var (
 	control *cluster.Cluster
 	api     client.Client
-	sluice  *replica // the replica that webhooks are served by
-	scheme  = runtime.NewScheme()
-	certDir string
+	// asController may write what Sluice's controller may.
+	asController client.Client
+	nodes        = &kubelets{nodes: map[string]bool{}}
+	sluice       *replica // the replica that webhooks are served by
+	scheme       = runtime.NewScheme()
+	certDir      string
 )
 
 func TestGate(t *testing.T) {
@@ -65,6 +69,13 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Expect(admission.Apply(ctx, api, objects...)).To(Succeed())
 	}
 	Eventually(func() error { return api.List(ctx, &v1alpha1.ImagePrefetchList{}) }).Should(Succeed())
+
+	asController, err = client.New(controllerConfig(), client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	beating, stop := context.WithCancel(context.Background())
+	DeferCleanup(stop)
+	go nodes.run(beating)
+	nodes.add(ctx, "node-1", "web")
 
 	certDir = GinkgoT().TempDir()
 	ca, err := admission.WriteCertificate(certDir, net.ParseIP(control.GatewayIP))

@@ -157,10 +157,19 @@ func (t tenant) prefetch(ctx context.Context, p progress, tags ...string) {
 		Expect(api.Update(ctx, &prefetch)).To(Succeed())
 	}
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, ObservedGeneration: prefetch.Generation, LastTransitionTime: metav1.Now()}
-	prefetch.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: prefetch.Generation, DesiredNodes: 12}
+	prefetch.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: prefetch.Generation, DesiredNodes: 12, Images: resolvedTo(tags...)}
 	p(&prefetch.Status, &condition)
 	prefetch.Status.Conditions = []metav1.Condition{condition}
 	Expect(api.Status().Update(ctx, &prefetch)).To(Succeed())
+}
+
+// resolvedTo is the status of tags that are resolved.
+func resolvedTo(tags ...string) []v1alpha1.ImageStatus {
+	var images []v1alpha1.ImageStatus
+	for _, tag := range tags {
+		images = append(images, v1alpha1.ImageStatus{Name: repository + ":" + tag, Digest: digestOf(tag)})
+	}
+	return images
 }
 
 func (t tenant) deployment(ctx context.Context) *appsv1.Deployment {

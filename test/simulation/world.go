@@ -167,7 +167,7 @@ func newController(w *world, limits plan.Limits) *controller {
 			Entries: make(map[string]plan.Entry, 1),
 		})
 	}
-	c.state.Prefetches = []plan.Prefetch{{Key: "team/app", UID: "app", Resolution: "1", Images: []string{image}, RetryLimit: 3}}
+	c.state.Prefetches = []plan.Prefetch{{Key: "team/app", UID: "app", Generation: 1, Images: []string{image}, RetryLimit: 3}}
 	return c
 }
 

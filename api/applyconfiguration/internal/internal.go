@@ -69,6 +69,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.ImageReference
           elementRelationship: associative
+    - name: nodeAffinity
+      type:
+        namedType: io.k8s.api.core.v1.NodeAffinity
     - name: nodeSelector
       type:
         map:
@@ -110,6 +113,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.NodeFailure
           elementRelationship: atomic
+    - name: firstReadyTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: images
       type:
         list:
@@ -118,6 +124,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementRelationship: associative
           keys:
           - name
+    - name: joiningNodes
+      type:
+        scalar: numeric
     - name: observedGeneration
       type:
         scalar: numeric
@@ -125,6 +134,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
     - name: readyNodes
+      type:
+        scalar: numeric
+    - name: uncoveredNodes
       type:
         scalar: numeric
 - name: com.github.sluice-dev.sluice.api.v1alpha1.ImageReference
@@ -145,7 +157,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: readyNodes
       type:
         scalar: numeric
-    - name: resolvedFor
+    - name: refresh
       type:
         scalar: string
     - name: sizeBytes
@@ -194,6 +206,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.NamespacedSecretReference
           elementRelationship: atomic
+    - name: joinedAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: name
       type:
         scalar: string
@@ -355,6 +370,70 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: name
       type:
         scalar: string
+- name: io.k8s.api.core.v1.NodeAffinity
+  map:
+    fields:
+    - name: preferredDuringSchedulingIgnoredDuringExecution
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.api.core.v1.PreferredSchedulingTerm
+          elementRelationship: atomic
+    - name: requiredDuringSchedulingIgnoredDuringExecution
+      type:
+        namedType: io.k8s.api.core.v1.NodeSelector
+- name: io.k8s.api.core.v1.NodeSelector
+  map:
+    fields:
+    - name: nodeSelectorTerms
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.api.core.v1.NodeSelectorTerm
+          elementRelationship: atomic
+    elementRelationship: atomic
+- name: io.k8s.api.core.v1.NodeSelectorOperator
+  scalar: string
+- name: io.k8s.api.core.v1.NodeSelectorRequirement
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: operator
+      type:
+        namedType: io.k8s.api.core.v1.NodeSelectorOperator
+    - name: values
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+- name: io.k8s.api.core.v1.NodeSelectorTerm
+  map:
+    fields:
+    - name: matchExpressions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.api.core.v1.NodeSelectorRequirement
+          elementRelationship: atomic
+    - name: matchFields
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.api.core.v1.NodeSelectorRequirement
+          elementRelationship: atomic
+    elementRelationship: atomic
+- name: io.k8s.api.core.v1.PreferredSchedulingTerm
+  map:
+    fields:
+    - name: preference
+      type:
+        namedType: io.k8s.api.core.v1.NodeSelectorTerm
+    - name: weight
+      type:
+        scalar: numeric
 - name: io.k8s.api.core.v1.TaintEffect
   scalar: string
 - name: io.k8s.api.core.v1.Toleration

@@ -59,7 +59,7 @@ func distributing(nodes, images, prefetches int, held float64) State {
 	}
 	resolved := make(map[string]Resolved)
 	for i := range prefetches {
-		s.Prefetches = append(s.Prefetches, Prefetch{Key: fmt.Sprintf("team/p%d", i), UID: fmt.Sprint(i), Resolution: "1", Images: names, Resolved: resolved})
+		s.Prefetches = append(s.Prefetches, Prefetch{Key: fmt.Sprintf("team/p%d", i), UID: fmt.Sprint(i), Generation: 1, Images: names, Resolved: resolved})
 	}
 	retries := int32(0)
 	for i := range nodes {
@@ -70,7 +70,7 @@ func distributing(nodes, images, prefetches int, held float64) State {
 		}
 		for _, name := range names {
 			digest := "sha256:" + name
-			resolved[name] = Resolved{Digest: digest, For: "1"}
+			resolved[name] = Resolved{Digest: digest}
 			if float64(i) < held*float64(nodes) {
 				n.KubeletImages = append(n.KubeletImages, name, byDigest(name, digest))
 				n.Entries[name] = Entry{

@@ -112,7 +112,7 @@ func (c *fakeCluster) addNodes(count int) {
 
 func (c *fakeCluster) addPrefetch(name string, images ...string) *Prefetch {
 	p := &Prefetch{
-		Key: "team/" + name, Namespace: "team", UID: name, Resolution: "1", Images: images,
+		Key: "team/" + name, Namespace: "team", UID: name, Generation: 1, Images: images,
 		Resolved: make(map[string]Resolved), RetryLimit: 3, Retention: v1alpha1.RetentionPinned,
 	}
 	c.prefetches[p.Key] = p
@@ -493,7 +493,7 @@ func (c *fakeCluster) String() string {
 	var b strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(c.prefetches)) {
 		p := c.prefetches[key]
-		fmt.Fprintf(&b, "%s@%s %v selector %v replicas %v resolved %v\n", key, p.Resolution, p.Images, p.NodeSelector, p.Replicas, p.Resolved)
+		fmt.Fprintf(&b, "%s@%d %v selector %v replicas %v resolved %v\n", key, p.Generation, p.Images, p.NodeSelector, p.Replicas, p.Resolved)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]

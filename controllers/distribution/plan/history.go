@@ -115,8 +115,5 @@ func (pl *planner) nextMemory() Memory {
 			images[im.name] = imageHistory{requestIDs: im.history.requestIDs, failures: failures}
 		}
 	}
-	if len(images) == 0 {
-		return Memory{}
-	}
-	return Memory{images: images}
+	return Memory{images: images, targets: pl.lastTargets(), joined: pl.joined}
 }

@@ -18,6 +18,8 @@ type planner struct {
 	// 1: by name and by key.
 	nodes      []*node
 	prefetches []*prefetch
+	// 2: 11 drops who has the image.
+	joined JoinedTimes
 	// 3: by name.
 	images []*image
 	// 5, 8, 10: how many pulls of all images run, or are ordered by this plan.
@@ -90,21 +92,15 @@ type targetNodes struct {
 	// They are not waited for, get nothing new, and keep what they have: a node that comes back a
 	// minute later has lost no pin.
 	retained []*node
+	// uncovered nodes match, but no agent serves them. They are retained as well.
+	uncovered []*node
 	// full nodes are desired, but their sets have no room for the images beside those of older
 	// prefetches.
 	full []*node
 
 	names, silentNames, fullNames []string // of the desired nodes, full ones included
+	uncoveredNames                []string
 }
-
-// eligibility is what a node is for a prefetch.
-type eligibility int
-
-const (
-	eligibilityNone eligibility = iota
-	eligibilityRetained
-	eligibilityDesired
-)
 
 // replicaCandidate is a node that may be one of a prefetch's replicas.
 type replicaCandidate struct {
@@ -135,8 +131,8 @@ type image struct {
 	// 5: by node and by platform.
 	placements []*placement
 	groups     []*platformGroup
-	// 8: the registry refused it to all who may ask.
-	refused bool
+	// 8: the platforms to which the registry refused it, as far as they may ask.
+	refusedPlatforms map[string]bool
 	// 11: as in Outcome.
 	withoutMirror bool
 }

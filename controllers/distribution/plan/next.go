@@ -15,6 +15,7 @@ func Next(state State, limits Limits) Step {
 	pl := newPlanner(state, limits.orDefault())
 	// 2. Choose the nodes of each prefetch. Relies on the silent agents (1): they are no replicas.
 	pl.selectNodes()
+	pl.findJoined(state.Memory)
 	// 3. List the images that prefetches want or specs name, with their entries and history.
 	pl.listImages(state.Memory)
 	// 4. Find the digest of each image. Relies on the targets (2): a prefetch without nodes asks
@@ -36,6 +37,7 @@ func Next(state State, limits Limits) Step {
 	// and on 9: starved placements take no opening.
 	pl.admitWaves()
 	// 11. Compare what was decided (7, 8, 10) with the specs.
+	pl.dropJoined()
 	return pl.buildStep()
 }
 
@@ -63,7 +65,7 @@ func newPlanner(state State, limits Limits) *planner {
 	slices.SortFunc(pl.prefetches, func(a, b *prefetch) int { return strings.Compare(a.Key, b.Key) })
 	for i, pf := range pl.prefetches {
 		pf.index = i
-		pf.requestID = newRequestID(pf.UID, pf.Resolution)
+		pf.requestID = newRequestID(pf.UID, pf.Generation, pf.Refresh)
 	}
 	return pl
 }

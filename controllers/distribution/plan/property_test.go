@@ -44,7 +44,7 @@ func TestUpstreamLimitIsKept(t *testing.T) {
 				m := cluster.machines[rapid.SampledFrom(slices.Sorted(maps.Keys(cluster.machines))).Draw(t, "node")]
 				m.node.DiskPressure = !m.node.DiskPressure
 			},
-			"refresh": func(*rapid.T) { refreshed++; p.Resolution = fmt.Sprintf("1/%d", refreshed) },
+			"refresh": func(*rapid.T) { refreshed++; p.Refresh = fmt.Sprint(refreshed) },
 			"move the tag": func(*rapid.T) {
 				refreshed++
 				cluster.tags["reg/a:1"] = fmt.Sprintf("sha256:a-%d", refreshed)
@@ -165,7 +165,7 @@ func history(t *rapid.T) {
 			p = cluster.addPrefetch(name)
 		}
 		generation++
-		p.Resolution = fmt.Sprint(generation)
+		p.Generation = int64(generation)
 		describe(t, p)
 	}
 	for range rapid.IntRange(1, 8).Draw(t, "nodes") {

@@ -24,20 +24,46 @@ func (pl *planner) rankSeeds(im *image, candidates []*placement) []*placement {
 	}
 	refusals := im.history.refusals()
 	var scores []seedScore
+	refused := make(map[string]bool) // by platform: nobody is left who may ask
 	for _, p := range candidates {
 		if at := im.history.retryAt(p, refusals); at.After(pl.now) {
 			pl.wakeAt(at)
+			if _, once := refused[p.node.Platform]; !once {
+				refused[p.node.Platform] = refusedTo(p.node.Platform, refusals)
+			}
 			continue
 		}
+		refused[p.node.Platform] = false
 		scores = append(scores, im.score(p, siblings[p.node.index]))
 	}
-	im.refused = im.refused || len(scores) == 0 && len(refusals) > 0
+	im.noteRefused(refused)
 	slices.SortFunc(scores, seedScore.compare)
 	ranked := make([]*placement, 0, len(scores))
 	for _, s := range scores {
 		ranked = append(ranked, s.placement)
 	}
 	return ranked
+}
+
+// refusedTo reports whether the registry refused the image to a node of the platform.
+func refusedTo(platform string, refusals map[accessGroup]refusalSummary) bool {
+	for group := range refusals {
+		if group.platform == platform {
+			return true
+		}
+	}
+	return false
+}
+
+func (im *image) noteRefused(platforms map[string]bool) {
+	for platform, refused := range platforms {
+		if refused {
+			if im.refusedPlatforms == nil {
+				im.refusedPlatforms = make(map[string]bool)
+			}
+			im.refusedPlatforms[platform] = true
+		}
+	}
 }
 
 func (im *image) score(p *placement, siblingImages int) seedScore {

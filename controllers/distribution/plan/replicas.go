@@ -13,7 +13,7 @@ import (
 // as far as their sets have room.
 func (pf *prefetch) chooseNodes(fits func(*node) bool) {
 	matching := pf.targets
-	chosen := &targetNodes{}
+	chosen := &targetNodes{uncovered: matching.uncovered}
 	for _, n := range matching.desired {
 		if fits(n) {
 			chosen.desired = append(chosen.desired, n)
@@ -50,6 +50,10 @@ func (t *targetNodes) setNames() {
 	for _, n := range t.full {
 		t.fullNames = append(t.fullNames, n.Name)
 	}
+	for _, n := range t.uncovered {
+		t.uncoveredNames = append(t.uncoveredNames, n.Name)
+	}
+	slices.Sort(t.uncoveredNames)
 	slices.Sort(t.names)
 	slices.Sort(t.silentNames)
 	slices.Sort(t.fullNames)

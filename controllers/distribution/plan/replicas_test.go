@@ -73,7 +73,7 @@ func TestReplicasStay(t *testing.T) {
 		}},
 		{"when the controller restarts", func(cluster *fakeCluster, _ *Prefetch, _ []string) { cluster.restart() }},
 		{"when a tag is refreshed", func(cluster *fakeCluster, p *Prefetch, _ []string) {
-			p.Resolution = "1/now"
+			p.Refresh = "now"
 			cluster.tags["reg/a:1"] = "sha256:moved"
 		}},
 		{"when an image is taken off the list", func(_ *fakeCluster, p *Prefetch, _ []string) { p.Images = p.Images[:1] }},

@@ -18,10 +18,11 @@ import (
 const maxRequestIDs = 200
 
 // newRequestID is the mark by which one prefetch recognizes the answers about its tags. It changes
-// with the prefetch's generation and refresh.
-func newRequestID(uid, resolution string) string {
+// with the prefetch's generation and refresh, so that an image that is listed again is asked for
+// again; what the prefetch has recorded an answer for is not (hasRecordedAnswer).
+func newRequestID(uid string, generation int64, refresh string) string {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(uid + "\x00" + resolution)) // a hash does not fail
+	_, _ = fmt.Fprintf(h, "%s\x00%d\x00%s", uid, generation, refresh) // a hash does not fail
 	return fmt.Sprintf("%08x", h.Sum32())
 }
 
@@ -58,11 +59,12 @@ func (im *image) resolveDigest() {
 	im.digest = cmp.Or(newest, im.recordedDigest())
 }
 
-// hasRecordedAnswer reports whether the prefetch's status has the answer for its present generation
-// and refresh.
+// hasRecordedAnswer reports whether the prefetch's status has the answer for its present refresh. No
+// other change of its spec makes it ask again: in an outage of the registry that would make the
+// outage worse. The status forgets an image that the spec no longer lists.
 func (im *image) hasRecordedAnswer(pf *prefetch) bool {
 	record := pf.Resolved[im.name]
-	return record.Digest != "" && record.For == pf.Resolution
+	return record.Digest != "" && record.Refresh == pf.Refresh
 }
 
 // readAnswers reads what agents answered: the newest digest, and the request IDs that are answered.

@@ -48,7 +48,7 @@ func TestMovedTagIsLeftAloneUntilAskedFor(t *testing.T) {
 	if got := cluster.machines["n999"].content["reg/a:1"]; got != first {
 		t.Fatalf("a node that joined has %s, not %s", got, first)
 	}
-	p.Resolution = "1/now"
+	p.Refresh = "now"
 	cluster.settle(t)
 	cluster.checkServed(t)
 	for name, m := range cluster.machines {
@@ -64,7 +64,7 @@ func TestRefreshOfAnUnmovedTagCostsOneQuestion(t *testing.T) {
 	p := cluster.addPrefetch("web", "reg/a:1")
 	cluster.settle(t)
 	clear(cluster.writes)
-	p.Resolution = "2"
+	p.Refresh = "2"
 	cluster.settle(t)
 	cluster.checkServed(t)
 	if len(cluster.writes) != 1 {
@@ -86,7 +86,7 @@ func TestNewestAnswerCountsForAllPrefetches(t *testing.T) {
 	cluster.addPrefetch("y", "reg/a:1")
 	cluster.settle(t)
 	cluster.checkServed(t)
-	if got := x.Resolved["reg/a:1"]; got.Digest != "sha256:second" || got.For != "1" {
+	if got := x.Resolved["reg/a:1"]; got.Digest != "sha256:second" || got.Refresh != "" {
 		t.Errorf("the other prefetch still says %v", got)
 	}
 }
@@ -97,7 +97,7 @@ func TestWhileATagIsAskedForAgain(t *testing.T) {
 	p := cluster.addPrefetch("web", "reg/a:1")
 	cluster.settle(t)
 	cluster.registryDown = true
-	p.Resolution = "2"
+	p.Refresh = "2"
 	cluster.addNode("n999")
 	for range 30 {
 		cluster.plan()
@@ -171,7 +171,7 @@ func TestResolverKeepsWhatItHas(t *testing.T) {
 			}
 			cluster.registryDown, cluster.private = false, false
 			cluster.tags["reg/a:1"] = "sha256:second"
-			p.Resolution, cluster.prefetches[p.Key] = "2", p
+			p.Refresh, cluster.prefetches[p.Key] = "2", p
 			for _, m := range cluster.machines {
 				m.recover()
 			}
@@ -291,7 +291,7 @@ func TestRecordsThatDisagree(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(3)
 	x, y := cluster.addPrefetch("x", "reg/a:1"), cluster.addPrefetch("y", "reg/a:1")
-	x.Resolved["reg/a:1"], y.Resolved["reg/a:1"] = Resolved{"sha256:old", "1"}, Resolved{"sha256:new", "1"}
+	x.Resolved["reg/a:1"], y.Resolved["reg/a:1"] = Resolved{Digest: "sha256:old"}, Resolved{Digest: "sha256:new"}
 	retries := int32(3)
 	for _, name := range []string{"n000", "n001"} {
 		cluster.machines[name].spec["reg/a:1"] = v1alpha1.NodeImage{Name: "reg/a:1", Digest: "sha256:new",
@@ -340,7 +340,7 @@ func TestImageNamedByDigestIsNeverAskedFor(t *testing.T) {
 	cluster.addNodes(2)
 	p := cluster.addPrefetch("web", "reg/a@sha256:abc")
 	step, _ := cluster.plan()
-	if got := step.Prefetches[p.Key].Digests["reg/a@sha256:abc"]; got != (Resolved{"sha256:abc", "1"}) {
+	if got := step.Prefetches[p.Key].Digests["reg/a@sha256:abc"]; got != (Resolved{Digest: "sha256:abc"}) {
 		t.Errorf("its digest is in its name, not %v", got)
 	}
 	if got := cluster.resolvers("reg/a@sha256:abc"); got != nil {

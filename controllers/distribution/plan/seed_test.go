@@ -295,7 +295,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		if got := cluster.nodesAsked("reg/a:1"); got != minRefusals {
 			t.Errorf("%d nodes were sent to ask", got)
 		}
-		if o := cluster.next().Prefetches[p.Key]; len(o.Refused) != 1 || o.Refused[0] != "reg/a:1" {
+		if o := cluster.next().Prefetches[p.Key]; len(o.Refused) != 1 || len(o.Refused["reg/a:1"]) != 1 {
 			t.Errorf("the outcome is %+v", o)
 		}
 		if cluster.machines[cluster.seeds("reg/a:1")].status["reg/a:1"].Reason != v1alpha1.ReasonImageNotFound {
@@ -307,7 +307,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		change func(cluster *fakeCluster, p *Prefetch)
 		after  int
 	}{
-		{"is asked for again on a refresh", func(_ *fakeCluster, p *Prefetch) { p.Resolution = "1/again" }, 15},
+		{"is asked for again on a refresh", func(_ *fakeCluster, p *Prefetch) { p.Refresh = "again" }, 15},
 		{"is asked for again when another prefetch wants it", func(cluster *fakeCluster, _ *Prefetch) {
 			cluster.addPrefetch("other", "reg/a:1")
 			cluster.tags["reg/a:1"] = "sha256:found"
@@ -407,7 +407,7 @@ func TestSeedOfADigestThatIsSupersededStops(t *testing.T) {
 	cluster.addNodes(2)
 	cluster.addNode("arm", func(n *Node) { n.Platform = "linux/arm64" })
 	p := cluster.addPrefetch("web", "reg/a:1")
-	p.Resolved["reg/a:1"] = Resolved{"sha256:first", "1"}
+	p.Resolved["reg/a:1"] = Resolved{Digest: "sha256:first"}
 	cluster.machines["n001"].node.KubeletImages = []string{"reg/a:1"}
 	for _, m := range cluster.machines {
 		m.hung = true
@@ -416,7 +416,7 @@ func TestSeedOfADigestThatIsSupersededStops(t *testing.T) {
 	if got := cluster.seeds("reg/a:1"); got != "arm n001" {
 		t.Fatalf("%q are seeds", got)
 	}
-	p.Resolution = "2"
+	p.Refresh = "2"
 	cluster.tags["reg/a:1"] = "sha256:second"
 	cluster.planUntilStable(t)
 	cluster.round() // one of them answers

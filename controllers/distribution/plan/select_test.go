@@ -9,6 +9,25 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+type eligibility string
+
+const (
+	eligibilityNone     eligibility = "none"
+	eligibilityRetained eligibility = "retained"
+	eligibilityDesired  eligibility = "desired"
+)
+
+// eligibilityOf is what a node is for a prefetch.
+func eligibilityOf(n *Node, p *Prefetch) eligibility {
+	switch targets := newPlanner(State{Nodes: []Node{*n}}, DefaultLimits()).matchNodes(p); {
+	case len(targets.desired) > 0:
+		return eligibilityDesired
+	case len(targets.retained) > 0:
+		return eligibilityRetained
+	}
+	return eligibilityNone
+}
+
 func TestEligibility(t *testing.T) {
 	taint := func(key, value string, effect corev1.TaintEffect) func(*Node) {
 		return func(n *Node) { n.Taints = append(n.Taints, corev1.Taint{Key: key, Value: value, Effect: effect}) }
@@ -90,6 +109,7 @@ func TestPrefetchesThatSelectAlikeShareTheirNodes(t *testing.T) {
 	for _, other := range []Prefetch{
 		{},
 		{NodeSelector: base.NodeSelector},
+		{NodeSelector: base.NodeSelector, Tolerations: base.Tolerations, NodeAffinity: &corev1.NodeAffinity{}},
 		{NodeSelector: map[string]string{"a": `b","c"="d`}, Tolerations: base.Tolerations},
 		{NodeSelector: base.NodeSelector, Tolerations: []corev1.Toleration{{Key: "a", Operator: corev1.TolerationOpEqual}}},
 	} {

@@ -28,7 +28,9 @@ type State struct {
 // Memory is what one plan tells the next: which nodes failed as seeds. It is opaque to the
 // controller, and a plan does not change the one that it is given.
 type Memory struct {
-	images map[string]imageHistory
+	images  map[string]imageHistory
+	targets map[string]lastTargets // by UID of the prefetch
+	joined  JoinedTimes
 }
 
 // Node is one node of the cluster and its NodeImageSet.
@@ -53,6 +55,8 @@ type Node struct {
 	// Acknowledged says that the agent has seen the present spec (status.observedGeneration equals
 	// metadata.generation). It is true for a node without a NodeImageSet.
 	Acknowledged bool
+	// Uncovered says that no agent is meant to run on the node.
+	Uncovered bool
 	// Unsupported says that the agent reported a runtime that it does not support.
 	Unsupported bool
 	// RuntimeDown says that the agent reported that the runtime has not answered for longer than a
@@ -84,15 +88,18 @@ type Prefetch struct {
 	UID       string
 	// CreatedAt decides which prefetch comes first where a node's set has no room for all.
 	CreatedAt time.Time
-	// Resolution is what the tags of this prefetch are to be resolved for: its generation, and
-	// after a slash the refresh annotation if there is one.
-	Resolution string
+	// Generation is that of the spec. When it changes, nodes that failed may try again.
+	Generation int64
+	// Refresh is what the tags are to be resolved for (imageprefetch.Refresh). When it changes,
+	// they are asked for again.
+	Refresh string
 	// Images are normalized names, each once.
 	Images []string
 	// Resolved is the recorded answer per image (status.images).
 	Resolved map[string]Resolved
 
 	NodeSelector map[string]string
+	NodeAffinity *corev1.NodeAffinity
 	Tolerations  []corev1.Toleration
 	// Replicas is nil for all matching nodes.
 	Replicas    *int32
@@ -101,10 +108,10 @@ type Prefetch struct {
 	PullSecrets []v1alpha1.NamespacedSecretReference
 }
 
-// Resolved is the digest of a tag, and the Resolution that it was resolved for.
+// Resolved is the digest of a tag, and the Refresh that it was resolved for.
 type Resolved struct {
-	Digest string
-	For    string
+	Digest  string
+	Refresh string
 }
 
 // MirrorFallback says what happens to a node that the mirror could not serve.
@@ -150,6 +157,9 @@ type Step struct {
 	// WakeAt is when time alone changes the plan (a seed's or an agent's timeout); zero when only
 	// events do.
 	WakeAt time.Time
+	// Joined are the nodes that came while images were being brought to others, and do not have
+	// them yet.
+	Joined JoinedTimes
 	// Memory goes into the next State, unread.
 	Memory Memory
 }
@@ -162,6 +172,8 @@ type Outcome struct {
 	// Digests are the resolved digests by normalized image name; an image that is being resolved is
 	// absent.
 	Digests map[string]Resolved
+	// Uncovered are the nodes, sorted, that match and that no agent serves. They are not desired.
+	Uncovered []string
 	// Silent are the desired nodes whose agent does not answer, sorted.
 	Silent []string
 	// Full are the desired nodes, sorted, whose NodeImageSets have no room for the images beside
@@ -172,10 +184,10 @@ type Outcome struct {
 	LeftOutSecrets []string
 	// MissingReplicas is by how many nodes the replicas exceed the nodes that match.
 	MissingReplicas int
-	// Refused are the images, sorted, that the registry refused (unknown, unauthorized, platform)
-	// to every node that asked. They are asked for again on a new generation, a refresh or other
-	// secrets, and after a while.
-	Refused []string
+	// Refused are the images that the registry refused (unknown, unauthorized, platform) to every
+	// node of a platform that was asked, with these platforms, sorted. They are asked for again on
+	// a new generation, a refresh, other secrets, or after a long while.
+	Refused map[string][]string
 	// WithoutMirror says that nodes pull from the upstream because the mirror served nothing.
 	WithoutMirror bool
 }

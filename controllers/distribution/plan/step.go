@@ -16,7 +16,7 @@ func (pl *planner) buildStep() Step {
 	for _, im := range pl.images {
 		for _, p := range im.placements {
 			if !sameEntry(p.Wanted, p.next) {
-				p.node.changes = append(p.node.changes, entryChange{im.name, p.next})
+				p.node.changes = append(p.node.changes, entryChange{im.name, pl.withJoinedAt(im, p)})
 			}
 		}
 	}
@@ -24,6 +24,7 @@ func (pl *planner) buildStep() Step {
 		Sets:       make(map[string][]v1alpha1.NodeImage),
 		Prefetches: make(map[string]Outcome, len(pl.prefetches)),
 		WakeAt:     pl.wake,
+		Joined:     pl.joined,
 		Memory:     pl.nextMemory(),
 	}
 	for _, n := range pl.nodes {
@@ -40,6 +41,16 @@ func (pl *planner) buildStep() Step {
 		step.Prefetches[pf.Key] = pf.outcome(images)
 	}
 	return step
+}
+
+// withJoinedAt is the next entry of a placement, with the time at which its node joined.
+func (pl *planner) withJoinedAt(im *image, p *placement) *v1alpha1.NodeImage {
+	if p.next == nil {
+		return nil
+	}
+	entry := *p.next
+	entry.JoinedAt = pl.joinedAt(p.node.Name, im.name)
+	return &entry
 }
 
 // changedSet is the node's whole list with the changes made.
@@ -65,6 +76,7 @@ func (n *node) changedSet() []v1alpha1.NodeImage {
 func (pf *prefetch) outcome(images map[string]*image) Outcome {
 	o := Outcome{
 		Nodes:           pf.targets.names,
+		Uncovered:       pf.targets.uncoveredNames,
 		Silent:          pf.targets.silentNames,
 		Full:            pf.targets.fullNames,
 		MissingReplicas: pf.missingReplicas,
@@ -74,14 +86,16 @@ func (pf *prefetch) outcome(images map[string]*image) Outcome {
 	for _, name := range pf.Images {
 		im := images[name]
 		if im.resolved[pf] && im.digest != "" {
-			o.Digests[name] = Resolved{Digest: im.digest, For: pf.Resolution}
+			o.Digests[name] = Resolved{Digest: im.digest, Refresh: pf.Refresh}
 		}
-		if im.refused {
-			o.Refused = append(o.Refused, name)
+		if len(im.refusedPlatforms) > 0 {
+			if o.Refused == nil {
+				o.Refused = make(map[string][]string)
+			}
+			o.Refused[name] = slices.Sorted(maps.Keys(im.refusedPlatforms))
 		}
 		o.WithoutMirror = o.WithoutMirror || im.withoutMirror
 	}
-	slices.Sort(o.Refused)
 	return o
 }
 

@@ -24,25 +24,29 @@ import (
 // question is that of a prefetch for what a tag means: only what the registry answers after
 // it was asked counts.
 type question struct {
-	resolution string
-	answered   int // how many answers there were before
+	refresh  string
+	answered int // how many answers there were before
 }
 
 // noteQuestions notes which tags are to be asked for again.
 func (c *fakeCluster) noteQuestions() {
+	listed := make(map[string]bool)
 	for key, p := range c.prefetches {
 		for _, image := range p.Images {
-			if id := key + " " + image; c.questions[id].resolution != p.Resolution {
-				c.questions[id] = question{p.Resolution, len(c.answers[image])}
+			id := key + " " + image
+			listed[id] = true
+			if last, asked := c.questions[id]; !asked || last.refresh != p.Refresh {
+				c.questions[id] = question{p.Refresh, len(c.answers[image])}
 			}
 		}
 	}
+	maps.DeleteFunc(c.questions, func(id string, _ question) bool { return !listed[id] }) // listed again, it is asked for again
 }
 
 // wantedOn reports whether a prefetch waits for a node, as Kubernetes would place a Pod of
 // its selector and tolerations there.
 func wantedOn(p *Prefetch, n *Node) bool {
-	if !strings.HasPrefix(n.Platform, "linux/") || !n.Ready || !labels.SelectorFromSet(p.NodeSelector).Matches(labels.Set(n.Labels)) {
+	if !strings.HasPrefix(n.Platform, "linux/") || !n.Ready || n.Uncovered || n.Unsupported || !labels.SelectorFromSet(p.NodeSelector).Matches(labels.Set(n.Labels)) {
 		return false
 	}
 	taints := slices.Clone(n.Taints)

@@ -347,7 +347,7 @@ func TestOrderOfAWave(t *testing.T) {
 	cluster.limits.Fanout = 3
 	cluster.addNodes(8)
 	p := cluster.addPrefetch("web", "reg/a:1")
-	p.Resolved["reg/a:1"] = Resolved{"sha256:a", "1"}
+	p.Resolved["reg/a:1"] = Resolved{Digest: "sha256:a"}
 	other := cluster.addPrefetch("other", "reg/o@sha256:o")
 	other.NodeSelector = map[string]string{"known": "yes"}
 	for _, name := range []string{"n004", "n005", "n006", "n007"} {
@@ -381,7 +381,7 @@ func TestNewDigestIsDistributedLikeTheFirst(t *testing.T) {
 	p := cluster.addPrefetch("web", "reg/a:1")
 	cluster.settle(t)
 	cluster.tags["reg/a:1"] = "sha256:second"
-	p.Resolution = "2"
+	p.Refresh = "2"
 	most := 0
 	for range 60 {
 		cluster.plan()

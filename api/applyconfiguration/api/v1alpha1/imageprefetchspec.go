@@ -21,6 +21,9 @@ type ImagePrefetchSpecApplyConfiguration struct {
 	// nodeSelector chooses nodes by their labels, as in a Pod. Default: every node
 	// that takes ordinary Pods.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// nodeAffinity chooses nodes by its required terms, as in a Pod; nodeSelector holds
+	// beside it. Default: none.
+	NodeAffinity *v1.NodeAffinity `json:"nodeAffinity,omitempty"`
 	// tolerations admit tainted nodes, as in a Pod. Default: untainted nodes only.
 	Tolerations []v1.Toleration `json:"tolerations,omitempty"`
 	// replicas is the number of nodes that shall hold the images, chosen among the
@@ -68,6 +71,14 @@ func (b *ImagePrefetchSpecApplyConfiguration) WithNodeSelector(entries map[strin
 	for k, v := range entries {
 		b.NodeSelector[k] = v
 	}
+	return b
+}
+
+// WithNodeAffinity sets the NodeAffinity field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NodeAffinity field is set to the value of the last call.
+func (b *ImagePrefetchSpecApplyConfiguration) WithNodeAffinity(value v1.NodeAffinity) *ImagePrefetchSpecApplyConfiguration {
+	b.NodeAffinity = &value
 	return b
 }
 

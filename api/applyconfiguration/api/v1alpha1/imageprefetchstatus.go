@@ -6,6 +6,7 @@
 package v1alpha1
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
@@ -27,6 +28,14 @@ type ImagePrefetchStatusApplyConfiguration struct {
 	PullingNodes *int32 `json:"pullingNodes,omitempty"`
 	// failedNodes is the number of desired nodes on which some image failed.
 	FailedNodes *int32 `json:"failedNodes,omitempty"`
+	// joiningNodes is the number of desired nodes that came after this object was Ready,
+	// and do not hold every image yet. Ready does not wait for them.
+	JoiningNodes *int32 `json:"joiningNodes,omitempty"`
+	// uncoveredNodes is the number of selected nodes that nothing can bring images to: no
+	// agent is meant to run there, or their runtime is not supported. They are not desired.
+	UncoveredNodes *int32 `json:"uncoveredNodes,omitempty"`
+	// firstReadyTime is when Ready was True for the first time.
+	FirstReadyTime *metav1.Time `json:"firstReadyTime,omitempty"`
 	// images tells of each image of the spec, in the order of the spec.
 	Images []ImageStatusApplyConfiguration `json:"images,omitempty"`
 	// failures are examples of what went wrong, at most 10, ordered by node and image.
@@ -89,6 +98,30 @@ func (b *ImagePrefetchStatusApplyConfiguration) WithPullingNodes(value int32) *I
 // If called multiple times, the FailedNodes field is set to the value of the last call.
 func (b *ImagePrefetchStatusApplyConfiguration) WithFailedNodes(value int32) *ImagePrefetchStatusApplyConfiguration {
 	b.FailedNodes = &value
+	return b
+}
+
+// WithJoiningNodes sets the JoiningNodes field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the JoiningNodes field is set to the value of the last call.
+func (b *ImagePrefetchStatusApplyConfiguration) WithJoiningNodes(value int32) *ImagePrefetchStatusApplyConfiguration {
+	b.JoiningNodes = &value
+	return b
+}
+
+// WithUncoveredNodes sets the UncoveredNodes field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the UncoveredNodes field is set to the value of the last call.
+func (b *ImagePrefetchStatusApplyConfiguration) WithUncoveredNodes(value int32) *ImagePrefetchStatusApplyConfiguration {
+	b.UncoveredNodes = &value
+	return b
+}
+
+// WithFirstReadyTime sets the FirstReadyTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the FirstReadyTime field is set to the value of the last call.
+func (b *ImagePrefetchStatusApplyConfiguration) WithFirstReadyTime(value metav1.Time) *ImagePrefetchStatusApplyConfiguration {
+	b.FirstReadyTime = &value
 	return b
 }
 

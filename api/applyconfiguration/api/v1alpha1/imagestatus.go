@@ -14,10 +14,10 @@ type ImageStatusApplyConfiguration struct {
 	Name *string `json:"name,omitempty"`
 	// digest is what every node shall hold under the name. Empty until the tag is resolved.
 	Digest *string `json:"digest,omitempty"`
-	// resolvedFor is the generation, and behind a slash the value of the
-	// sluice.dev/refresh annotation if there is one, that digest was resolved for.
-	// While it differs from the present one, the tag is being resolved again.
-	ResolvedFor *string `json:"resolvedFor,omitempty"`
+	// refresh is the value of the sluice.dev/refresh annotation that digest was resolved
+	// for, or the SHA-256 of a value of more than 256 bytes; empty if there was none. While
+	// it differs from the present one, the tag is being resolved again.
+	Refresh *string `json:"refresh,omitempty"`
 	// sizeBytes is the compressed size of the image: the bytes that a node without
 	// any of its layers receives, in bytes.
 	SizeBytes *int64 `json:"sizeBytes,omitempty"`
@@ -50,11 +50,11 @@ func (b *ImageStatusApplyConfiguration) WithDigest(value string) *ImageStatusApp
 	return b
 }
 
-// WithResolvedFor sets the ResolvedFor field in the declarative configuration to the given value
+// WithRefresh sets the Refresh field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the ResolvedFor field is set to the value of the last call.
-func (b *ImageStatusApplyConfiguration) WithResolvedFor(value string) *ImageStatusApplyConfiguration {
-	b.ResolvedFor = &value
+// If called multiple times, the Refresh field is set to the value of the last call.
+func (b *ImageStatusApplyConfiguration) WithRefresh(value string) *ImageStatusApplyConfiguration {
+	b.Refresh = &value
 	return b
 }
 

@@ -7,6 +7,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/sluice-dev/sluice/api/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // NodeImageApplyConfiguration represents a declarative configuration of the NodeImage type for use
@@ -35,6 +36,10 @@ type NodeImageApplyConfiguration struct {
 	// that want the image, whose credentials may be used for it. The agent cannot
 	// read them: it asks the controller.
 	ImagePullSecrets []NamespacedSecretReferenceApplyConfiguration `json:"imagePullSecrets,omitempty"`
+	// joinedAt is when the node became one that shall hold the image, if the image was
+	// being brought to other nodes by then; empty otherwise. Rollouts that were held before
+	// do not wait for the node.
+	JoinedAt *v1.Time `json:"joinedAt,omitempty"`
 }
 
 // NodeImageApplyConfiguration constructs a declarative configuration of the NodeImage type for use with
@@ -101,5 +106,13 @@ func (b *NodeImageApplyConfiguration) WithImagePullSecrets(values ...*Namespaced
 		}
 		b.ImagePullSecrets = append(b.ImagePullSecrets, *values[i])
 	}
+	return b
+}
+
+// WithJoinedAt sets the JoinedAt field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the JoinedAt field is set to the value of the last call.
+func (b *NodeImageApplyConfiguration) WithJoinedAt(value v1.Time) *NodeImageApplyConfiguration {
+	b.JoinedAt = &value
 	return b
 }

@@ -1,0 +1,104 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// JoinedTimes are, by node and image name, when nodes became desired that came while the image was
+// being brought to others already.
+type JoinedTimes map[string]map[string]time.Time
+
+// At is when a node joined for an image; zero if it did not, or has the image by now.
+func (j JoinedTimes) At(node, image string) time.Time { return j[node][image] }
+
+func (j JoinedTimes) set(node, image string, at time.Time) {
+	if j[node] == nil {
+		j[node] = make(map[string]time.Time)
+	}
+	if j[node][image].IsZero() {
+		j[node][image] = at
+	}
+}
+
+// lastTargets is what the last plan did for one prefetch.
+type lastTargets struct {
+	nodes  []string // the desired ones, sorted
+	images []string // sorted
+}
+
+// findJoined notes the nodes that the last plan did not know as desired, for the images that it
+// brought to others. A controller that has just started knows of no last plan: it goes by what
+// entries say of earlier ones.
+func (pl *planner) findJoined(memory Memory) {
+	pl.joined = make(JoinedTimes)
+	for node, images := range memory.joined {
+		for image, at := range images {
+			pl.joined.set(node, image, at)
+		}
+	}
+	for _, n := range pl.nodes {
+		for name, entry := range n.Entries {
+			if entry.Wanted != nil && entry.Wanted.JoinedAt != nil {
+				pl.joined.set(n.Name, name, entry.Wanted.JoinedAt.Time)
+			}
+		}
+	}
+	for _, pf := range pl.prefetches {
+		last, known := memory.targets[pf.UID]
+		if !known || slices.Equal(last.nodes, pf.targets.names) {
+			continue
+		}
+		for _, n := range pf.targets.desired {
+			if _, was := slices.BinarySearch(last.nodes, n.Name); was {
+				continue
+			}
+			for _, image := range pf.Images {
+				if _, was := slices.BinarySearch(last.images, image); was {
+					pl.joined.set(n.Name, image, pl.now)
+				}
+			}
+		}
+	}
+}
+
+// dropJoined forgets who has the image by now, is not desired any more, or is asked for something
+// else.
+func (pl *planner) dropJoined() {
+	kept := make(JoinedTimes)
+	for _, im := range pl.images {
+		for _, p := range im.placements {
+			at := pl.joined.At(p.node.Name, im.name)
+			if at.IsZero() || !p.desired || p.state == present && p.current {
+				continue
+			}
+			if p.Wanted != nil && p.next != nil && p.next.Digest != p.Wanted.Digest && p.Wanted.Digest != "" {
+				continue // the tag has moved: the node was there already
+			}
+			kept.set(p.node.Name, im.name, at)
+		}
+	}
+	pl.joined = kept
+}
+
+// joinedAt is what an entry says of it.
+func (pl *planner) joinedAt(node, image string) *metav1.Time {
+	at := pl.joined.At(node, image)
+	if at.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: at}
+}
+
+func (pl *planner) lastTargets() map[string]lastTargets {
+	targets := make(map[string]lastTargets, len(pl.prefetches))
+	for _, pf := range pl.prefetches {
+		targets[pf.UID] = lastTargets{nodes: pf.targets.names, images: slices.Sorted(slices.Values(pf.Images))}
+	}
+	return targets
+}

@@ -1,0 +1,281 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
+	"github.com/sluice-dev/sluice/internal/requeue"
+	"github.com/sluice-dev/sluice/internal/scheduling"
+)
+
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
+// +kubebuilder:rbac:groups=sluice.dev,resources=nodeimagesets,verbs=list;watch
+// +kubebuilder:rbac:groups=apps,resources=daemonsets,namespace=sluice-system,verbs=list;watch
+
+// flushInterval is how long changes of nodes are collected before the holds that wait for
+// them are looked at again: thousands of agents may report in one second.
+const flushInterval = 100 * time.Millisecond
+
+// Nodes follows the nodes of the cluster, for the webhooks and for the gate controller. It
+// looks again only at what has changed, so that a snapshot costs one copy.
+type Nodes struct {
+	// Clock is compared with AgentTimeout.
+	Clock clock.WithDelayedExecution
+	// AgentTimeout is how long an agent may leave its spec unacknowledged before nothing is
+	// expected of its node any more.
+	AgentTimeout time.Duration
+	// Agents is the DaemonSet whose placement says where agents are meant to run; empty
+	// where agents run everywhere.
+	Agents client.ObjectKey
+
+	mu      sync.Mutex
+	known   map[string]*nodeRecord
+	daemon  *scheduling.Constraints // nil where agents run everywhere
+	changed map[string]bool         // since the last flush; empty: nothing is to be flushed
+	flush   func(changed map[string]bool)
+}
+
+// nodeRecord is what is known of one node, or of a NodeImageSet whose node is not known.
+type nodeRecord struct {
+	node *corev1.Node
+	set  *v1alpha1.NodeImageSet
+	// view is what both come to, without what time alone changes.
+	view hold.Node
+	// silentSince is when the agent was first seen to lag behind its spec; zero if it does not.
+	silentSince time.Time
+}
+
+// Watch begins to follow the nodes. It returns before the cache is filled.
+func (n *Nodes) Watch(ctx context.Context, from cache.Cache) error {
+	n.known, n.changed = map[string]*nodeRecord{}, map[string]bool{}
+	watches := map[client.Object]toolscache.ResourceEventHandlerFuncs{
+		&corev1.Node{}:           follow(n.putNode, n.dropNode),
+		&v1alpha1.NodeImageSet{}: follow(n.putSet, n.dropSet),
+	}
+	if n.Agents.Name != "" {
+		watches[&appsv1.DaemonSet{}] = follow(n.putDaemon, func(*appsv1.DaemonSet) { n.setDaemon(nil) })
+	}
+	for kind, handler := range watches {
+		informer, err := from.GetInformer(ctx, kind)
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+		if _, err := informer.AddEventHandler(handler); err != nil {
+			return fmt.Errorf("follow %T: %w", kind, err)
+		}
+	}
+	return nil
+}
+
+// follow hands over each object as it is now, and each that is gone.
+func follow[T client.Object](put, drop func(T)) toolscache.ResourceEventHandlerFuncs {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { put(object.(T)) },
+		UpdateFunc: func(_, object any) { put(object.(T)) },
+		DeleteFunc: func(object any) {
+			if unknown, ok := object.(toolscache.DeletedFinalStateUnknown); ok {
+				object = unknown.Obj
+			}
+			drop(object.(T))
+		},
+	}
+}
+
+// OnChange has changes told, some at a time: the names of nodes of which something changed
+// that rollouts may wait for.
+func (n *Nodes) OnChange(flush func(changed map[string]bool)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.flush = flush
+}
+
+// Snapshot returns all nodes as they are now, and when time alone will change that: when the
+// next silent agent has been silent for too long. Zero is never.
+func (n *Nodes) Snapshot() (nodes []hold.Node, until time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.Clock.Now()
+	nodes = make([]hold.Node, 0, len(n.known))
+	for _, record := range n.known {
+		if record.node == nil {
+			continue
+		}
+		view := record.view
+		if !record.silentSince.IsZero() {
+			deadline := record.silentSince.Add(n.AgentTimeout)
+			if now.Before(deadline) {
+				until = requeue.Earliest(until, deadline)
+			} else {
+				view.Down = true
+			}
+		}
+		nodes = append(nodes, view)
+	}
+	return nodes, until
+}
+
+func (n *Nodes) putNode(node *corev1.Node) {
+	n.update(node.Name, func(record *nodeRecord) { record.node = node })
+}
+
+func (n *Nodes) dropNode(node *corev1.Node) {
+	n.update(node.Name, func(record *nodeRecord) { record.node = nil })
+}
+
+func (n *Nodes) putSet(set *v1alpha1.NodeImageSet) {
+	n.update(set.Name, func(record *nodeRecord) { record.set = set })
+}
+
+func (n *Nodes) dropSet(set *v1alpha1.NodeImageSet) {
+	n.update(set.Name, func(record *nodeRecord) { record.set = nil })
+}
+
+func (n *Nodes) putDaemon(daemon *appsv1.DaemonSet) {
+	if client.ObjectKeyFromObject(daemon) == n.Agents {
+		constraints := scheduling.OfDaemon(&daemon.Spec.Template.Spec)
+		n.setDaemon(&constraints)
+	}
+}
+
+// setDaemon looks again at every node.
+func (n *Nodes) setDaemon(constraints *scheduling.Constraints) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.daemon = constraints
+	for name := range n.known {
+		n.look(name)
+	}
+}
+
+// update changes what is known of a node, and tells of it if that may concern a rollout.
+func (n *Nodes) update(name string, change func(*nodeRecord)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	record, found := n.known[name]
+	if !found {
+		record = &nodeRecord{}
+		n.known[name] = record
+	}
+	change(record)
+	n.look(name)
+	if record.node == nil && record.set == nil {
+		delete(n.known, name)
+	}
+}
+
+// look makes the view of a node again.
+func (n *Nodes) look(name string) {
+	record := n.known[name]
+	before := record.view
+	record.view = hold.Node{}
+	if record.node != nil {
+		record.view = n.view(record.node, record.set)
+	}
+	switch set := record.view.Set; {
+	case set == nil || set.Status.ObservedGeneration == set.Generation:
+		record.silentSince = time.Time{}
+	case record.silentSince.IsZero():
+		record.silentSince = n.Clock.Now()
+	}
+	if concerns(&before, &record.view) {
+		n.tell(name)
+	}
+}
+
+// view is what a node and its NodeImageSet come to.
+func (n *Nodes) view(node *corev1.Node, set *v1alpha1.NodeImageSet) hold.Node {
+	view := hold.Node{
+		Node: scheduling.Node{
+			Name: node.Name, Labels: node.Labels, Taints: node.Spec.Taints,
+			OS: node.Status.NodeInfo.OperatingSystem, Ready: isTrue(node, corev1.NodeReady), Unschedulable: node.Spec.Unschedulable,
+		},
+		CreatedAt: node.CreationTimestamp.Time,
+	}
+	view.Uncovered = n.daemon != nil && n.daemon.Fit(&view.Node) == scheduling.FitNever
+	if set == nil || !belongsTo(set, node) {
+		return view
+	}
+	view.Set = set
+	if ready := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		view.Uncovered = view.Uncovered || ready.Reason == v1alpha1.ReasonUnsupportedRuntime
+		view.Down = ready.Reason == v1alpha1.ReasonRuntimeUnavailable
+	}
+	return view
+}
+
+// belongsTo reports whether a set was made for this node, and not for an earlier one of the
+// same name, which the garbage collector has yet to take away.
+func belongsTo(set *v1alpha1.NodeImageSet, node *corev1.Node) bool {
+	return len(set.OwnerReferences) == 0 || slices.ContainsFunc(set.OwnerReferences, func(owner metav1.OwnerReference) bool {
+		return owner.UID == node.UID
+	})
+}
+
+func isTrue(node *corev1.Node, kind corev1.NodeConditionType) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(condition corev1.NodeCondition) bool {
+		return condition.Type == kind && condition.Status == corev1.ConditionTrue
+	})
+}
+
+// concerns reports whether a rollout may go by what changed. Heartbeats do not count, nor
+// do bytes that came.
+func concerns(before, after *hold.Node) bool {
+	return before.Name != after.Name || before.Ready != after.Ready || before.Unschedulable != after.Unschedulable ||
+		before.Uncovered != after.Uncovered || before.Down != after.Down || !before.CreatedAt.Equal(after.CreatedAt) ||
+		!maps.Equal(before.Labels, after.Labels) || !equality.Semantic.DeepEqual(before.Taints, after.Taints) ||
+		before.Set != after.Set && setConcerns(before.Set, after.Set)
+}
+
+func setConcerns(before, after *v1alpha1.NodeImageSet) bool {
+	if before == nil || after == nil {
+		return true
+	}
+	if (before.Status.ObservedGeneration == before.Generation) != (after.Status.ObservedGeneration == after.Generation) ||
+		before.Generation != after.Generation || len(before.Status.Images) != len(after.Status.Images) {
+		return true
+	}
+	for i := range after.Status.Images {
+		was, is := &before.Status.Images[i], &after.Status.Images[i]
+		if was.Name != is.Name || was.State != is.State || was.Digest != is.Digest {
+			return true
+		}
+	}
+	return false
+}
+
+// tell collects the change, and has it told soon.
+func (n *Nodes) tell(name string) {
+	underWay := len(n.changed) > 0
+	n.changed[name] = true
+	if underWay {
+		return
+	}
+	n.Clock.AfterFunc(flushInterval, func() {
+		n.mu.Lock()
+		changed, flush := n.changed, n.flush
+		n.changed = map[string]bool{}
+		n.mu.Unlock()
+		if flush != nil {
+			flush(changed)
+		}
+	})
+}

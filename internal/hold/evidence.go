@@ -1,0 +1,268 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/scheduling"
+)
+
+// Cluster is what the gate knows of the nodes, and of the namespace of one workload, at
+// one moment. Nothing in it is changed.
+type Cluster struct {
+	// Nodes in any order.
+	Nodes []Node
+	// Prefetches are the ImagePrefetches of the namespace, in any order.
+	Prefetches []*v1alpha1.ImagePrefetch
+}
+
+// Node is one node of the cluster, and what its agent says of images.
+type Node struct {
+	scheduling.Node
+	// CreatedAt is when the node registered.
+	CreatedAt time.Time
+	// Uncovered reports that no agent is meant to run on the node, or that its runtime is
+	// not supported: waiting cannot help there.
+	Uncovered bool
+	// Down reports that nothing can be had of the node's agent: it has been silent for too
+	// long, or its runtime does not answer.
+	Down bool
+	// Set is the node's NodeImageSet; nil where it has none.
+	Set *v1alpha1.NodeImageSet
+}
+
+// imageState is how an image stands on a node.
+type imageState int
+
+const (
+	imageAbsent  imageState = iota // it is to come, or nobody asked for it
+	imageFailed                    // the agent has given up
+	imagePresent                   // the agent says Present, for a digest that counts
+	imageJoining                   // absent on a node that was asked for it after the hold began
+)
+
+// Evidence is what the agents say of the images of one Pod template, over the nodes on
+// which its Pods may run. The counts are of nodes.
+type Evidence struct {
+	// Matching nodes have the labels and the affinity that the Pods ask for, and no lasting
+	// taint that they do not tolerate, be they Ready or not.
+	Matching int
+	// Awaited are the matching nodes that take Pods now and are not excused. Each of them
+	// has all images (Complete), lacks some of them (Lacking), or has failed (Failed).
+	Awaited, Complete, Lacking, Failed int
+	// Uncovered and Joined are the matching nodes that are excused: no agent serves them,
+	// or they came after the hold began.
+	Uncovered, Joined int
+	// Unresolved are the tags, sorted, whose digest no ImagePrefetch of the namespace knows.
+	Unresolved []string
+	// Missing are the images, sorted, that some awaited node does not have.
+	Missing []string
+	// Lacks is one of the awaited nodes that lack images: the last by name, since waves let
+	// nodes in by name, so that it is among the last to change. Fails is the first by name of
+	// those that have failed.
+	Lacks, Fails string
+	// Unselected are the nodes on which the Pods may start now and which lack images, but
+	// which the ImagePrefetch that the workload names does not select: nobody brings the
+	// images there.
+	Unselected int
+}
+
+// NothingToWaitFor reports that no node matches as nodes are now, so that Pods which are
+// pending are what brings the nodes. Nodes that are not Ready or cordoned do match.
+func (e Evidence) NothingToWaitFor() bool { return e.Matching == 0 }
+
+// Met reports that at least one node has all images and so has every awaited node, except
+// at most tolerance that have failed.
+func (e Evidence) Met(tolerance int) bool {
+	return e.Complete > 0 && e.Lacking == 0 && e.Failed <= tolerance
+}
+
+// gather reads the evidence for a Pod template. Nodes that came after heldAt are excused;
+// at the zero time none is. The prefetch is the one that the workload names, or nil.
+func gather(pod *corev1.PodSpec, images ImageSet, cluster Cluster, heldAt time.Time, prefetch *v1alpha1.ImagePrefetch) Evidence {
+	wanted := resolve(images, cluster.Prefetches)
+	var evidence Evidence
+	for _, image := range wanted {
+		if len(image.digests) == 0 {
+			evidence.Unresolved = append(evidence.Unresolved, image.name)
+		}
+	}
+	constraints := scheduling.OfPod(pod)
+	selects := selection(prefetch)
+	missing := make([]bool, len(wanted))
+	for i := range cluster.Nodes {
+		node := &cluster.Nodes[i]
+		fit := constraints.Fit(&node.Node)
+		if fit == scheduling.FitNever {
+			continue
+		}
+		evidence.Matching++
+		if fit == scheduling.FitNow {
+			evidence.add(node, wanted, heldAt, selects, missing)
+		}
+	}
+	for i, image := range wanted {
+		if missing[i] {
+			evidence.Missing = append(evidence.Missing, image.name)
+		}
+	}
+	return evidence
+}
+
+// add counts one node on which the Pods may start now.
+func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selects func(*Node) bool, missing []bool) {
+	if node.Uncovered {
+		e.Uncovered++
+		return
+	}
+	var absent, failed, joining int
+	states := make([]imageState, 0, 8)
+	for i := range wanted {
+		state := wanted[i].on(node, heldAt)
+		states = append(states, state)
+		switch state {
+		case imageAbsent:
+			absent++
+		case imageFailed:
+			failed++
+		case imageJoining:
+			joining++
+		case imagePresent:
+		}
+	}
+	lacks := absent+failed+joining > 0
+	if lacks && !selects(node) {
+		e.Unselected++
+	}
+	switch {
+	case !lacks:
+		e.Awaited++
+		e.Complete++
+		return
+	case absent == 0 && failed == 0 || !heldAt.IsZero() && node.CreatedAt.After(heldAt):
+		e.Joined++
+		return
+	case node.Down || failed > 0:
+		e.Awaited++
+		e.Failed++
+		if e.Fails == "" || node.Name < e.Fails {
+			e.Fails = node.Name
+		}
+	default:
+		e.Awaited++
+		e.Lacking++
+		e.Lacks = max(e.Lacks, node.Name)
+	}
+	for i, state := range states {
+		missing[i] = missing[i] || state != imagePresent
+	}
+}
+
+// selection reports on which nodes a prefetch brings its images as soon as they take Pods.
+func selection(prefetch *v1alpha1.ImagePrefetch) func(*Node) bool {
+	if prefetch == nil {
+		return func(*Node) bool { return true } // that it is missing is said otherwise
+	}
+	spec := &prefetch.Spec
+	constraints := scheduling.New(spec.NodeSelector, spec.NodeAffinity, spec.Tolerations)
+	return func(node *Node) bool {
+		return spec.Replicas == nil && constraints.Fit(&node.Node) != scheduling.FitNever
+	}
+}
+
+// wantedImage is an image of a Pod template.
+type wantedImage struct {
+	// name is normalized. repository is the part of it before the tag or the digest.
+	name, repository string
+	// byDigest reports that the template names the digest.
+	byDigest bool
+	// digests are those that count: the one that is named, or those that ImagePrefetches of
+	// the namespace resolved the tag to. With none of them nothing counts.
+	digests []string
+}
+
+// on reports how the image stands on a node.
+func (w *wantedImage) on(node *Node, heldAt time.Time) imageState {
+	if node.Set == nil {
+		return imageAbsent
+	}
+	state := imageAbsent
+	for i := range node.Set.Status.Images {
+		answer := &node.Set.Status.Images[i]
+		if !w.means(answer.Name) {
+			continue
+		}
+		switch {
+		case answer.State == v1alpha1.ImagePresent && slices.Contains(w.digests, answer.Digest) && asked(node.Set, answer.Name) != nil:
+			return imagePresent
+		case answer.State == v1alpha1.ImageFailed:
+			state = imageFailed
+		}
+	}
+	if state == imageAbsent && !heldAt.IsZero() {
+		for i := range node.Set.Spec.ImageSet {
+			entry := &node.Set.Spec.ImageSet[i]
+			if w.means(entry.Name) && entry.JoinedAt != nil && entry.JoinedAt.Time.After(heldAt) {
+				return imageJoining
+			}
+		}
+	}
+	return state
+}
+
+// means reports whether an image that a node has under a name can be the one that is
+// wanted. What came for a tag has the name with the digest as well, in the same repository;
+// what came for a digest has no tag (imageref.Reference.Names).
+func (w *wantedImage) means(name string) bool {
+	if !w.byDigest {
+		return name == w.name
+	}
+	rest, found := strings.CutPrefix(name, w.repository)
+	return found && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/")
+}
+
+// asked is the entry of a set with that name; nil if its spec does not name the image any
+// more, so that nothing keeps it on the node.
+func asked(set *v1alpha1.NodeImageSet, name string) *v1alpha1.NodeImage {
+	for i := range set.Spec.ImageSet {
+		if set.Spec.ImageSet[i].Name == name {
+			return &set.Spec.ImageSet[i]
+		}
+	}
+	return nil
+}
+
+// describe says what is missing, in numbers: "2 of 12 nodes that its Pods can run on still
+// lack ghcr.io/org/app:v2; 1 failed, such as node-7".
+func (e Evidence) describe() string {
+	if e.Awaited == 0 {
+		return "no node that its Pods can run on takes Pods now, or has a Sluice agent"
+	}
+	text := fmt.Sprintf("%d of %d nodes that its Pods can run on still lack %s", e.Lacking+e.Failed, e.Awaited, list(e.Missing))
+	if e.Failed > 0 {
+		text += fmt.Sprintf("; %d failed, such as %s", e.Failed, e.Fails)
+	}
+	return text
+}
+
+// excused says which nodes were not waited for, in words that follow a number of nodes.
+func (e Evidence) excused() string {
+	var text string
+	for _, group := range []struct {
+		count int
+		what  string
+	}{{e.Failed, "failed"}, {e.Joined, "joined later"}, {e.Uncovered, "without a Sluice agent"}} {
+		if group.count > 0 {
+			text += fmt.Sprintf("; %d %s", group.count, group.what)
+		}
+	}
+	return text
+}

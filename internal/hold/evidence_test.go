@@ -1,0 +1,268 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// at is an image by the digest that the tag means in these tests.
+func at(repository, tag string) string { return repository + "@" + digestOf(tag) }
+
+func TestCause(t *testing.T) {
+	const repository = "ghcr.io/org/app"
+	byDigest := at(repository, imageB)
+	gone := func(n *Node) { n.Ready = false }
+	cordoned := func(n *Node) { n.Unschedulable = true }
+	uncovered := func(n *Node) { n.Uncovered = true }
+	down := func(n *Node) { n.Down = true }
+	young := func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }
+	tainted := func(n *Node) { n.Taints = []corev1.Taint{{Key: "team", Effect: corev1.TaintEffectNoSchedule}} }
+	joined := func(image string, since time.Duration) func(*Node) {
+		return func(n *Node) {
+			n.Set = &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{
+				{Name: image, JoinedAt: &metav1.Time{Time: now.Add(-since)}},
+			}}}
+		}
+	}
+	withdrawn := func(n *Node) { n.Set.Spec.ImageSet = nil }
+	on := func(selector string) edit {
+		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": selector} }
+	}
+	strict := annotate(v1alpha1.OnTimeoutAnnotation, "Hold")
+	many := func(complete, failures int) []Node {
+		var nodes []Node
+		for i := range complete {
+			nodes = append(nodes, node(fmt.Sprintf("ok-%d", i), has(imageB)))
+		}
+		for i := range failures {
+			nodes = append(nodes, node(fmt.Sprintf("bad-%d", i), failed(imageB)))
+		}
+		return nodes
+	}
+	refreshed := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+		p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "2"}
+		return p
+	}
+	tolerating := func(p *v1alpha1.ImagePrefetch, n int) *v1alpha1.ImagePrefetch {
+		p.Spec.FailureTolerance = ptr.To(intstr.FromInt(n))
+		return p
+	}
+	refused := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+		p.Status.Conditions[0].Reason = v1alpha1.ReasonPolicyDenied
+		return p
+	}
+
+	for _, tt := range []struct {
+		reason   string
+		runs     string
+		edits    []edit
+		prefetch *v1alpha1.ImagePrefetch
+		others   []*v1alpha1.ImagePrefetch
+		nodes    []Node
+		want     Cause
+	}{
+		// Names.
+		{reason: "a tag covers its digest", runs: byDigest, prefetch: prefetch(imageB), nodes: []Node{node("a")}, want: CauseReady},
+		{reason: "a tag covers itself with its digest", runs: imageB + "@" + digestOf(imageB), prefetch: prefetch(imageB), nodes: []Node{node("a")}, want: CauseReady},
+		{reason: "a tag covers no other digest", runs: at(repository, imageC), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
+		{reason: "a tag covers no other repository", runs: at("ghcr.io/org/other", imageB), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
+		{reason: "a tag covers no repository that begins alike", runs: at("ghcr.io/org/ap", imageB), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
+		{reason: "a digest covers no tag", runs: imageB, prefetch: prefetch(byDigest), nodes: []Node{node("a", has(byDigest))}},
+		{reason: "a digest is evidence whoever brought it", runs: byDigest, nodes: []Node{node("a", has(byDigest))}, want: CauseEvidence},
+		{reason: "a tag that came is evidence for its digest", runs: byDigest, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
+		{reason: "a tag that nobody in the namespace resolved is no evidence", runs: imageB, nodes: []Node{node("a", has(imageB))}},
+		{reason: "a tag that another ImagePrefetch of the namespace resolved is", runs: imageB, others: []*v1alpha1.ImagePrefetch{pulling(imageB)}, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
+
+		// What the ImagePrefetch says, and what it has yet to say.
+		{reason: "an image that is missing elsewhere holds up nobody else", runs: imageB, prefetch: failing(imageB, imageC), nodes: []Node{node("a", has(imageB), failed(imageC))}, want: CauseEvidence},
+		{reason: "Ready for what the tag meant before the refresh", runs: imageB, prefetch: refreshed(prefetch(imageB)), nodes: []Node{node("a", has(imageB))}},
+		{reason: "an ImagePrefetch that a policy denies", runs: imageB, prefetch: refused(pulling(imageB)), nodes: []Node{node("a")}, want: CauseDenied},
+		{reason: "one mistaken policy releases no strict hold", runs: imageB, edits: []edit{strict}, prefetch: refused(pulling(imageB)), nodes: []Node{node("a")}},
+
+		// Nodes.
+		{reason: "a node lacks it", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b")}},
+		{reason: "what is withdrawn may be deleted", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB), withdrawn)}},
+		{reason: "a node that its Pods do not select", runs: imageB, edits: []edit{on("web")}, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", func(n *Node) { n.Labels = nil })}, want: CauseEvidence},
+		{reason: "a node that is tainted for others", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", tainted)}, want: CauseEvidence},
+		{reason: "a node that is not Ready", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", gone)}, want: CauseEvidence},
+		{reason: "a node that is cordoned", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", cordoned)}, want: CauseEvidence},
+		{reason: "a node without an agent", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", uncovered)}, want: CauseEvidence},
+		{reason: "a node that registered after the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", young)}, want: CauseEvidence},
+		{reason: "a node that was uncordoned after the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", joined(imageB, time.Minute))}, want: CauseEvidence},
+		{reason: "a node that joined before the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", joined(imageB, time.Hour))}},
+		{reason: "all are excused, which is no evidence", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", uncovered), node("b", young)}},
+		{reason: "none has it, and the only one failed", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", failed(imageB))}},
+
+		// Failures.
+		{reason: "one failed node", runs: imageB, prefetch: pulling(imageB), nodes: many(2, 1), want: CauseEvidence},
+		{reason: "one whose agent is down", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", down)}, want: CauseEvidence},
+		{reason: "two failed nodes of a few", runs: imageB, prefetch: pulling(imageB), nodes: many(10, 2)},
+		{reason: "a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(38, 2), want: CauseEvidence},
+		{reason: "more than a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(37, 3)},
+		{reason: "a strict hold allows no failure", runs: imageB, edits: []edit{strict}, prefetch: pulling(imageB), nodes: many(2, 1)},
+		{reason: "but those that its ImagePrefetch allows", runs: imageB, edits: []edit{strict}, prefetch: tolerating(pulling(imageB), 1), nodes: many(2, 1), want: CauseEvidence},
+
+		// Nothing to wait for.
+		{reason: "no node matches", runs: imageB, edits: []edit{on("gpu")}, prefetch: pulling(imageB), nodes: []Node{node("a")}, want: CauseNoMatchingNodes},
+		{reason: "no node matches a strict hold", runs: imageB, edits: []edit{on("gpu"), strict}, prefetch: pulling(imageB), nodes: []Node{node("a")}, want: CauseNoMatchingNodes},
+		{reason: "all matching nodes bear a taint that lasts", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", tainted)}, want: CauseNoMatchingNodes},
+		{reason: "an outage of all nodes", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB), gone), node("b", cordoned)}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			d := deployment(append([]edit{runs(tt.runs), held(5 * time.Minute)}, tt.edits...)...)
+			cluster := Cluster{Nodes: tt.nodes, Prefetches: tt.others}
+			if tt.prefetch != nil {
+				cluster.Prefetches = append(cluster.Prefetches, tt.prefetch)
+			}
+			step := Next(d, tt.prefetch, cluster, now)
+			if step.End != End(tt.want) {
+				t.Errorf("ends %q, want %q: %+v", step.End, tt.want, step.Wait)
+			}
+		})
+	}
+}
+
+// Nodes that come later are no reason to hold what is written now.
+func TestOnlyAHoldExcusesNodesThatCameLater(t *testing.T) {
+	young := node("b", func(n *Node) { n.CreatedAt = now })
+	p := pulling(imageB)
+	cluster := Cluster{Nodes: []Node{node("a", has(imageB)), young}, Prefetches: []*v1alpha1.ImagePrefetch{p}}
+	decision := Decide(Write{Old: deployment(), New: deployment(runs(imageB)), Prefetch: p, Cluster: cluster, Now: now})
+	if decision.Outcome != OutcomeHeld {
+		t.Errorf("outcome %s, want %s", decision.Outcome, OutcomeHeld)
+	}
+}
+
+func TestMessagesAreAboutThisDeployment(t *testing.T) {
+	unlisted := prefetch(imageA)
+	two := []Node{node("a", has(imageB)), node("b"), node("c")}
+	for _, tt := range []struct {
+		reason   string
+		runs     []string
+		prefetch *v1alpha1.ImagePrefetch
+		nodes    []Node
+		says     []string
+	}{
+		{"in numbers", []string{imageB}, pulling(imageB, imageC), two, []string{"2 of 3 nodes that its Pods can run on still lack " + imageB}},
+		{"failures are named", []string{imageB}, pulling(imageB), []Node{node("a"), node("b", failed(imageB))}, []string{"2 of 2 nodes", "1 failed, such as b"}},
+		{
+			"both digests, where they differ", []string{at("ghcr.io/org/app", imageC)}, unlisted, two,
+			[]string{digestOf(imageC), digestOf(imageA)},
+		},
+		{"what is to be resolved", []string{imageB}, func() *v1alpha1.ImagePrefetch {
+			p := pulling(imageB)
+			p.Status.Images = nil
+			return p
+		}(), two, []string{imageB + " is to be resolved"}},
+		{"nobody takes Pods", []string{imageB}, pulling(imageB), []Node{node("a", func(n *Node) { n.Ready = false })}, []string{"no node that its Pods can run on takes Pods now"}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			cluster := Cluster{Nodes: tt.nodes, Prefetches: []*v1alpha1.ImagePrefetch{tt.prefetch}}
+			decision := Decide(Write{Old: deployment(), New: deployment(runs(tt.runs...)), Prefetch: tt.prefetch, Cluster: cluster, Now: now})
+			warnings := strings.Join(decision.Warnings, "\n")
+			for _, says := range tt.says {
+				if !strings.Contains(warnings, says) {
+					t.Errorf("%q lacks %q", warnings, says)
+				}
+			}
+		})
+	}
+}
+
+func TestPlacementThatNobodyCovers(t *testing.T) {
+	elsewhere := prefetch(imageB)
+	elsewhere.Spec.NodeSelector = map[string]string{"pool": "gpu"}
+	affine := prefetch(imageB)
+	affine.Spec.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+			{Key: "pool", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"web"}},
+		}}},
+	}}
+	few := prefetch(imageB)
+	few.Spec.Replicas = ptr.To[int32](1)
+	for _, tt := range []struct {
+		reason   string
+		prefetch *v1alpha1.ImagePrefetch
+		nodes    []Node
+		warns    string
+	}{
+		{"another node selector", elsewhere, []Node{node("a"), node("b")}, "does not select 2 of the 2 nodes"},
+		{"another affinity", affine, []Node{node("a")}, "does not select 1 of the 1 nodes"},
+		{"fewer nodes", few, []Node{node("a", has(imageB)), node("b")}, "does not select 1 of the 2 nodes"},
+		{"the images are there all the same", elsewhere, []Node{node("a", has(imageB))}, ""},
+		{"a node that failed is selected", prefetch(imageB), []Node{node("a", has(imageB)), node("b", failed(imageB))}, ""},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			cluster := Cluster{Nodes: tt.nodes, Prefetches: []*v1alpha1.ImagePrefetch{tt.prefetch}}
+			decision := Decide(Write{Old: deployment(), New: deployment(runs(imageB)), Prefetch: tt.prefetch, Cluster: cluster, Now: now})
+			if decision.Outcome != OutcomeReady {
+				t.Errorf("outcome %s, want %s", decision.Outcome, OutcomeReady)
+			}
+			if warnings := strings.Join(decision.Warnings, "\n"); tt.warns == "" && warnings != "" || !strings.Contains(warnings, tt.warns) {
+				t.Errorf("warnings %q, want %q", warnings, tt.warns)
+			}
+			if decision.Unselected == "" != (tt.warns == "") {
+				t.Errorf("unselected %q, want %q", decision.Unselected, tt.warns)
+			}
+		})
+	}
+}
+
+// A release rests on where the Pods can run.
+func TestReleaseFailsWhenThePlacementMoved(t *testing.T) {
+	holding := deployment(runs(imageB), held(5*time.Minute))
+	selecting := func(value string) edit {
+		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": value} }
+	}
+	for _, tt := range []struct {
+		reason      string
+		read, moved edit
+	}{
+		{"a node selector came", func(*appsv1.Deployment) {}, selecting("gpu")},
+		{"a node selector went", selecting("web"), func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = nil }},
+		{"a node selector changed", selecting("web"), selecting("gpu")},
+		{"an affinity came", func(*appsv1.Deployment) {}, func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
+		}},
+		{"a toleration came", func(*appsv1.Deployment) {}, func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+		}},
+		{"a node was named", func(*appsv1.Deployment) {}, func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeName = "node-1" }},
+	} {
+		read := with(holding, tt.read)
+		step := Next(read, prefetch(imageB), Cluster{Nodes: []Node{node("a")}}, now)
+		if !applies(t, read, step.Patch) {
+			t.Errorf("%s: the release does not apply to what was read", tt.reason)
+		}
+		if moved := with(read, tt.moved); applies(t, moved, step.Patch) || step.Fits(moved) {
+			t.Errorf("%s: the release applies all the same", tt.reason)
+		}
+	}
+}
+
+func TestTheLastTenSetsAreRemembered(t *testing.T) {
+	d := deployment(dropAnnotation(v1alpha1.ReleasedAnnotation), runs("app:0"))
+	for i := 1; i <= 12; i++ {
+		next := with(d, runs(fmt.Sprintf("app:%d", i)))
+		d = patched(t, next, Decide(Write{Old: d, New: next, Prefetch: prefetch(fmt.Sprintf("app:%d", i)), Cluster: empty(), Now: now}).Patch)
+	}
+	for i, known := range map[int]bool{12: true, 11: true, 3: true, 2: false, 0: false} {
+		outcome := Decide(Write{Old: d, New: with(d, runs(fmt.Sprintf("app:%d", i))), Cluster: empty(), Now: now}).Outcome
+		if got := outcome == OutcomeKnown; got != known {
+			t.Errorf("a rollback to app:%d: known %t, want %t", i, got, known)
+		}
+	}
+}

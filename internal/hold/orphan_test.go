@@ -1,0 +1,44 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+func TestRestore(t *testing.T) {
+	version := func(d *appsv1.Deployment) { d.ResourceVersion = "7" }
+	orphan := deployment(runs(imageB), held(0), dropLabel, version)
+	for _, tt := range []struct {
+		reason string
+		in     *appsv1.Deployment
+		want   bool
+	}{
+		{"paused by Sluice, and the label is lost", orphan, true},
+		{"the same, and it skips the gate by now", with(orphan, annotate(v1alpha1.GateAnnotation, "skip")), true},
+		{"all labels are lost", with(orphan, func(d *appsv1.Deployment) { d.Labels = nil }), true},
+		{"a hold that has its label", deployment(runs(imageB), held(0)), false},
+		{"the owner's pause", deployment(paused(true)), false},
+		{"resumed since", with(orphan, paused(false)), false},
+		{"being deleted", with(orphan, func(d *appsv1.Deployment) { d.DeletionTimestamp = &metav1.Time{Time: now} }), false},
+	} {
+		patch := Restore(tt.in)
+		if got := len(patch) > 0; got != tt.want {
+			t.Errorf("%s: restored %t, want %t", tt.reason, got, tt.want)
+		}
+		if tt.want {
+			if restored := patched(t, tt.in, patch); restored.Labels[v1alpha1.HoldLabel] != hashOf(imageB) || !restored.Spec.Paused {
+				t.Errorf("%s: leaves %s", tt.reason, describe(restored))
+			}
+			if applies(t, with(tt.in, func(d *appsv1.Deployment) { d.ResourceVersion = "8" }), patch) {
+				t.Errorf("%s: applies to what has changed since", tt.reason)
+			}
+		}
+	}
+}
