@@ -45,6 +45,9 @@
 // seed, and an agent pulls a few at a time. A seed that has received everything and unpacks it
 // has longer, because its agent has nothing to report meanwhile.
 //
+// Images of one prefetch often share layers, so they move together: a seed that fails with one of
+// them keeps it while it gets on with another, for three times SeedTimeout at most.
+//
 // # Tags
 //
 // The resolver is the seed whose entry has a request that it has not answered yet. There is one

@@ -89,6 +89,11 @@ func (pl *planner) assess(im *image, p *placement) {
 	if p.isSeed() && (p.state == pulling || p.state == present) {
 		im.countSeed(p.node)
 	}
+	if p.isSeed() && p.state == pulling {
+		for _, pf := range im.prefetches {
+			pf.pullingImages[p.node.index]++
+		}
+	}
 }
 
 // noteLeftOutSecrets tells the prefetches whose secrets found no place in a node's entry.

@@ -23,6 +23,10 @@ const (
 	// unpackFactor is how many times SeedTimeout a seed may take to unpack: its agent has nothing
 	// to report meanwhile, and its peers can fetch the content already.
 	unpackFactor = 10
+	// siblingFactor is how many times SeedTimeout a seed that fails with one image keeps it while
+	// it gets on with another of the same prefetch: layers that both have would come twice if
+	// another node took over.
+	siblingFactor = 3
 	// failureBackoff is how long a node that failed as a seed is passed over when no other is
 	// left to try. It is the longest backoff of an agent, which has retried for a while itself.
 	failureBackoff = time.Minute

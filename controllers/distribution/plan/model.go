@@ -82,6 +82,8 @@ type prefetch struct {
 	leftOutSecrets map[string]bool
 	// 5, 8: by node index, how many of its images the node is the seed of.
 	seedImages map[int]int
+	// 5: by node index, how many of these the node is still pulling.
+	pullingImages map[int]int
 }
 
 // targetNodes are the nodes of one prefetch, or of several that select alike. Phase 2 sets it.

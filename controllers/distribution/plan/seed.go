@@ -3,7 +3,12 @@
 
 package plan
 
-import "github.com/sluice-dev/sluice/api/v1alpha1"
+import (
+	"slices"
+	"time"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
 
 // promoteSeeds lets nodes of one platform use the upstream: as seeds while no node has the image,
 // and after that in place of a mirror that does not serve them.
@@ -17,6 +22,8 @@ func (pl *planner) promoteSeeds(im *image, g *platformGroup) {
 		switch {
 		case p.staysSeed() && (p.awaitingAck() || p.state == pulling || p.state == present):
 			missing-- // one that is present is to ask for the tag
+		case p.staysSeed() && !p.unanswered() && g.holders == 0 && pl.waitsForSibling(im, p):
+			missing--
 		case p.staysSeed() && !p.unanswered():
 			failing = append(failing, p)
 		}
@@ -68,6 +75,29 @@ func (pl *planner) replaceSeeds(im *image, failing, candidates []*placement) []*
 		}
 	}
 	return ranked
+}
+
+// waitsForSibling reports whether a failing seed is not replaced yet, because the node still pulls
+// another image of the same prefetch. Images of one prefetch often share layers: they move
+// together once none of them gets on, or this one moves alone once the others are there and the
+// mirror has what they share. A refusal is about one image, and moves at once.
+func (pl *planner) waitsForSibling(im *image, p *placement) bool {
+	var since time.Time
+	switch {
+	case p.state == stalled:
+		since = pl.stallsAt(p)
+	case p.state == failed && !v1alpha1.IsRefusal(p.Status.Reason):
+		since = pl.orNow(p.ChangedAt)
+	default:
+		return false
+	}
+	sibling := slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return pf.pullingImages[p.node.index] > 0 })
+	until := since.Add(siblingFactor * pl.limits.SeedTimeout)
+	if !sibling || !pl.now.Before(until) {
+		return false
+	}
+	pl.wakeAt(until)
+	return true
 }
 
 // promote makes a node a seed.
