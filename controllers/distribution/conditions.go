@@ -15,12 +15,12 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageprefetch"
 )
 
-// readyCondition is the Ready condition: the summary.
+// readyCondition returns the Ready condition, which sums up the others.
 func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	desired := int32(len(in.outcome.Nodes))
 	awaited := desired - int32(len(counts.joining))
-	tolerance := int32(imageprefetch.AllowedFailures(&in.prefetch.object.Spec, len(in.outcome.Nodes)))
+	allowed := int32(imageprefetch.AllowedFailures(&in.prefetch.object.Spec, len(in.outcome.Nodes)))
 	progress := in.progressMessage(counts)
 	switch {
 	case in.prefetch.blocker != nil:
@@ -28,20 +28,20 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	case desired == 0 && len(in.outcome.Uncovered) > 0:
 		condition.Reason = v1alpha1.ReasonNoMatchingNodes
 		condition.Message = fmt.Sprintf("no Sluice agent serves %s: the agents' DaemonSet does not select them, or their container runtime is not containerd 2.1 or newer "+
-			"(see their NodeImageSets)", examples(in.outcome.Uncovered))
+			"(see their NodeImageSets)", firstNames(in.outcome.Uncovered))
 	case desired == 0:
 		condition.Reason = v1alpha1.ReasonNoMatchingNodes
 		condition.Message = "no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, and has the labels of spec.nodeSelector: " +
 			"change the selector or the tolerations, or the nodes"
 	case counts.ready > 0 && counts.ready == awaited:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages, progress
-	case counts.failed > 0 && counts.failed <= tolerance && counts.ready+counts.failed == awaited:
+	case counts.failed > 0 && counts.failed <= allowed && counts.ready+counts.failed == awaited:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated
-		condition.Message = fmt.Sprintf("%s; spec.failureTolerance admits %d", progress, tolerance)
+		condition.Message = fmt.Sprintf("%s; spec.failureTolerance admits %d", progress, allowed)
 	case in.writeFailureMessage() != "":
 		condition.Reason = v1alpha1.ReasonReconcileFailed
 		condition.Message = in.writeFailureMessage() + "; the controller tries again"
-	case counts.failed > tolerance:
+	case counts.failed > allowed:
 		condition.Reason, condition.Message = v1alpha1.ReasonNodesFailed, progress+"; see status.failures"
 	case counts.unresolved+counts.onNoNode > 0:
 		condition.Reason, condition.Message = v1alpha1.ReasonWaitingForSeeds, progress+in.seedMessage(counts)
@@ -51,7 +51,7 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	return condition
 }
 
-// progressMessage says how far it is, in numbers.
+// progressMessage returns the counts in words.
 func (in statusInput) progressMessage(counts nodeCounts) string {
 	hold, what := "hold", fmt.Sprintf("all %d images", len(in.prefetch.images))
 	if len(in.prefetch.images) == 1 {
@@ -71,16 +71,16 @@ func (in statusInput) progressMessage(counts nodeCounts) string {
 		parts = append(parts, fmt.Sprintf("%d trying again%s", counts.retrying, reasonList(counts.retried)))
 	}
 	if len(counts.joining) > 0 {
-		parts = append(parts, fmt.Sprintf("%d joining (%s)", len(counts.joining), examples(counts.joining)))
+		parts = append(parts, fmt.Sprintf("%d joining (%s)", len(counts.joining), firstNames(counts.joining)))
 	}
 	if uncovered := in.outcome.Uncovered; len(uncovered) > 0 {
-		parts = append(parts, fmt.Sprintf("%d not counted, since no Sluice agent serves them (%s)", len(uncovered), examples(uncovered)))
+		parts = append(parts, fmt.Sprintf("%d not counted, since no Sluice agent serves them (%s)", len(uncovered), firstNames(uncovered)))
 	}
 	return strings.Join(parts, "; ")
 }
 
-// examples names the first few nodes.
-func examples(nodes []string) string {
+// firstNames returns the names of the first few nodes.
+func firstNames(nodes []string) string {
 	const most = 3
 	if len(nodes) > most {
 		return strings.Join(nodes[:most], ", ") + ", …"
@@ -88,7 +88,7 @@ func examples(nodes []string) string {
 	return strings.Join(nodes, ", ")
 }
 
-// seedMessage says what the seeds have still to bring.
+// seedMessage returns what the seeds have still to resolve and to pull.
 func (in statusInput) seedMessage(counts nodeCounts) string {
 	var text string
 	if counts.unresolved > 0 {
@@ -100,9 +100,9 @@ func (in statusInput) seedMessage(counts nodeCounts) string {
 	return text
 }
 
-// writeFailureMessage says which NodeImageSet could not be written, of the first desired
-// node that is concerned. The API server's words may differ from try to try; its
-// reason does not.
+// writeFailureMessage returns the first desired node whose NodeImageSet could not be written, and the
+// API server's reason; empty if there is none. The text of an error may differ each time, and a
+// message that changes would be written again and again.
 func (in statusInput) writeFailureMessage() string {
 	for _, name := range in.outcome.Nodes {
 		if err, ok := in.setErrors[name]; ok {
@@ -116,7 +116,7 @@ func (in statusInput) writeFailureMessage() string {
 	return ""
 }
 
-// degradedCondition is the Degraded condition: what is worse than was asked for.
+// degradedCondition returns the Degraded condition: what is worse than the spec asks for.
 func (in statusInput) degradedCondition(counts nodeCounts) metav1.Condition {
 	condition := metav1.Condition{
 		Type: v1alpha1.ConditionDegraded, Status: metav1.ConditionFalse,
@@ -158,7 +158,7 @@ func (in statusInput) degradedCondition(counts nodeCounts) metav1.Condition {
 	return condition
 }
 
-// reasonList are the different reasons of some failures, in alphabetical order.
+// reasonList returns the distinct reasons of failures, sorted, in parentheses; empty without failures.
 func reasonList(failures []v1alpha1.NodeFailure) string {
 	if len(failures) == 0 {
 		return ""
@@ -169,4 +169,12 @@ func reasonList(failures []v1alpha1.NodeFailure) string {
 	}
 	slices.Sort(names)
 	return " (" + strings.Join(slices.Compact(names), ", ") + ")"
+}
+
+// quantity returns a number with its noun.
+func quantity[N int | int32](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

@@ -21,41 +21,41 @@ import (
 )
 
 const (
-	// passInterval is the rest after a pass. The first event after quiet is served
-	// at once; those that follow closely share a pass.
+	// passInterval is the least time between two passes. An event that comes later than that is
+	// served at once; events that come sooner share the next pass.
 	passInterval = 50 * time.Millisecond
-	// statusInterval is how long a status waits in which nothing but counts moved.
+	// statusInterval is the least time between two writes of a status in which only counts differ.
 	statusInterval = 2 * time.Second
-	// concurrentWrites bounds the writes of a pass that are under way at a time.
+	// concurrentWrites bounds the writes that are under way at a time.
 	concurrentWrites = 16
 )
 
-// Reconciler brings the images of all ImagePrefetches to their nodes. It
-// is not safe for concurrent use; its work queue has one key.
+// Reconciler brings the images of all ImagePrefetches to their nodes. It is not safe for concurrent
+// use, and need not be, because its work queue has one key.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	Client client.Client
-	// APIReader reads from the API server: what a cache may not know yet.
+	// APIReader reads from the API server what the cache may not show yet.
 	APIReader client.Reader
 	// Recorder records events on ImagePrefetches.
 	Recorder events.EventRecorder
-	// Clock is compared with timeouts; it need not agree with other machines.
+	// Clock is for timeouts alone. It need not agree with the clocks of other machines.
 	Clock clock.PassiveClock
-	// Limits bound the plan.
+	// Limits are the limits of the plan.
 	Limits plan.Limits
-	// PullSecrets says that agents can ask for credentials. Without it nothing is
-	// pulled for an ImagePrefetch that names pull secrets.
+	// PullSecrets says that there is an endpoint where agents get credentials. Without it nothing
+	// is pulled for an ImagePrefetch that names pull secrets.
 	PullSecrets bool
-	// DefaultPolicy holds for a namespace that no PrefetchPolicy selects.
+	// DefaultPolicy applies to a namespace that no PrefetchPolicy selects.
 	DefaultPolicy policy.Default
 	// Agents is the DaemonSet whose placement says on which nodes agents are meant to run;
 	// empty for every node.
 	Agents client.ObjectKey
-	// Metrics counts what the passes do.
+	// Metrics counts the results of passes.
 	Metrics *Metrics
 
-	// synced says that what the API server holds is known: from reading it back, and
-	// from all that was written since.
+	// synced says that this controller knows the newest versions of its objects, because it has
+	// read them from the API server and has had a clear answer to each write since.
 	synced            bool
 	lastPass          time.Time
 	memory            plan.Memory
@@ -80,8 +80,8 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=sluice-system,verbs=create
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,resourceNames=sluice-controller,namespace=sluice-system,verbs=get;update
 
-// Reconcile makes one pass over the whole distribution. Every pass sees the whole
-// state anew, so any of them may be repeated.
+// Reconcile makes one pass over the whole distribution. Each pass starts from the whole state, so any
+// of them may be repeated.
 func (r *Reconciler) Reconcile(ctx context.Context, _ clusterKey) (reconcile.Result, error) {
 	if wait := r.lastPass.Add(passInterval).Sub(r.Clock.Now()); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
@@ -94,8 +94,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ clusterKey) (reconcile.Res
 	}
 	step := plan.Next(seen.state, r.Limits) // pure
 	r.memory = step.Memory
-	sets := r.writeSets(ctx, seen, step) // writes NodeImageSets
-	// Status is written also on failure: the user must see why nothing moves.
+	sets := r.writeSets(ctx, seen, step)
+	// Statuses are written even if that failed, because users must see why nothing moves.
 	statuses := r.writeStatuses(ctx, seen, step, sets)
 
 	delay := requeue.After(r.Clock.Now(), step.WakeAt, sets.retryAt, statuses.retryAt, seen.cacheDueAt)

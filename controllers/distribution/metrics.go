@@ -24,15 +24,15 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		assigned: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_pulls_assigned_total",
-			Help: "Images given to nodes to pull, by where they may come from (Default: upstream, Mirror: peers only).",
+			Help: "Images assigned to nodes, by where the nodes may pull them from (Default: the upstream, Mirror: the mirror only).",
 		}, []string{"registry_policy"}),
 		seedsReplaced: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sluice_seeds_replaced_total",
-			Help: "Nodes that were relieved of pulling an image from upstream before they held it.",
+			Help: "Seeds that were demoted before they had the image, though it was still wanted.",
 		}),
 		waveNodes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "sluice_wave_nodes",
-			Help:    "Nodes that were told in one pass to pull the same image from the mirror.",
+			Help:    "Nodes that one pass let pull the same image from the mirror.",
 			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
 		}),
 		timeToReady: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -49,8 +49,8 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// countAssignments counts what was handed out by writes that went through. wanted tells
-// whether any ImagePrefetch wants an image.
+// countAssignments counts the changes of writes that succeeded. wanted reports whether any
+// ImagePrefetch wants an image.
 func (m *Metrics) countAssignments(writes []*setWrite, wanted func(image string) bool) {
 	waves := map[string]int{}
 	for _, write := range writes {
@@ -74,5 +74,5 @@ func (m *Metrics) countAssignments(writes []*setWrite, wanted func(image string)
 	}
 }
 
-// observeTimeToReady notes how long an ImagePrefetch was not Ready.
+// observeTimeToReady records how long an ImagePrefetch that is Ready now was not.
 func (m *Metrics) observeTimeToReady(took time.Duration) { m.timeToReady.Observe(took.Seconds()) }

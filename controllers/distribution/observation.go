@@ -22,19 +22,19 @@ import (
 	"github.com/sluice-dev/sluice/internal/scheduling"
 )
 
-// observation is the cluster as one pass sees it. What it points to belongs to the
-// cache: read only.
+// observation is the cluster as one pass sees it. The objects that it points to belong to the cache,
+// and must not be changed.
 type observation struct {
 	state plan.State
 	// prefetches are sorted by key; those that are being deleted are left out.
 	prefetches []observedPrefetch
 	nodes      map[string]*observedNode
-	// cacheDueAt is when the cache should show what it does not show yet.
+	// cacheDueAt is when the cache should show the writes that it does not show yet; zero if it
+	// shows all.
 	cacheDueAt time.Time
 }
 
-// observe reads the cache, lays over it what was written last, and makes the plan's
-// state of it.
+// observe reads the cache, applies the last writes to it, and makes the state for the plan.
 func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 	now := r.Clock.Now()
 	for _, uid := range r.deletions.drain() {
@@ -47,7 +47,7 @@ func (r *Reconciler) observe(ctx context.Context) (*observation, error) {
 		prefetches v1alpha1.ImagePrefetchList
 	)
 	for _, list := range []client.ObjectList{&nodes, &sets, &prefetches} {
-		// Copying thousands of objects in each pass would be most of its cost.
+		// Copies of thousands of objects would make up most of the cost of a pass.
 		if err := r.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, fmt.Errorf("list %T from the cache: %w", list, err)
 		}
@@ -95,7 +95,7 @@ func (r *Reconciler) agentConstraints(ctx context.Context) (*scheduling.Constrai
 	var daemon appsv1.DaemonSet
 	switch err := r.Client.Get(ctx, r.Agents, &daemon); {
 	case apierrors.IsNotFound(err):
-		return nil, nil // agents that do not run are told of as such
+		return nil, nil // agents that do not run have a failure of their own
 	case err != nil:
 		return nil, fmt.Errorf("get DaemonSet %q from the cache: %w", r.Agents, err)
 	}
@@ -103,9 +103,8 @@ func (r *Reconciler) agentConstraints(ctx context.Context) (*scheduling.Constrai
 	return &constraints, nil
 }
 
-// readBack asks the API server itself for all that this controller writes. A new
-// leader would otherwise plan on a cache that does not show the last one's writes,
-// and choose a second seed.
+// readBack reads all objects that this controller writes from the API server. Without it a new
+// leader, whose cache may not show the writes of the last one, could choose a second seed.
 func (r *Reconciler) readBack(ctx context.Context, now time.Time) error {
 	var sets v1alpha1.NodeImageSetList
 	if err := r.APIReader.List(ctx, &sets); err != nil {
@@ -128,7 +127,7 @@ func pointers[T any](items []T) []*T {
 	return all
 }
 
-// object is *T where that is an API object.
+// object is a *T that is an API object.
 type object[T any] interface {
 	*T
 	client.Object
@@ -143,7 +142,7 @@ func byKey[T any, O object[T]](items []T) map[client.ObjectKey]O {
 	return all
 }
 
-// observePrefetches views the ImagePrefetches, in the order of their keys.
+// observePrefetches makes the views of the ImagePrefetches, sorted by key.
 func (r *Reconciler) observePrefetches(objects map[client.ObjectKey]*v1alpha1.ImagePrefetch, check policyCheck) []observedPrefetch {
 	var all []observedPrefetch
 	alive := make(map[types.UID]bool, len(objects))
@@ -165,7 +164,7 @@ func (r *Reconciler) observePrefetches(objects map[client.ObjectKey]*v1alpha1.Im
 	return all
 }
 
-// isWanted tells whether any prefetch that is served wants an image.
+// isWanted reports whether any prefetch that is not blocked wants an image.
 func (o *observation) isWanted(image string) bool {
 	return slices.ContainsFunc(o.state.Prefetches, func(p plan.Prefetch) bool { return slices.Contains(p.Images, image) })
 }

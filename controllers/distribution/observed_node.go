@@ -21,19 +21,19 @@ import (
 // observedNode is a node and its NodeImageSet, as the plan sees them.
 type observedNode struct {
 	uid types.UID
-	// set is nil where the node has none.
+	// set is nil if the node has none.
 	set *v1alpha1.NodeImageSet
-	// foreignSet says that there is a NodeImageSet which belongs to an earlier node of the
-	// same name: the garbage collector takes it away. What it says of images may not
-	// be true of this node, and what is written to it is lost.
+	// foreignSet says that the NodeImageSet of this name belongs to an earlier node, so that the
+	// garbage collector is about to delete it. Its status may not be true of this node, and a write
+	// to it would be lost.
 	foreignSet bool
 	planNode   plan.Node
-	// nodeVersion and setVersion are what this view was made of.
+	// nodeVersion and setVersion are the resource versions that this view was made from.
 	nodeVersion, setVersion string
 }
 
-// observeNodes views every node, and remembers the views for the next pass, which
-// makes anew only what has changed, and sees by it that an agent moves.
+// observeNodes makes a view of each node. It keeps the views for the next pass, which makes only
+// those again whose objects changed, and tells by comparison which agents make progress.
 func (r *Reconciler) observeNodes(nodes []corev1.Node, sets map[client.ObjectKey]*v1alpha1.NodeImageSet, now time.Time) map[string]*observedNode {
 	views := make(map[string]*observedNode, len(nodes))
 	for i := range nodes {
@@ -44,7 +44,7 @@ func (r *Reconciler) observeNodes(nodes []corev1.Node, sets map[client.ObjectKey
 	return views
 }
 
-// observeNode views a node, given the view of the last pass if there was one.
+// observeNode makes the view of a node. before is its view in the last pass; nil if there was none.
 func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImageSet, now time.Time) *observedNode {
 	setVersion := ""
 	if set != nil {
@@ -81,7 +81,7 @@ func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImag
 	return view
 }
 
-// readSet fills in what the NodeImageSet says, and when it last moved.
+// readSet fills in what the NodeImageSet says, and when its agent was last heard and made progress.
 func (v *observedNode) readSet(before *observedNode, now time.Time) {
 	status := &v.set.Status
 	v.planNode.Acknowledged = status.ObservedGeneration == v.set.Generation
@@ -124,8 +124,8 @@ func (v *observedNode) readSet(before *observedNode, now time.Time) {
 	}
 }
 
-// ownedByOther tells whether the set was made for an earlier node of the same
-// name. One without an owner was made by hand, and is taken over.
+// ownedByOther reports whether the set belongs to an earlier node of the same name. A set without an
+// owner was made by hand; this node takes it over.
 func ownedByOther(set *v1alpha1.NodeImageSet, node types.UID) bool {
 	return len(set.OwnerReferences) > 0 && !slices.ContainsFunc(set.OwnerReferences, func(owner metav1.OwnerReference) bool {
 		return owner.UID == node

@@ -20,20 +20,20 @@ import (
 // observedPrefetch is an ImagePrefetch with its images parsed.
 type observedPrefetch struct {
 	object *v1alpha1.ImagePrefetch
-	// images are those of the spec, in its order. Two of them may mean the same
-	// image: it is planned once, and reported under each name.
+	// images are those of the spec, in its order. Two of them may name the same image, which is
+	// planned once and has a status under each name.
 	images []parsedImage
-	// blocker is why nothing is brought anywhere for it; nil where it is served.
+	// blocker is why no image is brought anywhere for the prefetch; nil if nothing is wrong.
 	blocker *blocker
 }
 
-// parsedImage is an image of a spec as the plan and the nodes know it.
+// parsedImage is an image of a spec as it is known to the plan and the nodes.
 type parsedImage struct {
 	name   string // normalized
-	digest string // in the name; empty where that is a tag
+	digest string // empty if the name has a tag
 }
 
-// blocker is why a prefetch is not served, as its Ready condition says it.
+// blocker is the reason and the message of the Ready condition of a prefetch that is not planned.
 type blocker struct {
 	reason, message string
 }
@@ -49,8 +49,8 @@ func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSe
 	return observedPrefetch{object: object, images: images, blocker: unservedSecrets(object, pullSecrets)}
 }
 
-// unservedSecrets refuses pull secrets where no agent could ask for what is in them.
-// Bringing the images without the credentials would fail in a way that explains less.
+// unservedSecrets blocks a prefetch with pull secrets if agents cannot get their credentials. Pulls
+// without these would fail with a reason that explains less.
 func unservedSecrets(object *v1alpha1.ImagePrefetch, pullSecrets bool) *blocker {
 	if pullSecrets || len(object.Spec.ImagePullSecrets) == 0 {
 		return nil
@@ -66,7 +66,7 @@ func (p observedPrefetch) key() string {
 	return client.ObjectKeyFromObject(p.object).String()
 }
 
-// planPrefetch is what the plan sees of the prefetch.
+// planPrefetch is the prefetch as the plan sees it.
 func (p observedPrefetch) planPrefetch() plan.Prefetch {
 	spec := &p.object.Spec
 	view := plan.Prefetch{
@@ -98,7 +98,7 @@ func (p observedPrefetch) planPrefetch() plan.Prefetch {
 	return view
 }
 
-// resolved are the digests that the status records, by normalized name.
+// resolved returns the digests that the status records, by normalized name.
 func (p observedPrefetch) resolved() map[string]plan.Resolved {
 	recorded := make(map[string]v1alpha1.ImageStatus, len(p.object.Status.Images))
 	for _, image := range p.object.Status.Images {
@@ -106,21 +106,21 @@ func (p observedPrefetch) resolved() map[string]plan.Resolved {
 	}
 	resolved := make(map[string]plan.Resolved, len(p.images))
 	for i, image := range p.images {
-		was, ok := recorded[string(p.object.Spec.Images[i])]
-		if !ok || was.Digest == "" {
+		last, ok := recorded[string(p.object.Spec.Images[i])]
+		if !ok || last.Digest == "" {
 			continue
 		}
-		// Of two names for one image, one may have been listed before the other.
+		// Of two names of one image, the spec may have had one longer than the other.
 		if known, ok := resolved[image.name]; ok && known.Refresh == imageprefetch.Refresh(p.object) {
 			continue
 		}
-		resolved[image.name] = plan.Resolved{Digest: was.Digest, Refresh: was.Refresh}
+		resolved[image.name] = plan.Resolved{Digest: last.Digest, Refresh: last.Refresh}
 	}
 	return resolved
 }
 
-// referenceMemo keeps the parsed images of each ImagePrefetch for as long as its
-// spec stands, because a pass sees them all.
+// referenceMemo keeps the parsed images of each ImagePrefetch until its spec changes, because every
+// pass needs those of all.
 type referenceMemo struct {
 	parsed map[types.UID]parsedImages
 }
@@ -132,12 +132,12 @@ type parsedImages struct {
 }
 
 func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]parsedImage, error) {
-	if known, ok := m.parsed[object.UID]; ok && known.generation == object.Generation {
-		return known.images, known.err
+	if last, ok := m.parsed[object.UID]; ok && last.generation == object.Generation {
+		return last.images, last.err
 	}
 	entry := parsedImages{generation: object.Generation}
-	for _, written := range object.Spec.Images {
-		reference, err := imageref.Parse(string(written))
+	for _, name := range object.Spec.Images {
+		reference, err := imageref.Parse(string(name))
 		if err != nil {
 			entry.images, entry.err = nil, err
 			break
@@ -151,7 +151,7 @@ func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]parsedImage, er
 	return entry.images, entry.err
 }
 
-// keep forgets all but the ImagePrefetches that are alive.
+// keep drops all ImagePrefetches that are not alive.
 func (m *referenceMemo) keep(alive map[types.UID]bool) {
 	maps.DeleteFunc(m.parsed, func(uid types.UID, _ parsedImages) bool { return !alive[uid] })
 }

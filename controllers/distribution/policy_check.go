@@ -18,21 +18,20 @@ import (
 	"github.com/sluice-dev/sluice/internal/policy"
 )
 
-// policyCheck is what policies say of the ImagePrefetches of one pass. The webhook has
-// asked the same before they were stored, but policies, the labels of namespaces and
-// the default change.
+// policyCheck evaluates policies for the ImagePrefetches of one pass. The webhook did so before each
+// was stored, but policies, the labels of namespaces and the default change.
 type policyCheck struct {
 	fallback policy.Default
 	policies []v1alpha1.PrefetchPolicy
-	// version changes with any policy.
+	// version changes whenever a policy does.
 	version string
-	// namespaces are nil where none is needed, because everything is allowed.
+	// namespaces are nil if everything is allowed.
 	namespaces map[string]*corev1.Namespace
 	memo       *policyMemo
 }
 
-// policyMemo keeps the verdicts for as long as nothing they rest on changes, because a
-// pass sees all ImagePrefetches.
+// policyMemo keeps each verdict until something changes that it depends on, because every pass needs
+// those of all ImagePrefetches.
 type policyMemo map[types.UID]verdict
 
 type verdict struct {
@@ -41,7 +40,7 @@ type verdict struct {
 	denial                     *blocker
 }
 
-// readPolicies reads the cache.
+// readPolicies reads the policies and namespaces from the cache.
 func (r *Reconciler) readPolicies(ctx context.Context) (policyCheck, error) {
 	check := policyCheck{fallback: r.DefaultPolicy, memo: &r.verdicts}
 	var policies v1alpha1.PrefetchPolicyList
@@ -69,13 +68,13 @@ func (r *Reconciler) readPolicies(ctx context.Context) (policyCheck, error) {
 	return check, nil
 }
 
-// canJudge tells whether a prefetch can be judged: the cache may show it before it shows
-// its namespace. The namespace's own event has the pass made again.
+// canJudge reports whether the check has all that it needs for a prefetch. The cache may show a
+// prefetch before its namespace, whose event then starts another pass.
 func (c policyCheck) canJudge(object *v1alpha1.ImagePrefetch) bool {
 	return c.namespaces == nil || c.namespaces[object.Namespace] != nil
 }
 
-// denial tells why policies do not admit a prefetch; nil if they do.
+// denial returns why policies deny a prefetch; nil if they do not.
 func (c policyCheck) denial(object *v1alpha1.ImagePrefetch) *blocker {
 	if c.namespaces == nil {
 		return nil
@@ -100,7 +99,7 @@ func (c policyCheck) denial(object *v1alpha1.ImagePrefetch) *blocker {
 	return next.denial
 }
 
-// keep forgets all but the ImagePrefetches that are alive.
+// keep drops all ImagePrefetches that are not alive.
 func (m policyMemo) keep(alive map[types.UID]bool) {
 	maps.DeleteFunc(m, func(uid types.UID, _ verdict) bool { return !alive[uid] })
 }

@@ -22,11 +22,11 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 )
 
-// setResult is what became of the writes of a step.
+// setResult is the result of writing NodeImageSets.
 type setResult struct {
-	// errors are the errors by node name. The next pass tries again.
+	// errors are those of failed writes, by node. The next pass writes these again.
 	errors map[string]error
-	// retryAt is when to look again because an object had moved on; zero if none had.
+	// retryAt is when the next pass must start because an object had changed; zero if none had.
 	retryAt time.Time
 }
 
@@ -38,15 +38,15 @@ func (s setResult) err() error {
 	return errors.Join(all...)
 }
 
-// writeSets writes the NodeImageSets that a step changes. Those that take the upstream
-// away from a node come first, and if one of them fails nobody is given it: a plan
-// that is written in part never has more seeds than one written in full.
+// writeSets writes the NodeImageSets that a step changes. Writes that demote a seed come first, and if
+// one of them fails, those that make a seed are left out. So a step that is written in part never
+// has more seeds than one that is written in full.
 func (r *Reconciler) writeSets(ctx context.Context, seen *observation, step plan.Step) setResult {
 	var demotions, others []*setWrite
 	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
 		node := seen.nodes[name]
 		if node == nil || node.foreignSet {
-			continue // deleted events bring the next pass
+			continue // the event of its deletion starts the next pass
 		}
 		write := newSetWrite(node, step.Sets[name])
 		if write.demotes() {
@@ -65,7 +65,7 @@ func (r *Reconciler) writeSets(ctx context.Context, seen *observation, step plan
 	return result
 }
 
-// sendSets writes several NodeImageSets at a time, and returns those that went through.
+// sendSets makes several writes at a time, and returns those that succeeded.
 func (r *Reconciler) sendSets(ctx context.Context, writes []*setWrite, result *setResult) []*setWrite {
 	errs := forEach(writes, func(w *setWrite) error { return w.do(ctx, r.Client) })
 	log := logf.FromContext(ctx)
@@ -81,7 +81,7 @@ func (r *Reconciler) sendSets(ctx context.Context, writes []*setWrite, result *s
 			log.V(1).Info("Wrote NodeImageSet", "node", write.set.Name, "images", len(write.set.Spec.ImageSet))
 		case isStale(err):
 			result.retryAt = r.Clock.Now().Add(passInterval)
-			log.V(1).Info("Found NodeImageSet changed meanwhile", "node", write.set.Name)
+			log.V(1).Info("Found NodeImageSet changed before it was written", "node", write.set.Name)
 		default:
 			result.errors[write.set.Name] = fmt.Errorf("write NodeImageSet %q: %w", write.set.Name, err)
 		}
@@ -89,7 +89,7 @@ func (r *Reconciler) sendSets(ctx context.Context, writes []*setWrite, result *s
 	return done
 }
 
-// setWrite is one NodeImageSet to be written.
+// setWrite is the write of one NodeImageSet.
 type setWrite struct {
 	before []v1alpha1.NodeImage
 	set    *v1alpha1.NodeImageSet
@@ -110,7 +110,7 @@ func newSetWrite(node *observedNode, images []v1alpha1.NodeImage) *setWrite {
 	return write
 }
 
-// do creates the object, or updates it if it is still the one that was seen.
+// do creates the object, or updates the version of it that was observed.
 func (w *setWrite) do(ctx context.Context, c client.Client) error {
 	if w.set.ResourceVersion == "" {
 		return c.Create(ctx, w.set)
@@ -118,25 +118,24 @@ func (w *setWrite) do(ctx context.Context, c client.Client) error {
 	return c.Update(ctx, w.set)
 }
 
-// demotes tells whether a node that may use the upstream for an image no
-// longer may.
+// demotes reports whether the write takes the upstream for an image from the node.
 func (w *setWrite) demotes() bool {
 	return len(lost(w.before, w.set.Spec.ImageSet, v1alpha1.RegistryPolicyDefault)) > 0
 }
 
-// makesSeed tells whether a node that may not use the upstream for an image shall.
+// makesSeed reports whether the write gives the node the upstream for an image.
 func (w *setWrite) makesSeed() bool {
 	return len(gained(w.before, w.set.Spec.ImageSet, v1alpha1.RegistryPolicyDefault)) > 0
 }
 
-// reportsPresent tells whether the node said, when last seen, that it holds the image.
+// reportsPresent reports whether the node's status said that it has the image.
 func (w *setWrite) reportsPresent(image string) bool {
 	return slices.ContainsFunc(w.set.Status.Images, func(answer v1alpha1.NodeImageStatus) bool {
 		return answer.Name == image && answer.State == v1alpha1.ImagePresent
 	})
 }
 
-// gained are the images that have a policy in after and had none, or another, in before.
+// gained returns the images that have a policy in after, and had another or none in before.
 func gained(before, after []v1alpha1.NodeImage, policy v1alpha1.RegistryPolicy) []string {
 	had := make(map[string]bool, len(before))
 	for _, image := range before {
@@ -151,20 +150,19 @@ func gained(before, after []v1alpha1.NodeImage, policy v1alpha1.RegistryPolicy) 
 	return names
 }
 
-// lost are the images that have a policy in before and have none, or another, in after.
+// lost returns the images that had a policy in before, and have another or none in after.
 func lost(before, after []v1alpha1.NodeImage, policy v1alpha1.RegistryPolicy) []string {
 	return gained(after, before, policy)
 }
 
-// isStale tells whether the object is not what was seen any more, so that the next
-// pass must decide anew.
+// isStale reports whether a write failed because the object was no longer the one that was observed,
+// so that the next pass must plan again.
 func isStale(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 }
 
-// mayBeStored tells whether the API server may hold a version that neither the cache nor
-// this controller knows of, because the answer to a write was lost, say. The next pass
-// then asks it.
+// mayBeStored reports whether the API server may have a version of the object that this controller
+// does not know, for example because the answer to a write was lost. The next pass then reads back.
 func mayBeStored(err error) bool {
 	if err == nil {
 		return false
@@ -177,8 +175,8 @@ func mayBeStored(err error) bool {
 	return false
 }
 
-// forEach does something to each item, a bounded number at a time, and returns the
-// errors in the order of the items.
+// forEach calls do with each item, up to concurrentWrites at a time, and returns the errors in the
+// order of the items.
 func forEach[T any](items []T, do func(T) error) []error {
 	errs := make([]error, len(items))
 	slots := make(chan struct{}, concurrentWrites)

@@ -24,15 +24,16 @@ import (
 	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
-// statusResult is what became of the statuses of a pass.
+// statusResult is the result of writing statuses.
 type statusResult struct {
 	err error
-	// retryAt is when a status that waits is due, or one that had moved on is looked at
-	// again; zero if there is none.
+	// retryAt is when the next pass must start because a status was put off, or its object had
+	// changed; zero if there is none.
 	retryAt time.Time
 }
 
-// writeStatuses writes the statuses that differ, and then the events of their transitions.
+// writeStatuses writes the statuses that differ from the stored ones, and then records an event on
+// each transition.
 func (r *Reconciler) writeStatuses(ctx context.Context, seen *observation, step plan.Step, sets setResult) statusResult {
 	var result statusResult
 	var writes []statusWrite
@@ -69,9 +70,9 @@ func (r *Reconciler) writeStatuses(ctx context.Context, seen *observation, step 
 	return result
 }
 
-// isUrgent tells whether somebody waits for this news: a condition changed, or the
-// digest of a tag became known, which must survive the node that resolved it. Counts
-// can wait, or a large distribution would write its status for every node.
+// isUrgent reports whether a status is written at once: because a condition changed that somebody
+// waits for, or because a tag was resolved, and the digest must outlive the node that resolved it.
+// Counts are put off. Otherwise a large distribution would write its status once for each node.
 func isUrgent(before, after *v1alpha1.ImagePrefetchStatus) bool {
 	if before.ObservedGeneration != after.ObservedGeneration || len(before.Images) != len(after.Images) {
 		return true
@@ -84,33 +85,33 @@ func isUrgent(before, after *v1alpha1.ImagePrefetchStatus) bool {
 	return len(transitions(before, after)) > 0
 }
 
-// transitions are the conditions whose status or reason changed.
+// transitions returns the conditions whose status or reason changed.
 func transitions(before, after *v1alpha1.ImagePrefetchStatus) []metav1.Condition {
 	var changed []metav1.Condition
 	for _, condition := range after.Conditions {
-		was := meta.FindStatusCondition(before.Conditions, condition.Type)
-		if was == nil || was.Status != condition.Status || was.Reason != condition.Reason {
+		last := meta.FindStatusCondition(before.Conditions, condition.Type)
+		if last == nil || last.Status != condition.Status || last.Reason != condition.Reason {
 			changed = append(changed, condition)
 		}
 	}
 	return changed
 }
 
-// statusWrite is a status to be written, and what it was.
+// statusWrite is the write of one status.
 type statusWrite struct {
 	before *v1alpha1.ImagePrefetchStatus
 	object *v1alpha1.ImagePrefetch
 }
 
-// afterStatusWrite follows up on a status that was written.
+// afterStatusWrite keeps what was written, and records the transitions.
 func (r *Reconciler) afterStatusWrite(ctx context.Context, write statusWrite) {
 	now, object := r.Clock.Now(), write.object
 	r.writtenPrefetches.record(object, now)
 	r.statusTimes.record(object.UID, now)
 	for _, condition := range transitions(write.before, &object.Status) {
-		was := meta.FindStatusCondition(write.before.Conditions, condition.Type)
-		if was == nil && condition.Reason == v1alpha1.ReasonAsExpected {
-			continue // that nothing is wrong with a new object is no news
+		last := meta.FindStatusCondition(write.before.Conditions, condition.Type)
+		if last == nil && condition.Reason == v1alpha1.ReasonAsExpected {
+			continue // a new object is not degraded; an event would say nothing
 		}
 		logf.FromContext(ctx).Info("Changed condition", "imagePrefetch", client.ObjectKeyFromObject(object),
 			"type", condition.Type, "status", condition.Status, "reason", condition.Reason)
@@ -119,14 +120,14 @@ func (r *Reconciler) afterStatusWrite(ctx context.Context, write statusWrite) {
 	if meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionReady) &&
 		!meta.IsStatusConditionTrue(write.before.Conditions, v1alpha1.ConditionReady) {
 		since := object.CreationTimestamp
-		if was := meta.FindStatusCondition(write.before.Conditions, v1alpha1.ConditionReady); was != nil {
-			since = was.LastTransitionTime
+		if last := meta.FindStatusCondition(write.before.Conditions, v1alpha1.ConditionReady); last != nil {
+			since = last.LastTransitionTime
 		}
 		r.Metrics.observeTimeToReady(now.Sub(since.Time))
 	}
 }
 
-// eventType is Warning for what wants attention.
+// eventType is Warning for a condition that somebody should look at.
 func eventType(condition metav1.Condition) string {
 	switch condition.Reason {
 	case v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated,
@@ -136,22 +137,22 @@ func eventType(condition metav1.Condition) string {
 	return corev1.EventTypeWarning
 }
 
-// nodesHave tells of a name and a digest whether any node holds it. Few ask, so it looks
-// only when the first does.
+// nodesHave returns a function that reports whether any node has a digest under a name. It goes
+// through the nodes at the first call, because in most passes there is none.
 func nodesHave(nodes map[string]*observedNode) func(name, digest string) bool {
-	type holding struct{ name, digest string }
-	held := sync.OnceValue(func() map[holding]bool {
-		all := map[holding]bool{}
+	type nameAndDigest struct{ name, digest string }
+	present := sync.OnceValue(func() map[nameAndDigest]bool {
+		all := map[nameAndDigest]bool{}
 		for _, node := range nodes {
 			for name, entry := range node.planNode.Entries {
 				if entry.Status != nil && entry.Status.State == v1alpha1.ImagePresent {
-					all[holding{name, entry.Status.Digest}] = true
+					all[nameAndDigest{name, entry.Status.Digest}] = true
 				}
 			}
 		}
 		return all
 	})
-	return func(name, digest string) bool { return held()[holding{name, digest}] }
+	return func(name, digest string) bool { return present()[nameAndDigest{name, digest}] }
 }
 
 // statusTimes is when each status was last written.
@@ -166,7 +167,7 @@ func (t *statusTimes) record(uid types.UID, now time.Time) {
 	t.last[uid] = now
 }
 
-// due is when counts alone may be written again.
+// due is when the status may be written again if only counts differ.
 func (t *statusTimes) due(uid types.UID) time.Time {
 	if last, ok := t.last[uid]; ok {
 		return last.Add(statusInterval)
@@ -174,7 +175,7 @@ func (t *statusTimes) due(uid types.UID) time.Time {
 	return time.Time{}
 }
 
-// keep forgets all but the ImagePrefetches that are alive.
+// keep drops all ImagePrefetches that are not alive.
 func (t *statusTimes) keep(alive map[types.UID]bool) {
 	maps.DeleteFunc(t.last, func(uid types.UID, _ time.Time) bool { return !alive[uid] })
 }

@@ -15,13 +15,13 @@ import (
 	"github.com/sluice-dev/sluice/internal/requeue"
 )
 
-// cacheLag is how long the cache may take to show a write before the API server
-// itself is asked. It takes milliseconds as a rule.
+// cacheLag is how long the cache may take to show a write. It usually takes milliseconds; after
+// cacheLag the API server is read.
 const cacheLag = 2 * time.Second
 
-// writeOverlay is what was last written of a kind, as the API server returned it, for as
-// long as the cache does not show it. It lies over the cache, so that a pass never
-// decides on less than what the passes before it did.
+// writeOverlay has the objects of a kind that were written, as the API server returned them, until
+// the cache shows them. It is applied to what the cache shows, so that a pass always knows what the
+// passes before it wrote.
 type writeOverlay[T client.Object] struct {
 	entries map[client.ObjectKey]overlayEntry[T]
 }
@@ -31,7 +31,7 @@ type overlayEntry[T client.Object] struct {
 	writtenAt time.Time
 }
 
-// record remembers object, which the API server returned.
+// record adds an object that the API server returned.
 func (o *writeOverlay[T]) record(object T, now time.Time) {
 	if o.entries == nil {
 		o.entries = map[client.ObjectKey]overlayEntry[T]{}
@@ -39,7 +39,7 @@ func (o *writeOverlay[T]) record(object T, now time.Time) {
 	o.entries[client.ObjectKeyFromObject(object)] = overlayEntry[T]{object, now}
 }
 
-// reset replaces all that is remembered by what the API server holds.
+// reset replaces all entries by what the API server has.
 func (o *writeOverlay[T]) reset(objects []T, now time.Time) {
 	clear(o.entries)
 	for _, object := range objects {
@@ -47,13 +47,13 @@ func (o *writeOverlay[T]) reset(objects []T, now time.Time) {
 	}
 }
 
-// forget forgets an object that was deleted.
+// forget drops an object that was deleted.
 func (o *writeOverlay[T]) forget(uid types.UID) {
 	maps.DeleteFunc(o.entries, func(_ client.ObjectKey, entry overlayEntry[T]) bool { return entry.object.GetUID() == uid })
 }
 
-// applyTo lays what was written over what the cache holds, and forgets what the cache
-// has caught up with. It takes cached over.
+// applyTo replaces older versions in cached by those of the overlay, and drops the entries that
+// cached shows. It changes and returns cached.
 func (o *writeOverlay[T]) applyTo(cached map[client.ObjectKey]T) map[client.ObjectKey]T {
 	for key, entry := range o.entries {
 		if shown, ok := cached[key]; ok && !newer(entry.object, shown) {
@@ -65,14 +65,14 @@ func (o *writeOverlay[T]) applyTo(cached map[client.ObjectKey]T) map[client.Obje
 	return cached
 }
 
-// overdue tells whether the cache should have shown an object by now. It lags badly,
-// or the object was deleted while the watch was interrupted.
+// overdue reports whether the cache should show an object by now, and does not. Then it lags far
+// behind, or the object was deleted while the watch was interrupted.
 func (o *writeOverlay[T]) overdue(now time.Time) bool {
 	due := o.overdueAt()
 	return !due.IsZero() && !due.After(now)
 }
 
-// overdueAt is when the first object is overdue; zero where nothing is waited for.
+// overdueAt is when the first entry is overdue; zero if there is none.
 func (o *writeOverlay[T]) overdueAt() time.Time {
 	var first time.Time
 	for _, entry := range o.entries {
@@ -81,17 +81,17 @@ func (o *writeOverlay[T]) overdueAt() time.Time {
 	return first
 }
 
-// newer tells whether a is a later version than b of what bears their name. Resource
-// versions of one resource are ordered, also across deletion and creation
-// (KEP-5504); one that is not well formed is taken for the cache's.
+// newer reports whether a is a later version than b, which has the same name. Resource versions of
+// one resource are ordered, even if the object was deleted and created in between (KEP-5504). A
+// version that is not well formed counts as older.
 func newer(a, b client.Object) bool {
 	order, err := resourceversion.CompareResourceVersion(a.GetResourceVersion(), b.GetResourceVersion())
 	return err == nil && order > 0
 }
 
-// deletionLog are the objects whose deletion the watches have shown since the last
-// pass: what was written of them is no news any more. Before the first pass, which a
-// standby may wait for as long as it lives, nothing has been written and none is kept.
+// deletionLog has the objects whose deletion the watches showed since the last pass. They must leave
+// the overlays. Before the first pass the overlays are empty and the log stays so: a standby, which
+// may never make a pass, would otherwise fill its memory.
 type deletionLog struct {
 	mu   sync.Mutex
 	open bool
@@ -106,7 +106,7 @@ func (d *deletionLog) add(uid types.UID) {
 	}
 }
 
-// drain returns them, and begins anew.
+// drain returns the objects, and empties the log.
 func (d *deletionLog) drain() []types.UID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
