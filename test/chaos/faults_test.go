@@ -70,13 +70,18 @@ func killAgent(_ context.Context, r *round) (mend, error) {
 	return nil, nil
 }
 
+// takeover is how long it may take until another leads, from when the leader was killed:
+// the lease (8 s), and twice the longest pause between two looks at it, after the last that
+// found it renewed and before the first that finds it expired.
+const takeover = 15 * time.Second
+
 // killLeader keeps the leader down until the standby has taken over.
 func killLeader(_ context.Context, r *round) (mend, error) {
 	victim := r.leader()
 	r.keepDown(victim, true)
 	r.Controllers()[victim].Kill()
 	return func(context.Context) error {
-		r.Eventually(r.leader, bound, 50*time.Millisecond).ShouldNot(Equal(victim), "the standby takes over")
+		r.Eventually(r.leader, takeover, 50*time.Millisecond).ShouldNot(Equal(victim), "the standby takes over")
 		r.keepDown(victim, false)
 		return nil
 	}, nil
