@@ -30,7 +30,6 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	flags := pflag.NewFlagSet("cainjector", pflag.ContinueOnError)
 	flags.ParseErrorsAllowlist.UnknownFlags = true
 	kubeconfig := flags.String("kubeconfig", "", "path of a kubeconfig; empty means the Pod's own account")
@@ -38,6 +37,7 @@ func main() {
 	if err == nil {
 		err = run(ctx, *kubeconfig)
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cainjector:", err)
 		os.Exit(1)

@@ -41,7 +41,6 @@ const workers = 5
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	flags := pflag.NewFlagSet("controller", pflag.ContinueOnError)
 	flags.ParseErrorsAllowlist.UnknownFlags = true
 	kubeconfig := flags.String("kubeconfig", "", "path of a kubeconfig; empty means the Pod's own account")
@@ -51,6 +50,7 @@ func main() {
 	if err == nil {
 		err = run(ctx, *kubeconfig, *namespace, *health)
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "controller:", err)
 		os.Exit(1)
