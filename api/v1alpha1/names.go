@@ -37,6 +37,7 @@ const (
 	HoldLabel = "sluice.dev/hold"
 	// HeldAtAnnotation is when the present hold began, in RFC 3339.
 	HeldAtAnnotation = "sluice.dev/held-at"
-	// ReleasedAnnotation is the hash of the images that were last let through.
+	// ReleasedAnnotation has the hashes of the last ten sets of images that were let through,
+	// the last one first, with commas in between.
 	ReleasedAnnotation = "sluice.dev/released"
 )

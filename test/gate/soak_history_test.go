@@ -63,14 +63,16 @@ type history struct {
 	stored map[subject]*appsv1.Deployment
 	// there are the images that an ImagePrefetch was ever Ready with. They stay.
 	there map[subject]map[string]bool
-	// passed are the sets of images that a Deployment was ever let run, by hash.
+	// passed are the sets of images that a Deployment was ever let run, by hash, and known
+	// those of them that it ran since it was last without the gate, the last one last.
 	passed map[subject]map[string]bool
+	known  map[subject][]string
 }
 
 // readHistory goes through all writes in the order in which they were stored.
 func readHistory(file string) *history {
 	GinkgoHelper()
-	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}}
+	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}, known: map[subject][]string{}}
 	for _, e := range readAudit(file) {
 		switch {
 		case e.ObjectRef.Resource == "imageprefetches":
@@ -144,6 +146,7 @@ func (h *history) deployment(e *entry) {
 	if was != nil && was.UID != now.UID {
 		was = nil
 		delete(h.passed, e.subject())
+		delete(h.known, e.subject())
 	}
 	h.stored[e.subject()] = now
 	h.writes++
@@ -154,6 +157,26 @@ func (h *history) deployment(e *entry) {
 	h.checkOwnersPause(e, was, now)
 	h.checkTakeover(e, was, now)
 	h.checkRollout(e, was, now)
+	h.checkRollback(e, now)
+}
+
+// checkRollback looks for a hold of images that ran before, among the last ten sets. What is
+// not gated Sluice keeps no record of.
+func (h *history) checkRollback(e *entry, now *appsv1.Deployment) {
+	const remembered = 10
+	hash := hold.ImagesOf(&now.Spec.Template.Spec).Hash()
+	known := h.known[e.subject()]
+	settings, _ := hold.SettingsOf(now)
+	switch {
+	case !settings.Gated:
+		known = nil
+	case !now.Spec.Paused:
+		known = append(slices.DeleteFunc(known, func(other string) bool { return other == hash }), hash)
+		known = known[max(0, len(known)-remembered):]
+	case isHeld(now) && slices.Contains(known, hash):
+		h.wrong(e, fmt.Sprintf("a rollback was held: %s", marksOf(now)))
+	}
+	h.known[e.subject()] = known
 }
 
 func (h *history) wrong(e *entry, text string) {
@@ -180,8 +203,13 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 // that docs/gate.md lists, and that did not become the owner's. Where the write opts
 // out, the webhook is not asked and the controller ends the hold: see checkController.
 func (h *history) checkTakeover(e *entry, was, now *appsv1.Deployment) {
-	if !isHeld(was) || e.user() == controllerAccount || !e.replacedPaused() &&
-		(!appliedPause(now) || appliedPause(was)) && (!e.saysPaused() || appliers(now, "f:paused") <= appliers(was, "f:paused")) {
+	if !isHeld(was) || e.user() == controllerAccount {
+		return
+	}
+	if (!appliedPause(now) || appliedPause(was)) && (!e.saysPaused() || appliers(now, "f:paused") <= appliers(was, "f:paused")) {
+		if now.Spec.Paused && !isHeld(now) && now.Annotations[v1alpha1.GateAnnotation] != v1alpha1.GateSkip {
+			h.wrong(e, fmt.Sprintf("it is paused without Sluice, and its owner did not say so: before %s, after %s", marksOf(was), marksOf(now)))
+		}
 		return
 	}
 	h.takeovers++
@@ -194,17 +222,6 @@ func (h *history) checkTakeover(e *entry, was, now *appsv1.Deployment) {
 func (e *entry) saysPaused() bool {
 	GinkgoHelper()
 	return len(e.RequestObject) > 0 && e.sent().Spec.Paused
-}
-
-// replacedPaused tells whether an object without our marks, and paused by itself, was
-// put in the place of the stored one.
-func (e *entry) replacedPaused() bool {
-	GinkgoHelper()
-	if e.Verb != "update" || len(e.RequestObject) == 0 {
-		return false
-	}
-	sent := e.sent()
-	return sent.Spec.Paused && sent.Labels[v1alpha1.HoldLabel] == "" && sent.Annotations[v1alpha1.HeldAtAnnotation] == ""
 }
 
 func (e *entry) sent() *appsv1.Deployment {
