@@ -210,7 +210,7 @@ func (w *wantedImage) on(node *Node, heldAt time.Time) imageState {
 	if state == imageAbsent && !heldAt.IsZero() {
 		for i := range node.Set.Spec.ImageSet {
 			entry := &node.Set.Spec.ImageSet[i]
-			if w.means(entry.Name) && entry.JoinedAt != nil && entry.JoinedAt.Time.After(heldAt) {
+			if w.means(entry.Name) && entry.JoinedAt != nil && entry.JoinedAt.After(heldAt) {
 				return imageJoining
 			}
 		}
