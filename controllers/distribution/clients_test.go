@@ -14,13 +14,13 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// staleReader is a cache that has not seen any NodeImageSet while it is blind.
+// staleReader is a cache that shows no NodeImageSet while it is blind.
 type staleReader struct {
 	client.Client
 	blind atomic.Bool
 }
 
-func (s *staleReader) over(c client.Client) client.Client {
+func (s *staleReader) wrap(c client.Client) client.Client {
 	s.Client = c
 	return s
 }
@@ -32,33 +32,33 @@ func (s *staleReader) List(ctx context.Context, list client.ObjectList, options 
 	return s.Client.List(ctx, list, options...)
 }
 
-// refusingWriter refuses to create the NodeImageSet of a node for as long as it is told to.
-type refusingWriter struct {
+// rejectingWriter rejects the creation of the NodeImageSet of a node while rejects is set.
+type rejectingWriter struct {
 	client.Client
 	node    string
-	refuses atomic.Bool
+	rejects atomic.Bool
 }
 
-func (w *refusingWriter) over(c client.Client) client.Client {
+func (w *rejectingWriter) wrap(c client.Client) client.Client {
 	w.Client = c
 	return w
 }
 
-func (w *refusingWriter) Create(ctx context.Context, object client.Object, options ...client.CreateOption) error {
-	if w.refuses.Load() && object.GetName() == w.node {
+func (w *rejectingWriter) Create(ctx context.Context, object client.Object, options ...client.CreateOption) error {
+	if w.rejects.Load() && object.GetName() == w.node {
 		sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
 		return apierrors.NewForbidden(sets, w.node, errors.New("not now"))
 	}
 	return w.Client.Create(ctx, object, options...)
 }
 
-// lossyWriter loses the answer to the first creation.
+// lossyWriter loses the answer to the first create request.
 type lossyWriter struct {
 	client.Client
 	lost atomic.Bool
 }
 
-func (w *lossyWriter) over(c client.Client) client.Client {
+func (w *lossyWriter) wrap(c client.Client) client.Client {
 	w.Client = c
 	return w
 }

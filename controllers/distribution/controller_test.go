@@ -25,7 +25,7 @@ var _ = Describe("Distribution controller", func() {
 	var nodes *agents
 	BeforeEach(func() { nodes = runAgents() })
 
-	Context("when an image is in no node yet", func() {
+	Context("when an image is on no node yet", func() {
 		It("sends one node upstream and the others to the mirror, and then reports Ready", func(ctx SpecContext) {
 			names := createNodes(ctx, 5)
 			c := start()
@@ -69,7 +69,7 @@ var _ = Describe("Distribution controller", func() {
 			Expect(metric(c, "sluice_seeds_replaced_total")).To(BeZero())
 		})
 
-		It("writes little, and nothing more once all is done", func(ctx SpecContext) {
+		It("writes little, and nothing once all is done", func(ctx SpecContext) {
 			createNodes(ctx, 10)
 			time := &skewedClock{}
 			c := start(func(s *settings) { s.clock = time })
@@ -81,15 +81,15 @@ var _ = Describe("Distribution controller", func() {
 			Expect(sets+statuses).To(BeNumerically("<=", 40), "NodeImageSets %d, ImagePrefetches %d", sets, statuses)
 
 			before := versionOf(ctx, prefetch)
-			time.forward(agentTimeout) // nothing that waits for its time is left to write
+			time.forward(agentTimeout) // whatever was put off is due by now
 			update(ctx, createNode(ctx, "elsewhere", labelled("kubernetes.io/os", "windows"), func(node *corev1.Node) {
 				node.Status.NodeInfo.OperatingSystem = "windows"
-			}), func(node *corev1.Node) { node.Labels["moved"] = "yes" }) // brings passes that change nothing
+			}), func(node *corev1.Node) { node.Labels["moved"] = "yes" }) // starts passes that change nothing
 			Consistently(func() string { return versionOf(ctx, prefetch) }).Should(Equal(before))
 			Expect(c.requests.written("imageprefetches")).To(Equal(statuses))
 		})
 
-		It("takes the image from a node that holds it already", func(ctx SpecContext) {
+		It("takes the image from a node that has it already", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			nodes.change(func(a *agents) { a.hold("node-3", digestOf(app, 1)) })
 			createNode(ctx, "node-3", func(node *corev1.Node) {
@@ -116,7 +116,7 @@ var _ = Describe("Distribution controller", func() {
 			Expect(nodes.heads(app)).To(BeNumerically("<=", 2))
 		})
 
-		It("leaves the first Ready while the second cannot be told what the tag means", func(ctx SpecContext) {
+		It("leaves the first Ready while the tag cannot be resolved for the second", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()
 			first := createPrefetch(ctx, "first")
@@ -244,7 +244,7 @@ var _ = Describe("Distribution controller", func() {
 			Eventually(setOf(ctx, "one")).Should(BeEmpty())
 		})
 
-		It("does not trust what the NodeImageSet of an earlier node of that name says", func(ctx SpecContext) {
+		It("does not trust the NodeImageSet of an earlier node of the same name", func(ctx SpecContext) {
 			old := createNode(ctx, "node-1")
 			start()
 			prefetch := createPrefetch(ctx, "app")
@@ -263,8 +263,8 @@ var _ = Describe("Distribution controller", func() {
 		})
 	})
 
-	Context("when a prefetch changes or goes", func() {
-		It("drops what only the deleted one wanted", func(ctx SpecContext) {
+	Context("when a prefetch changes or is deleted", func() {
+		It("drops the images that only the deleted one wanted", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()
 			both := createPrefetch(ctx, "both", ofImages(app, sidecar))
@@ -296,7 +296,7 @@ var _ = Describe("Distribution controller", func() {
 	})
 
 	Context("when a pull fails", func() {
-		It("shows the reason at once, also while it is tried again", func(ctx SpecContext) {
+		It("shows the reason at once, even while it is retried", func(ctx SpecContext) {
 			createNodes(ctx, 3)
 			nodes.change(func(a *agents) {
 				a.faults[""] = fault{v1alpha1.ImagePending, v1alpha1.ReasonRegistryUnavailable, "the registry answered 503"}
@@ -345,7 +345,7 @@ var _ = Describe("Distribution controller", func() {
 			Expect(metric(c, "sluice_seeds_replaced_total")).To(Equal(1.0))
 		})
 
-		It("is Ready in spite of as many failures as are tolerated", func(ctx SpecContext) {
+		It("is Ready in spite of as many failures as are allowed", func(ctx SpecContext) {
 			createNodes(ctx, 3)
 			nodes.change(func(a *agents) { a.silent["node-3"] = true })
 			time := &skewedClock{}
@@ -365,14 +365,14 @@ var _ = Describe("Distribution controller", func() {
 	})
 
 	Context("when an agent cannot work", func() {
-		It("finds another seed for one that does not answer", func(ctx SpecContext) {
+		It("chooses another seed for one whose agent does not answer", func(ctx SpecContext) {
 			createNodes(ctx, 1)
 			nodes.change(func(a *agents) { a.silent["node-1"] = true })
 			time := &skewedClock{}
 			start(func(s *settings) { s.clock = time })
 			prefetch := createPrefetch(ctx, "app")
 			Eventually(statusOf(ctx, prefetch)).Should(notReady(v1alpha1.ReasonWaitingForSeeds))
-			createNode(ctx, "node-2") // the pass that counts it has seen node-1 not answer
+			createNode(ctx, "node-2") // the pass that counts it has observed the silence of node-1
 			Eventually(statusOf(ctx, prefetch)).Should(HaveField("DesiredNodes", BeEquivalentTo(2)))
 			passAfter(ctx, time, agentTimeout)
 			Eventually(statusOf(ctx, prefetch)).Should(And(notReady(v1alpha1.ReasonNodesFailed),
@@ -385,7 +385,9 @@ var _ = Describe("Distribution controller", func() {
 			nodes.change(func(a *agents) { a.idle["node-1"] = v1alpha1.ReasonUnsupportedRuntime })
 			start()
 			prefetch := createPrefetch(ctx, "app")
-			Eventually(statusOf(ctx, prefetch)).Should(And(haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages), HaveField("ReadyNodes", BeEquivalentTo(1)),
+			Eventually(statusOf(ctx, prefetch)).Should(And(
+				haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages),
+				HaveField("ReadyNodes", BeEquivalentTo(1)),
 				HaveField("DesiredNodes", BeEquivalentTo(1)), HaveField("UncoveredNodes", BeEquivalentTo(1)),
 				HaveField("Conditions", ContainElement(HaveField("Message", ContainSubstring("no Sluice agent serves them (node-1)"))))))
 		})
@@ -408,7 +410,7 @@ var _ = Describe("Distribution controller", func() {
 	})
 
 	Context("when fewer nodes match than replicas are asked for", func() {
-		It("uses those that there are, and says so", func(ctx SpecContext) {
+		It("uses the nodes that match, and says so", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()
 			prefetch := createPrefetch(ctx, "app", func(p *v1alpha1.ImagePrefetch) { p.Spec.Replicas = ptr.To[int32](5) })
@@ -417,8 +419,8 @@ var _ = Describe("Distribution controller", func() {
 		})
 	})
 
-	Context("when an image gets past the schema that is none", func() {
-		It("says which, and goes on with what others want", func(ctx SpecContext) {
+	Context("when an invalid image gets past the schema", func() {
+		It("names it, and goes on with the images of others", func(ctx SpecContext) {
 			createNodes(ctx, 1)
 			start()
 			wrong := createPrefetch(ctx, "wrong", ofImages(app, v1alpha1.ImageReference("ghcr.io/"+strings.Repeat("a", 256))))
@@ -435,7 +437,7 @@ var _ = Describe("Distribution controller", func() {
 			p.Spec.ImagePullSecrets = []v1alpha1.SecretReference{{Name: "registry"}}
 		}
 
-		It("says plainly that they are not served where no agent can ask for them, and pulls nothing", func(ctx SpecContext) {
+		It("says that they are not served if agents cannot get their credentials, and pulls nothing", func(ctx SpecContext) {
 			createNodes(ctx, 1)
 			start()
 			prefetch := createPrefetch(ctx, "app", withSecret)
@@ -446,7 +448,7 @@ var _ = Describe("Distribution controller", func() {
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
 		})
 
-		It("tells the nodes which they are", func(ctx SpecContext) {
+		It("names them in the NodeImageSets", func(ctx SpecContext) {
 			createNodes(ctx, 1)
 			start(func(s *settings) { s.secrets = true })
 			prefetch := createPrefetch(ctx, "app", withSecret)
@@ -461,14 +463,14 @@ var _ = Describe("Distribution controller", func() {
 	Context("when a NodeImageSet cannot be written", func() {
 		It("says so, goes on with the others, and tries again", func(ctx SpecContext) {
 			createNodes(ctx, 2)
-			refusing := &refusingWriter{node: "node-2"}
-			refusing.refuses.Store(true)
-			start(func(s *settings) { s.client = refusing.over })
+			rejecting := &rejectingWriter{node: "node-2"}
+			rejecting.rejects.Store(true)
+			start(func(s *settings) { s.client = rejecting.wrap })
 			prefetch := createPrefetch(ctx, "app")
 			Eventually(statusOf(ctx, prefetch)).Should(And(notReady(v1alpha1.ReasonReconcileFailed),
 				messageOf(v1alpha1.ConditionReady, Equal(`the NodeImageSet of node "node-2" could not be written: Forbidden; the controller tries again`)),
 				HaveField("ReadyNodes", BeEquivalentTo(1))))
-			refusing.refuses.Store(false)
+			rejecting.rejects.Store(false)
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
 		})
 	})
@@ -483,8 +485,8 @@ var _ = Describe("Distribution controller", func() {
 			c.stop()
 			createNode(ctx, "a-node-that-sorts-first")
 			stale := &staleReader{}
-			stale.blind.Store(true) // the new one's cache shows nothing of what the old one wrote
-			start(func(s *settings) { s.client = stale.over })
+			stale.blind.Store(true) // the cache of the new controller shows no write of the old one
+			start(func(s *settings) { s.client = stale.wrap })
 			Eventually(statusOf(ctx, prefetch)).Should(HaveField("DesiredNodes", BeEquivalentTo(4)))
 			stale.blind.Store(false)
 			nodes.change(func(a *agents) { a.slow = map[string]bool{} })
@@ -518,12 +520,12 @@ var _ = Describe("Distribution controller", func() {
 			createNodes(ctx, 2)
 			nodes.change(func(a *agents) { a.slow["node-1"] = true })
 			stale := &staleReader{}
-			start(func(s *settings) { s.client = stale.over })
+			start(func(s *settings) { s.client = stale.wrap })
 			stale.blind.Store(true) // the cache shows no NodeImageSet from now on
 			first := createPrefetch(ctx, "first")
 			Eventually(setOf(ctx, "node-1")).Should(HaveKeyWithValue(app, v1alpha1.RegistryPolicyDefault))
 
-			// Nodes and prefetches for which any plan that knows of no seed would choose another.
+			// With this node and this prefetch, a plan that does not know the seed would choose another.
 			createNode(ctx, "a-node-that-sorts-first", labelled("disk", "fast"))
 			second := createPrefetch(ctx, "second", onNodesWith("disk", "fast"))
 			Eventually(statusOf(ctx, second)).Should(HaveField("DesiredNodes", BeEquivalentTo(1)))
@@ -538,13 +540,13 @@ var _ = Describe("Distribution controller", func() {
 	})
 
 	Context("when the answer to a write is lost", func() {
-		It("finds out what became of it before it chooses a seed", func(ctx SpecContext) {
+		It("reads the object back before it chooses a seed", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			nodes.change(func(a *agents) { a.slow["node-1"] = true })
 			stale, lossy := &staleReader{}, &lossyWriter{}
 			stale.blind.Store(true)
 			start(func(s *settings) {
-				s.client = func(c client.Client) client.Client { return lossy.over(stale.over(c)) }
+				s.client = func(c client.Client) client.Client { return lossy.wrap(stale.wrap(c)) }
 			})
 			createPrefetch(ctx, "first")
 			Eventually(setOf(ctx, "node-1")).Should(HaveKeyWithValue(app, v1alpha1.RegistryPolicyDefault))
@@ -559,8 +561,8 @@ var _ = Describe("Distribution controller", func() {
 		})
 	})
 
-	Context("when somebody else edits a NodeImageSet", func() {
-		It("puts it right", func(ctx SpecContext) {
+	Context("when somebody else changes a NodeImageSet", func() {
+		It("writes it again", func(ctx SpecContext) {
 			createNodes(ctx, 2)
 			start()
 			prefetch := createPrefetch(ctx, "app")
@@ -574,10 +576,10 @@ var _ = Describe("Distribution controller", func() {
 	})
 })
 
-// agentTimeout is longer than any timeout of the plan's.
+// agentTimeout is longer than each timeout of the plan.
 const agentTimeout = 5 * time.Minute
 
-// passAfter lets time go by and has the controller look.
+// passAfter moves the clock forward and makes the controller start a pass.
 func passAfter(ctx context.Context, clock *skewedClock, by time.Duration) {
 	GinkgoHelper()
 	clock.forward(by)
@@ -593,10 +595,10 @@ func versionOf(ctx context.Context, prefetch *v1alpha1.ImagePrefetch) string {
 	return now.ResourceVersion
 }
 
-// metric reads a counter, or how often a histogram was fed.
+// metric reads a counter, or the number of observations of a histogram.
 func metric(c *controller, name string, label ...string) float64 {
 	GinkgoHelper()
-	families, err := c.figures.Gather()
+	families, err := c.registry.Gather()
 	Expect(err).NotTo(HaveOccurred())
 	for _, family := range families {
 		if family.GetName() != name {

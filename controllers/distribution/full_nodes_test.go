@@ -18,7 +18,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-var _ = Describe("A node of which more is wanted than its NodeImageSet can hold", func() {
+var _ = Describe("A node that more images are wanted on than its NodeImageSet has room for", func() {
 	// fail writes the largest status that an agent could for the images of the spec.
 	fail := func(ctx SpecContext, set *v1alpha1.NodeImageSet) error {
 		status := v1alpha1.NodeImageSetStatus{ObservedGeneration: set.Generation}
@@ -38,7 +38,7 @@ var _ = Describe("A node of which more is wanted than its NodeImageSet can hold"
 		return api.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(apply), client.FieldOwner("sluice-agent"), client.ForceOwnership)
 	}
 
-	DescribeTable("holds the oldest ImagePrefetches, and says so on the others",
+	DescribeTable("gets the images of the oldest ImagePrefetches, and the others say why not theirs",
 		func(ctx SpecContext, length, secrets int) {
 			nodes := runAgents()
 			nodes.change(func(a *agents) { a.silent["node-1"] = true })
@@ -73,11 +73,11 @@ var _ = Describe("A node of which more is wanted than its NodeImageSet can hold"
 			size, err := json.Marshal(set)
 			Expect(err).NotTo(HaveOccurred())
 			AddReportEntry("size", fmt.Sprintf("%d images are %d bytes, %d each", len(set.Spec.ImageSet), len(size), len(size)/len(set.Spec.ImageSet)))
-			Expect(len(size)).To(BeNumerically("<", 1280<<10), "the figures of the plan are too small")
-			Expect(len(size)).To(BeNumerically(">", 800<<10), "the figures of the plan are too large")
+			Expect(len(size)).To(BeNumerically("<", 1280<<10), "the plan estimates entries too small")
+			Expect(len(size)).To(BeNumerically(">", 800<<10), "the plan estimates entries too large")
 		},
-		Entry("with names as they usually are", 60, 0),
+		Entry("with names of usual length", 60, 0),
 		Entry("with long names", 250, 0),
-		Entry("with as many secrets as may be", 60, 16),
+		Entry("with as many secrets as the schema allows", 60, 16),
 	)
 })

@@ -41,17 +41,17 @@ func newLogHandler(w io.Writer) slog.Handler {
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.Level(-1)})
 }
 
-// controller is one instance of the controller, as its binary would run it: with no
-// rights but those of config/rbac.
+// controller is one instance of the controller, as its binary runs it, with the rights of config/rbac
+// alone.
 type controller struct {
 	elected  <-chan struct{}
-	figures  *prometheus.Registry
+	registry *prometheus.Registry
 	requests *requestLog
 	stop     context.CancelFunc
 	stopped  chan error
 }
 
-// settings are what a spec may have otherwise.
+// settings are what a spec may set differently.
 type settings struct {
 	limits   plan.Limits
 	clock    clock.PassiveClock
@@ -68,7 +68,7 @@ func start(change ...func(*settings)) *controller {
 	for _, f := range change {
 		f(&s)
 	}
-	c := &controller{figures: prometheus.NewRegistry(), requests: &requestLog{}, stopped: make(chan error, 1)}
+	c := &controller{registry: prometheus.NewRegistry(), requests: &requestLog{}, stopped: make(chan error, 1)}
 	restConfig := rest.CopyConfig(server.Config)
 	restConfig.QPS = -1
 	restConfig.Impersonate.UserName = "system:serviceaccount:sluice-system:sluice-controller"
@@ -86,7 +86,7 @@ func start(change ...func(*settings)) *controller {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	c.elected = manager.Elected()
-	metrics, err := distribution.NewMetrics(c.figures)
+	metrics, err := distribution.NewMetrics(c.registry)
 	Expect(err).NotTo(HaveOccurred())
 	reconciler := &distribution.Reconciler{
 		Client:        s.client(manager.GetClient()),
@@ -114,7 +114,7 @@ func start(change ...func(*settings)) *controller {
 	return c
 }
 
-// requestLog counts requests by what they do.
+// requestLog counts the writes of each kind.
 type requestLog struct {
 	mu     sync.Mutex
 	writes map[string]int
@@ -149,7 +149,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// skewedClock is the real clock, put forward by a test.
+// skewedClock is the real clock, moved forward by a test.
 type skewedClock struct {
 	clock.RealClock
 	ahead atomic.Int64
@@ -216,7 +216,7 @@ func onNodesWith(key, value string) func(*v1alpha1.ImagePrefetch) {
 	return func(prefetch *v1alpha1.ImagePrefetch) { prefetch.Spec.NodeSelector = map[string]string{key: value} }
 }
 
-// update changes an object that others may change at the same time.
+// update changes an object, and retries if others changed it at the same time.
 func update[T client.Object](ctx context.Context, object T, change func(T)) {
 	GinkgoHelper()
 	Eventually(func() error {
@@ -270,8 +270,8 @@ func messageOf(kind string, matcher OmegaMatcher) OmegaMatcher {
 	}, matcher)
 }
 
-// eventsOn reads the reasons of the events on an ImagePrefetch in the order in which
-// they were recorded, for Eventually.
+// eventsOn reads the types and reasons of the events on an ImagePrefetch, in the order in which they
+// were recorded, for Eventually.
 func eventsOn(ctx context.Context, prefetch *v1alpha1.ImagePrefetch) func(Gomega) []string {
 	return func(g Gomega) []string {
 		var list eventsv1.EventList
@@ -288,7 +288,7 @@ func eventsOn(ctx context.Context, prefetch *v1alpha1.ImagePrefetch) func(Gomega
 	}
 }
 
-// setOf reads the images that a node shall hold, with where from, for Eventually.
+// setOf reads the images that a node wants, with their registry policies, for Eventually.
 func setOf(ctx context.Context, node string) func(Gomega) map[string]v1alpha1.RegistryPolicy {
 	return func(g Gomega) map[string]v1alpha1.RegistryPolicy {
 		var set v1alpha1.NodeImageSet

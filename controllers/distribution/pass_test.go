@@ -22,8 +22,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/policy"
 )
 
-// memory is a cache, and a server that takes what is written to it.
-type memory struct {
+// fakeServer is a cache, and an API server that accepts each status.
+type fakeServer struct {
 	client.Client
 	nodes      []corev1.Node
 	sets       []v1alpha1.NodeImageSet
@@ -31,54 +31,54 @@ type memory struct {
 	lists      int
 }
 
-func (m *memory) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
-	m.lists++
+func (f *fakeServer) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	f.lists++
 	switch list := list.(type) {
 	case *corev1.NodeList:
-		list.Items = m.nodes
+		list.Items = f.nodes
 	case *v1alpha1.NodeImageSetList:
-		list.Items = m.sets
+		list.Items = f.sets
 	case *v1alpha1.ImagePrefetchList:
-		list.Items = m.prefetches
+		list.Items = f.prefetches
 	}
 	return nil
 }
 
-func (m *memory) Status() client.SubResourceWriter { return statusWriter{s: &statusServer{}} }
+func (f *fakeServer) Status() client.SubResourceWriter { return statusWriter{s: &statusServer{}} }
 
-func TestPassesRest(t *testing.T) {
+func TestPassesKeepAnInterval(t *testing.T) {
 	metrics, err := NewMetrics(prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, clock := &memory{}, clocktesting.NewFakePassiveClock(noon)
-	r := &Reconciler{Client: m, APIReader: m, Clock: clock, Metrics: metrics, Limits: plan.DefaultLimits(), DefaultPolicy: policy.DefaultAllow}
+	server, clock := &fakeServer{}, clocktesting.NewFakePassiveClock(noon)
+	r := &Reconciler{Client: server, APIReader: server, Clock: clock, Metrics: metrics, Limits: plan.DefaultLimits(), DefaultPolicy: policy.DefaultAllow}
 	for _, step := range []struct {
 		because string
 		after   time.Duration
 		lists   int
-		again   time.Duration
+		delay   time.Duration
 	}{
-		{"the first event is served at once, and the API server is asked what was written before", 0, 6, 0},
-		{"the next one waits for the rest", 20 * time.Millisecond, 0, passInterval - 20*time.Millisecond},
-		{"and then has its pass, from the cache", passInterval, 4, 0},
-		{"after quiet, the first event is served at once again", time.Hour, 4, 0},
+		{"the first event is served at once, and the written objects are read from the API server", 0, 6, 0},
+		{"the next one waits until the interval is over", 20 * time.Millisecond, 0, passInterval - 20*time.Millisecond},
+		{"and is then served from the cache", passInterval, 4, 0},
+		{"an event after a longer time is served at once", time.Hour, 4, 0},
 	} {
 		clock.SetTime(noon.Add(step.after))
-		m.lists = 0
+		server.lists = 0
 		result, err := r.Reconcile(t.Context(), clusterKey{})
-		if err != nil || m.lists != step.lists || result.RequeueAfter != step.again {
-			t.Errorf("%s: %d lists and again after %v, want %d and %v; error %v", step.because, m.lists, result.RequeueAfter, step.lists, step.again, err)
+		if err != nil || server.lists != step.lists || result.RequeueAfter != step.delay {
+			t.Errorf("%s: %d lists and again after %v, want %d and %v; error %v", step.because, server.lists, result.RequeueAfter, step.lists, step.delay, err)
 		}
 	}
 }
 
-// BenchmarkPass is a pass in which one node of many has news, when prefetches of four
+// BenchmarkPass measures a pass in which the set of one node has changed, when prefetches of four
 // images each are on all nodes.
 func BenchmarkPass(b *testing.B) {
 	for _, size := range []struct{ nodes, prefetches int }{{100, 10}, {1000, 10}, {5000, 10}, {5000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/prefetches=%d", size.nodes, size.prefetches), func(b *testing.B) {
-			m := &memory{}
+			server := &fakeServer{}
 			var entries []v1alpha1.NodeImage
 			var answers []v1alpha1.NodeImageStatus
 			for p := range size.prefetches {
@@ -93,16 +93,16 @@ func BenchmarkPass(b *testing.B) {
 					answers = append(answers, present(name, one))
 				}
 				prefetch.Spec.Retention = v1alpha1.RetentionPinned
-				m.prefetches = append(m.prefetches, prefetch)
+				server.prefetches = append(server.prefetches, prefetch)
 			}
 			for n := range size.nodes {
 				name := fmt.Sprintf("node-%04d", n)
-				m.nodes = append(m.nodes, corev1.Node{
+				server.nodes = append(server.nodes, corev1.Node{
 					ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), ResourceVersion: "1", Labels: map[string]string{corev1.LabelTopologyZone: "z"}},
 					Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64"},
 						Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 				})
-				m.sets = append(m.sets, v1alpha1.NodeImageSet{
+				server.sets = append(server.sets, v1alpha1.NodeImageSet{
 					ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), ResourceVersion: "1", Generation: 1},
 					Spec:       v1alpha1.NodeImageSetSpec{NodeName: name, ImageSet: entries},
 					Status:     v1alpha1.NodeImageSetStatus{ObservedGeneration: 1, Images: answers},
@@ -113,11 +113,11 @@ func BenchmarkPass(b *testing.B) {
 				b.Fatal(err)
 			}
 			clock := clocktesting.NewFakePassiveClock(noon)
-			r := &Reconciler{Client: m, APIReader: m, Clock: clock, Metrics: metrics,
+			r := &Reconciler{Client: server, APIReader: server, Clock: clock, Metrics: metrics,
 				Recorder: &events.FakeRecorder{}, Limits: plan.DefaultLimits(), DefaultPolicy: policy.DefaultAllow}
 			pass := func(i int) {
 				clock.SetTime(clock.Now().Add(passInterval))
-				m.sets[i%size.nodes].ResourceVersion = fmt.Sprint(i + 2)
+				server.sets[i%size.nodes].ResourceVersion = fmt.Sprint(i + 2)
 				if _, err := r.Reconcile(b.Context(), clusterKey{}); err != nil {
 					b.Fatal(err)
 				}

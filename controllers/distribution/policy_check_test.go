@@ -22,16 +22,16 @@ var _ = Describe("The policies of a namespace", func() {
 		nodes = runAgents()
 		DeferCleanup(func(ctx SpecContext) { Expect(api.DeleteAllOf(ctx, &v1alpha1.PrefetchPolicy{})).To(Succeed()) })
 	})
-	createPolicy := func(ctx context.Context, selector map[string]string, allowed ...v1alpha1.RepositoryPattern) *v1alpha1.PrefetchPolicy {
+	createPolicy := func(ctx context.Context, selector map[string]string, repositories ...v1alpha1.RepositoryPattern) *v1alpha1.PrefetchPolicy {
 		GinkgoHelper()
 		object := &v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: "tenants"}, Spec: v1alpha1.PrefetchPolicySpec{
-			NamespaceSelector: metav1.LabelSelector{MatchLabels: selector}, AllowedRepositories: allowed}}
+			NamespaceSelector: metav1.LabelSelector{MatchLabels: selector}, AllowedRepositories: repositories}}
 		Expect(api.Create(ctx, object)).To(Succeed())
 		return object
 	}
 	denied := notReady(v1alpha1.ReasonPolicyDenied)
 
-	It("end the distribution of what they no longer admit, and let it go on when they do again", func(ctx SpecContext) {
+	It("stop the distribution of images that they no longer allow, and let it go on when they do again", func(ctx SpecContext) {
 		createNodes(ctx, 3)
 		start()
 		prefetch := createPrefetch(ctx, "app")
@@ -42,13 +42,13 @@ var _ = Describe("The policies of a namespace", func() {
 		object := createPolicy(ctx, nil, "ghcr.io/**")
 		Eventually(statusOf(ctx, prefetch)).Should(And(denied, messageOf(v1alpha1.ConditionReady, And(
 			ContainSubstring("spec.images[0]"), ContainSubstring(app), ContainSubstring("ghcr.io/**"), ContainSubstring(`PrefetchPolicy "tenants"`)))))
-		Eventually(setOf(ctx, "node-1")).Should(BeEmpty(), "nothing is wanted of the nodes, so nothing is pulled or pinned")
+		Eventually(setOf(ctx, "node-1")).Should(BeEmpty(), "the nodes want nothing, so nothing is pulled or pinned")
 		Eventually(eventsOn(ctx, prefetch)).Should(ContainElement("Warning PolicyDenied"))
 		createNode(ctx, "node-4")
-		const admitted = "ghcr.io/org/tool:v1"
-		Eventually(statusOf(ctx, createPrefetch(ctx, "tool", ofImages(admitted)))).Should(And(beReady(), HaveField("ReadyNodes", BeEquivalentTo(4))))
+		const allowed = "ghcr.io/org/tool:v1"
+		Eventually(statusOf(ctx, createPrefetch(ctx, "tool", ofImages(allowed)))).Should(And(beReady(), HaveField("ReadyNodes", BeEquivalentTo(4))))
 		for _, node := range []string{"node-1", "node-2", "node-3", "node-4"} {
-			Expect(setOf(ctx, node)(Default)).To(And(HaveLen(1), HaveKey(admitted)), "what is denied comes to no node, new or old, when others do")
+			Expect(setOf(ctx, node)(Default)).To(And(HaveLen(1), HaveKey(allowed)), "denied images come to no node, new or old, while others do")
 		}
 		Expect(nodes.upstream(digestOf(app, 1))).To(Equal(pulls))
 
@@ -57,7 +57,7 @@ var _ = Describe("The policies of a namespace", func() {
 			p.Spec.AllowedRepositories = append(p.Spec.AllowedRepositories, "registry.sluice.test/demo/*")
 		})
 		Eventually(statusOf(ctx, prefetch)).Should(beReady())
-		Expect(nodes.upstream(digestOf(app, 1))).To(Equal(pulls), "the images were still there")
+		Expect(nodes.upstream(digestOf(app, 1))).To(Equal(pulls), "the nodes still have the images")
 	})
 
 	It("change with the labels of the namespace", func(ctx SpecContext) {
@@ -77,7 +77,7 @@ var _ = Describe("The policies of a namespace", func() {
 		Eventually(statusOf(ctx, prefetch)).Should(beReady())
 	})
 
-	It("fall back to the default, also where that is Deny", func(ctx SpecContext) {
+	It("give way to the default where none selects the namespace, even if that is Deny", func(ctx SpecContext) {
 		createNodes(ctx, 1)
 		start(func(s *settings) { s.fallback = policy.DefaultDeny })
 		prefetch := createPrefetch(ctx, "app")

@@ -21,7 +21,7 @@ import (
 )
 
 var _ = Describe("The schema of ImagePrefetch", func() {
-	// try asks the API server whether it would admit a spec.
+	// try reports whether the API server accepts a spec, in a dry run.
 	try := func(ctx context.Context, change func(*v1alpha1.ImagePrefetchSpec)) error {
 		prefetch := &v1alpha1.ImagePrefetch{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app"},
@@ -31,7 +31,7 @@ var _ = Describe("The schema of ImagePrefetch", func() {
 		return api.Create(ctx, prefetch, client.DryRunAll)
 	}
 
-	DescribeTable("refuses what cannot be meant, and says what to write instead",
+	DescribeTable("rejects what cannot be meant, and says what to write instead",
 		func(ctx SpecContext, want string, change func(*v1alpha1.ImagePrefetchSpec)) {
 			Expect(try(ctx, change)).To(MatchError(ContainSubstring(want)))
 		},
@@ -99,9 +99,9 @@ var _ = Describe("The schema of ImagePrefetch", func() {
 		"nginx@md5:" + sha256[:32], "app@sha256:" + sha256 + ":v1", "/app", "app/", "a//b", "ghcr.io/", "-a/b", "a-/b", "a.b-/c", "a/-b", "a/b-",
 		"a/_b", "a/b_", "a..b", "a___b", "a._b", "registry:port/app", "registry:/app", "registry:5000", "[fd00::1/app", "[fd00::1%eth0]/app", "[]/app",
 		"app:" + strings.Repeat("v", 128), "app:" + strings.Repeat("v", 129), "nginx\n", "ngınx", "nginx:v1\x00",
-		// A name that could be an image's ID, and others that only look like one.
+		// A name that could be the ID of an image, and others that only look like one.
 		sha256, "library/" + sha256, sha256 + ":v1", "index.docker.io/nginx", "docker.io/library/nginx", "docker.io/a/b/c",
-		// Long ones. That a path of more than 255 characters is no path, the controller says.
+		// Long ones. The controller, and not the schema, rejects a path of more than 255 characters.
 		strings.Repeat("a", 247), "registry.example.com:5000/" + strings.Repeat("a", 255),
 	} {
 		It(fmt.Sprintf("agrees with imageref about %.60q (%d bytes)", reference, len(reference)), func(ctx SpecContext) {
@@ -119,7 +119,7 @@ var _ = Describe("The schema of ImagePrefetch", func() {
 })
 
 var _ = Describe("The schema of NodeImageSet", func() {
-	It("holds the object to the node that it is named after", func(ctx SpecContext) {
+	It("lets the object name no other node than it is named after", func(ctx SpecContext) {
 		set := &v1alpha1.NodeImageSet{
 			ObjectMeta: metav1.ObjectMeta{Name: "one"},
 			Spec:       v1alpha1.NodeImageSetSpec{NodeName: "other"},
@@ -137,7 +137,7 @@ var _ = Describe("The samples", func() {
 })
 
 var _ = Describe("The roles", func() {
-	It("let an agent do nothing but watch NodeImageSets and patch their status", func() {
+	It("let an agent do nothing but watch NodeImageSets and patch their statuses", func() {
 		for _, object := range read("rbac") {
 			if object.GetKind() == "ClusterRole" && object.GetName() == "sluice-agent" {
 				rules, _, err := unstructured.NestedSlice(object.Object, "rules")

@@ -21,7 +21,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 )
 
-// brokenServer takes writes of NodeImageSets, but fails those of some nodes.
+// brokenServer accepts writes of NodeImageSets, except for some nodes.
 type brokenServer struct {
 	client.Client
 	mu     sync.Mutex
@@ -44,7 +44,7 @@ func (b *brokenServer) write(verb string, object client.Object) error {
 	return b.fails[object.GetName()]
 }
 
-func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
+func TestSeedsAreDemotedBeforeOthersAreMade(t *testing.T) {
 	image := func(policy v1alpha1.RegistryPolicy) []v1alpha1.NodeImage {
 		return []v1alpha1.NodeImage{{Name: appV1, RegistryPolicy: policy}}
 	}
@@ -54,12 +54,12 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 		because string
 		fails   error
 		writes  []string
-		again   bool
+		retried bool
 		failed  bool
 	}{
-		{"one node is relieved, another takes over, and a third has nothing to do with it", nil, []string{"update b", "create a", "create c"}, false, false},
-		{"as long as the node cannot be relieved, none takes over", errors.New("refused"), []string{"update b", "create c"}, false, true},
-		{"nor while what is relieved must be looked at again", conflict, []string{"update b", "create c"}, true, false},
+		{"one seed is demoted, then another is made; a third node does not matter", nil, []string{"update b", "create a", "create c"}, false, false},
+		{"while the seed cannot be demoted, no other is made", errors.New("refused"), []string{"update b", "create c"}, false, true},
+		{"nor while its set must be observed again", conflict, []string{"update b", "create c"}, true, false},
 	}
 	for _, test := range tests {
 		t.Run(test.because, func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 			}
 			r := &Reconciler{Client: server, Clock: clocktesting.NewFakePassiveClock(noon), Metrics: metrics}
 			seen := &observation{nodes: map[string]*observedNode{}}
-			for _, name := range []string{"a", "b", "c", "doomed"} {
-				seen.nodes[name] = &observedNode{planNode: plan.Node{Name: name}, uid: types.UID(name), foreignSet: name == "doomed"}
+			for _, name := range []string{"a", "b", "c", "foreign"} {
+				seen.nodes[name] = &observedNode{planNode: plan.Node{Name: name}, uid: types.UID(name), foreignSet: name == "foreign"}
 			}
 			seen.nodes["b"].set = &v1alpha1.NodeImageSet{
 				ObjectMeta: metav1.ObjectMeta{Name: "b", ResourceVersion: "1"},
@@ -79,14 +79,14 @@ func TestTheUpstreamIsTakenBeforeItIsGiven(t *testing.T) {
 			}
 			got := r.writeSets(t.Context(), seen, plan.Step{Sets: map[string][]v1alpha1.NodeImage{
 				"a": image(v1alpha1.RegistryPolicyDefault), "b": image(v1alpha1.RegistryPolicyMirror), "c": image(v1alpha1.RegistryPolicyMirror),
-				"doomed": image(v1alpha1.RegistryPolicyDefault), "gone": image(v1alpha1.RegistryPolicyDefault),
+				"foreign": image(v1alpha1.RegistryPolicyDefault), "gone": image(v1alpha1.RegistryPolicyDefault),
 			}})
-			slices.Sort(server.writes[1:]) // these are written at the same time
+			slices.Sort(server.writes[1:]) // these are written in parallel
 			if !slices.Equal(server.writes, test.writes) {
 				t.Errorf("wrote %q, want %q", server.writes, test.writes)
 			}
-			if got.retryAt.IsZero() == test.again || (got.err() != nil) != test.failed {
-				t.Errorf("look again at %v, error %v", got.retryAt, got.err())
+			if got.retryAt.IsZero() == test.retried || (got.err() != nil) != test.failed {
+				t.Errorf("again at %v, error %v", got.retryAt, got.err())
 			}
 			if _, remembered := r.writtenSets.entries[client.ObjectKey{Name: "b"}]; remembered != (test.fails == nil) {
 				t.Errorf("the write is remembered: %v", remembered)
@@ -109,7 +109,7 @@ func TestNodesOfAWaveAreCounted(t *testing.T) {
 	}
 	metrics.countAssignments([]*setWrite{
 		write(nil, peer(appV1), peer(webV1)),
-		write([]v1alpha1.NodeImage{peer(webV1)}, peer(appV1), peer(webV1)), // it had the one before
+		write([]v1alpha1.NodeImage{peer(webV1)}, peer(appV1), peer(webV1)), // it had webV1 before
 		write(nil, v1alpha1.NodeImage{Name: webV1, RegistryPolicy: v1alpha1.RegistryPolicyDefault}),
 	}, func(string) bool { return true })
 	families, err := registry.Gather()
@@ -127,19 +127,19 @@ func TestNodesOfAWaveAreCounted(t *testing.T) {
 	t.Error("there is no sluice_wave_nodes")
 }
 
-func TestWhatMakesTheStateUncertain(t *testing.T) {
+func TestWhichFailedWritesMayBeStored(t *testing.T) {
 	sets := v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource()
 	for because, test := range map[string]struct {
 		err  error
 		want bool
 	}{
-		"success":                          {nil, false},
-		"the connection broke":             {errors.New("connection reset by peer"), true},
-		"the server gave up waiting":       {apierrors.NewTimeoutError("etcd", 1), true},
-		"the server had trouble":           {apierrors.NewInternalError(errors.New("etcd")), true},
-		"there is one that nobody knew":    {apierrors.NewAlreadyExists(sets, "a"), true},
-		"the agent wrote its status":       {apierrors.NewConflict(sets, "a", errors.New("changed")), false},
-		"a refusal, which changes nothing": {apierrors.NewForbidden(sets, "a", errors.New("no")), false},
+		"success":                                  {nil, false},
+		"the connection broke":                     {errors.New("connection reset by peer"), true},
+		"the server gave up waiting":               {apierrors.NewTimeoutError("etcd", 1), true},
+		"the server had trouble":                   {apierrors.NewInternalError(errors.New("etcd")), true},
+		"there is an object that was not observed": {apierrors.NewAlreadyExists(sets, "a"), true},
+		"the agent wrote its status":               {apierrors.NewConflict(sets, "a", errors.New("changed")), false},
+		"a rejection, which changes nothing":       {apierrors.NewForbidden(sets, "a", errors.New("no")), false},
 	} {
 		if got := mayBeStored(test.err); got != test.want {
 			t.Errorf("%s: got %v", because, got)

@@ -31,18 +31,17 @@ const (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// situation builds an account: one prefetch of generation 3 over nodes that say what
-// they hold.
-type situation struct {
+// inputBuilder builds a statusInput: one prefetch of generation 3, and nodes with their answers.
+type inputBuilder struct {
 	statusInput
 }
 
-func prefetchOf(images ...v1alpha1.ImageReference) *situation {
+func prefetchOf(images ...v1alpha1.ImageReference) *inputBuilder {
 	object := &v1alpha1.ImagePrefetch{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app", UID: "u1", Generation: 3},
 		Spec:       v1alpha1.ImagePrefetchSpec{Images: images},
 	}
-	s := &situation{statusInput{
+	s := &inputBuilder{statusInput{
 		now: noon, nodes: map[string]*observedNode{}, mirrorFallback: true,
 		outcome: plan.Outcome{Digests: map[string]plan.Resolved{}},
 	}}
@@ -50,13 +49,13 @@ func prefetchOf(images ...v1alpha1.ImageReference) *situation {
 	return s
 }
 
-func (s *situation) resolved(image, digest string) *situation {
+func (s *inputBuilder) resolved(image, digest string) *inputBuilder {
 	s.outcome.Digests[image] = plan.Resolved{Digest: digest}
 	return s
 }
 
 // node adds a desired node with its entries.
-func (s *situation) node(name string, answers ...v1alpha1.NodeImageStatus) *situation {
+func (s *inputBuilder) node(name string, answers ...v1alpha1.NodeImageStatus) *inputBuilder {
 	s.outcome.Nodes = append(s.outcome.Nodes, name)
 	node := &observedNode{planNode: plan.Node{Name: name, Entries: map[string]plan.Entry{}}}
 	for _, answer := range answers {
@@ -72,12 +71,12 @@ func (s *situation) node(name string, answers ...v1alpha1.NodeImageStatus) *situ
 	return s
 }
 
-func (s *situation) with(change func(*situation)) *situation {
+func (s *inputBuilder) with(change func(*inputBuilder)) *inputBuilder {
 	change(s)
 	return s
 }
 
-func (s *situation) summarize() v1alpha1.ImagePrefetchStatus {
+func (s *inputBuilder) summarize() v1alpha1.ImagePrefetchStatus {
 	s.anyNodeHas = nodesHave(s.nodes)
 	return summarize(s.statusInput)
 }
@@ -99,9 +98,9 @@ func upstream(status v1alpha1.NodeImageStatus) v1alpha1.NodeImageStatus {
 	return status
 }
 
-// asking has a node hold a digest under a tag that it asks for again, in vain so far.
-func asking(node, digest, reason string, attempts int32) func(*situation) {
-	return func(s *situation) {
+// asking gives a node a digest under a tag that it asks for again, without success so far.
+func asking(node, digest, reason string, attempts int32) func(*inputBuilder) {
+	return func(s *inputBuilder) {
 		answer := present(appV1, digest)
 		answer.Request, answer.Reason, answer.Attempts = "m1", reason, attempts
 		s.nodes[node].planNode.Entries[appV1] = plan.Entry{Status: &answer, Wanted: &v1alpha1.NodeImage{
@@ -111,14 +110,14 @@ func asking(node, digest, reason string, attempts int32) func(*situation) {
 }
 
 func TestConditions(t *testing.T) {
-	tolerate := func(tolerance intstr.IntOrString) func(*situation) {
-		return func(s *situation) { s.prefetch.object.Spec.FailureTolerance = &tolerance }
+	tolerate := func(tolerance intstr.IntOrString) func(*inputBuilder) {
+		return func(s *inputBuilder) { s.prefetch.object.Spec.FailureTolerance = &tolerance }
 	}
 	notFound := upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonImageNotFound))
 	conflict := apierrors.NewForbidden(v1alpha1.SchemeGroupVersion.WithResource("nodeimagesets").GroupResource(), "b", errors.New("no"))
 	tests := []struct {
 		because  string
-		of       *situation
+		of       *inputBuilder
 		ready    string // status, reason and message
 		degraded string
 	}{
@@ -127,20 +126,20 @@ func TestConditions(t *testing.T) {
 			prefetchOf(appV1, webV1).node("a").node("b"),
 			"False WaitingForSeeds: 0 of 2 nodes hold all 2 images; 2 images are to be resolved", "",
 		}, {
-			"a digest that nobody holds is still on its way into the cluster",
+			"a digest that no node has is still on its way into the cluster",
 			prefetchOf(appV1).resolved(appV1, one).node("a", upstream(pulling(appV1, one))).node("b", pulling(appV1, one)),
 			"False WaitingForSeeds: 0 of 2 nodes hold the image; 2 pulling; 1 image is on the way to a first node", "",
 		}, {
-			"once every image is somewhere, the rest is distribution",
+			"once each image is on some node, the rest is distribution",
 			prefetchOf(appV1, webV1).resolved(appV1, one).resolved(webV1, two).
 				node("a", present(appV1, one), present(webV1, two)).node("b", present(appV1, one), pulling(webV1, two)).node("c"),
 			"False Distributing: 1 of 3 nodes hold all 2 images; 1 pulling", "",
 		}, {
 			"a node outside the prefetch counts as well: the image is in the cluster",
-			prefetchOf(appV1).resolved(appV1, one).node("b", present(appV1, one)).with(func(s *situation) { s.outcome.Nodes = []string{"a"} }),
+			prefetchOf(appV1).resolved(appV1, one).node("b", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.Nodes = []string{"a"} }),
 			"False Distributing: 0 of 1 node holds the image", "",
 		}, {
-			"all nodes hold all images",
+			"all nodes have all images",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", present(appV1, one)),
 			"True AllNodesHoldImages: 2 of 2 nodes hold the image", "",
 		}, {
@@ -148,25 +147,25 @@ func TestConditions(t *testing.T) {
 			prefetchOf(appV1).resolved(appV1, two).node("a", present(appV1, two)).node("b", present(appV1, one)),
 			"False Distributing: 1 of 2 nodes hold the image", "",
 		}, {
-			"while the tag is being asked for again, what nodes hold does not count",
+			"while the tag is resolved again, what nodes have does not count",
 			prefetchOf(appV1).node("a", present(appV1, one)),
 			"False WaitingForSeeds: 0 of 1 node holds the image; 1 image is to be resolved", "",
 		}, {
-			"but it does for those who have been told",
+			"but it counts for a prefetch whose tag is resolved",
 			prefetchOf(appV1).resolved(appV1, one).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 9)),
 			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
 		}, {
-			"who asks hears of a question that is asked again",
+			"a prefetch whose tag is asked for again shows the failure",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 1)),
 			"False WaitingForSeeds: 0 of 1 node holds the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
 			"NodeFailures: 1 node is trying again (RegistryUnavailable)",
 		}, {
-			"and of one that has been asked in vain",
+			"and counts it after the last try",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 4)),
 			"False NodesFailed: 0 of 1 node holds the image; 1 failed (RegistryUnavailable); see status.failures",
 			"NodeFailures: 1 node failed (RegistryUnavailable)",
 		}, {
-			"or need not be asked again",
+			"or at once if another try cannot help",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonImagePullUnauthorized, 1)),
 			"False NodesFailed: 0 of 1 node holds the image; 1 failed (ImagePullUnauthorized); see status.failures",
 			"NodeFailures: 1 node failed (ImagePullUnauthorized)",
@@ -177,26 +176,27 @@ func TestConditions(t *testing.T) {
 			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
 		}, {
 			"an image that the spec of the node does not name any more is not kept there",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) {
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) {
 				s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Status: ptr.To(present(appV1, one))}
 			}),
 			"False Distributing: 0 of 1 node holds the image", "",
 		}, {
 			"no node at all is never Ready",
 			prefetchOf(appV1),
-			"False NoMatchingNodes: no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, and has the labels of spec.nodeSelector: change the selector or the tolerations, or the nodes", "",
+			"False NoMatchingNodes: no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, " +
+				"and has the labels of spec.nodeSelector: change the selector or the tolerations, or the nodes", "",
 		}, {
 			"a failure counts against the tolerance, which is none by default",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
-			"as many failures as are tolerated do not hold Ready up",
+			"as many failures as are allowed do not keep Ready from being True",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromInt32(1))),
 			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance admits 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
-			"tolerated failures do not make up for nodes that are still at work",
+			"allowed failures do not make up for nodes that still pull",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).node("c", pulling(appV1, one)).with(tolerate(intstr.FromInt32(2))),
 			"False Distributing: 1 of 3 nodes hold the image; 1 pulling; 1 failed (ImageNotFound)",
 			"NodeFailures: 1 node failed (ImageNotFound)",
@@ -216,74 +216,75 @@ func TestConditions(t *testing.T) {
 			"False WaitingForSeeds: 0 of 2 nodes hold the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
 			"NodeFailures: 1 node is trying again (RegistryUnavailable)",
 		}, {
-			"a peer that waits for the mirror does its work",
+			"a peer that waits for the mirror has no failure",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImagePulling, v1alpha1.ReasonNotOnMirror)),
 			"False Distributing: 1 of 2 nodes hold the image; 1 pulling", "",
 		}, {
-			"what the mirror did not have waits for its turn at the registry",
+			"an image that the mirror did not have waits for its turn at the upstream",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)).
-				with(func(s *situation) { s.outcome.WithoutMirror = true }),
+				with(func(s *inputBuilder) { s.outcome.WithoutMirror = true }),
 			"False Distributing: 1 of 2 nodes hold the image; 1 trying again (NotOnMirror)",
-			"NodeFailures: 1 node is trying again (NotOnMirror); the mirror served nothing, so nodes pull from the upstream registry, one after the other: check that Spegel runs and that hosts.toml on the nodes names it",
+			"NodeFailures: 1 node is trying again (NotOnMirror); the mirror served nothing, so nodes pull from the upstream registry, " +
+				"one after the other: check that Spegel runs and that hosts.toml on the nodes names it",
 		}, {
-			"and it has failed where the registry is out of bounds",
+			"and has failed if there is no fallback to the upstream",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)).
-				with(func(s *situation) { s.mirrorFallback = false }),
+				with(func(s *inputBuilder) { s.mirrorFallback = false }),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (NotOnMirror); see status.failures",
 			"NodeFailures: 1 node failed (NotOnMirror)",
 		}, {
-			"a full disk is not mended by another source",
+			"another source does not help against a full disk",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (InsufficientDisk); see status.failures",
 			"NodeFailures: 1 node failed (InsufficientDisk)",
 		}, {
 			"nodes that are not even sent to ask for a refused image will not get it either",
-			prefetchOf(appV1).node("a", notFound).node("b").node("c").with(func(s *situation) { s.outcome.Refused = map[string][]string{appV1: {""}} }),
+			prefetchOf(appV1).node("a", notFound).node("b").node("c").with(func(s *inputBuilder) { s.outcome.Refused = map[string][]string{appV1: {""}} }),
 			"False NodesFailed: 0 of 3 nodes hold the image; 3 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 3 nodes failed (ImageNotFound)",
 		}, {
 			"an agent that does not answer is a failure of its node",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).
-				with(func(s *situation) { s.outcome.Silent = []string{"b"} }),
+				with(func(s *inputBuilder) { s.outcome.Silent = []string{"b"} }),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (AgentNotRunning); see status.failures",
 			"NodeFailures: 1 node failed (AgentNotRunning)",
 		}, {
 			"so is a container runtime that does not answer",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
-				with(func(s *situation) { s.nodes["b"].planNode.RuntimeDown = true }),
+				with(func(s *inputBuilder) { s.nodes["b"].planNode.RuntimeDown = true }),
 			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance admits 1",
 			"NodeFailures: 1 node failed (RuntimeUnavailable)",
 		}, {
-			"unless the node holds all that it shall",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) { s.outcome.Silent = []string{"a"} }),
+			"unless the node has all images",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.Silent = []string{"a"} }),
 			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
 		}, {
-			"fewer nodes than replicas are used, and it is said",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) { s.outcome.MissingReplicas = 1 }),
+			"if fewer nodes match than replicas are asked for, Degraded says so",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.MissingReplicas = 1 }),
 			"True AllNodesHoldImages: 1 of 1 node holds the image",
 			"TooFewNodes: spec.replicas asks for 1 node more than match; all that match are used",
 		}, {
-			"a node that is full of older images gets none of these",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b").with(func(s *situation) { s.outcome.Full = []string{"b"} }),
+			"a node whose set is full of older images gets none of these",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b").with(func(s *inputBuilder) { s.outcome.Full = []string{"b"} }),
 			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (TooManyImages); see status.failures",
 			"NodeFailures: 1 node failed (TooManyImages)",
 		}, {
 			"secrets that are left out are named",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *situation) { s.outcome.LeftOutSecrets = []string{"k1", "k2"} }),
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.LeftOutSecrets = []string{"k1", "k2"} }),
 			"True AllNodesHoldImages: 1 of 1 node holds the image",
 			`PullSecretsLeftOut: spec.imagePullSecrets: 2 are not used everywhere, beginning with "k1": a node is given 64 for one image, ` +
 				"and ImagePrefetches of the same image that come first by namespace and name have as many",
 		}, {
-			"what the controller cannot write, the user must see",
-			prefetchOf(appV1).node("a").node("b").with(func(s *situation) { s.setErrors = map[string]error{"b": fmt.Errorf("write: %w", conflict)} }),
+			"users must see what the controller cannot write",
+			prefetchOf(appV1).node("a").node("b").with(func(s *inputBuilder) { s.setErrors = map[string]error{"b": fmt.Errorf("write: %w", conflict)} }),
 			`False ReconcileFailed: the NodeImageSet of node "b" could not be written: Forbidden; the controller tries again`, "",
 		}, {
 			"an error without a reason may differ from try to try, so it is not quoted",
-			prefetchOf(appV1).node("a").with(func(s *situation) { s.setErrors = map[string]error{"a": errors.New("dial tcp 10.0.0.1:4711")} }),
+			prefetchOf(appV1).node("a").with(func(s *inputBuilder) { s.setErrors = map[string]error{"a": errors.New("dial tcp 10.0.0.1:4711")} }),
 			`False ReconcileFailed: the NodeImageSet of node "a" could not be written: the API server could not be reached; the controller tries again`, "",
 		}, {
-			"pull secrets are of no use where no agent can ask for what is in them",
-			prefetchOf(appV1).with(func(s *situation) {
+			"pull secrets are of no use if agents cannot get their credentials",
+			prefetchOf(appV1).with(func(s *inputBuilder) {
 				s.prefetch.object.Spec.ImagePullSecrets = []v1alpha1.SecretReference{{Name: "pull"}}
 				s.prefetch = observePrefetch(s.prefetch.object, &referenceMemo{}, false)
 			}).node("a"),
@@ -292,7 +293,8 @@ func TestConditions(t *testing.T) {
 		}, {
 			"an image that does not parse is named",
 			prefetchOf(appV1, "UPPER").node("a"),
-			`False InvalidSpec: spec.images: parse image reference "UPPER": invalid reference format: repository name (library/UPPER) must be lowercase: write it as in a Pod, such as ghcr.io/org/app:v2`, "",
+			`False InvalidSpec: spec.images: parse image reference "UPPER": invalid reference format: ` +
+				"repository name (library/UPPER) must be lowercase: write it as in a Pod, such as ghcr.io/org/app:v2", "",
 		},
 	}
 	for _, test := range tests {
@@ -311,12 +313,12 @@ func TestConditions(t *testing.T) {
 				t.Errorf("Degraded is\n%s, want\n%s", got, want)
 			}
 			if status.ObservedGeneration != 3 || ready.ObservedGeneration != 3 || degraded.ObservedGeneration != 3 {
-				t.Errorf("the status does not speak of generation 3: %+v", status)
+				t.Errorf("the status is not of generation 3: %+v", status)
 			}
 			test.of.prefetch.object.Status = status
 			test.of.now = noon.Add(time.Hour)
 			if again := test.of.summarize(); !cmp.Equal(status, again) {
-				t.Errorf("the same account gives another status an hour later: %s", cmp.Diff(status, again))
+				t.Errorf("the same input gives another status an hour later: %s", cmp.Diff(status, again))
 			}
 		})
 	}
@@ -331,7 +333,7 @@ func TestImages(t *testing.T) {
 	}
 	want := []v1alpha1.ImageStatus{
 		{Name: appV1, Digest: one, SizeBytes: 10, ReadyNodes: 2, UpstreamPulls: 1},
-		// What it was stands there until it is known what it is now; nobody holds that yet.
+		// The last digest stays until the tag is resolved again. No node has the new one.
 		{Name: webV1, Digest: two, SizeBytes: 7},
 	}
 	if diff := cmp.Diff(want, s.summarize().Images); diff != "" {
@@ -354,7 +356,8 @@ func TestSizeIsThatOfTheDigest(t *testing.T) {
 func TestFailuresAreBoundedAndSorted(t *testing.T) {
 	s := prefetchOf(webV1, appV1)
 	for i := range 20 {
-		s.node(fmt.Sprintf("node-%02d", i), fails(appV1, v1alpha1.ImagePending, v1alpha1.ReasonNoProgress), fails(webV1, v1alpha1.ImagePending, v1alpha1.ReasonNoProgress))
+		s.node(fmt.Sprintf("node-%02d", i),
+			fails(appV1, v1alpha1.ImagePending, v1alpha1.ReasonNoProgress), fails(webV1, v1alpha1.ImagePending, v1alpha1.ReasonNoProgress))
 	}
 	final := fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonPlatformNotProvided)
 	final.Message = strings.Repeat("ü", 1024)
@@ -365,7 +368,7 @@ func TestFailuresAreBoundedAndSorted(t *testing.T) {
 	}
 	last := got[9]
 	if last.Node != "node-99" || last.Reason != v1alpha1.ReasonPlatformNotProvided {
-		t.Errorf("what failed for good gives way to what is tried again: %+v", got)
+		t.Errorf("a retried failure takes the place of a final one: %+v", got)
 	}
 	if len(last.Message) > maxMessage || !utf8.ValidString(last.Message) {
 		t.Errorf("the message is %d bytes, or cut within a character", len(last.Message))
@@ -383,10 +386,13 @@ func TestTransitionTimes(t *testing.T) {
 	first := s.summarize()
 	s.prefetch.object.Status = first
 	s.now = noon.Add(time.Minute)
-	s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{RegistryPolicy: v1alpha1.RegistryPolicyDefault}, Status: ptr.To(upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress)))}
+	s.nodes["a"].planNode.Entries[appV1] = plan.Entry{
+		Wanted: &v1alpha1.NodeImage{RegistryPolicy: v1alpha1.RegistryPolicyDefault},
+		Status: ptr.To(upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNoProgress))),
+	}
 	second := s.summarize()
-	if was, is := first.Conditions[0], second.Conditions[0]; was.Reason == is.Reason || !was.LastTransitionTime.Equal(&is.LastTransitionTime) {
-		t.Errorf("Ready was %+v and is %+v: want another reason at the same time of transition", was, is)
+	if before, after := first.Conditions[0], second.Conditions[0]; before.Reason == after.Reason || !before.LastTransitionTime.Equal(&after.LastTransitionTime) {
+		t.Errorf("Ready was %+v and is %+v: want another reason and the same transition time", before, after)
 	}
 	s.prefetch.object.Status = second
 	s.now = noon.Add(time.Hour)
@@ -396,24 +402,24 @@ func TestTransitionTimes(t *testing.T) {
 	}
 }
 
-func TestPressingNews(t *testing.T) {
+func TestUrgentStatuses(t *testing.T) {
 	base := prefetchOf(appV1).resolved(appV1, one).node("a", pulling(appV1, one)).node("b", present(appV1, one)).summarize()
 	tests := []struct {
 		because string
 		change  func(*v1alpha1.ImagePrefetchStatus)
 		want    bool
 	}{
-		{"counts can wait", func(s *v1alpha1.ImagePrefetchStatus) {
+		{"counts are put off", func(s *v1alpha1.ImagePrefetchStatus) {
 			s.ReadyNodes, s.Images[0].ReadyNodes, s.Conditions[0].Message = 2, 2, "2 of 2"
 		}, false},
-		{"a new failure of the same kind can wait", func(s *v1alpha1.ImagePrefetchStatus) {
+		{"a new failure with the same reason is put off", func(s *v1alpha1.ImagePrefetchStatus) {
 			s.Failures = []v1alpha1.NodeFailure{{Node: "a"}}
 		}, false},
-		{"a digest must outlive the node that found it", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Digest = two }, true},
-		{"so must what it answers", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Refresh = "4" }, true},
+		{"a digest must outlive the node that resolved it", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Digest = two }, true},
+		{"so must the refresh that it belongs to", func(s *v1alpha1.ImagePrefetchStatus) { s.Images[0].Refresh = "4" }, true},
 		{"somebody waits for Ready", func(s *v1alpha1.ImagePrefetchStatus) { s.Conditions[0].Status = metav1.ConditionTrue }, true},
 		{"somebody waits for the reason", func(s *v1alpha1.ImagePrefetchStatus) { s.Conditions[0].Reason = v1alpha1.ReasonNodesFailed }, true},
-		{"the author waits to see the spec taken up", func(s *v1alpha1.ImagePrefetchStatus) { s.ObservedGeneration = 4 }, true},
+		{"the author waits until the spec is observed", func(s *v1alpha1.ImagePrefetchStatus) { s.ObservedGeneration = 4 }, true},
 	}
 	for _, test := range tests {
 		t.Run(test.because, func(t *testing.T) {

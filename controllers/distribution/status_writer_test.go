@@ -18,7 +18,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 )
 
-// statusServer takes statuses.
+// statusServer accepts statuses.
 type statusServer struct {
 	client.Client
 	writes []*v1alpha1.ImagePrefetch
@@ -36,7 +36,7 @@ func (w statusWriter) Update(_ context.Context, object client.Object, _ ...clien
 	return nil
 }
 
-func TestCountsWaitAndConditionsDoNot(t *testing.T) {
+func TestCountsArePutOffAndConditionsAreNot(t *testing.T) {
 	server, clock, recorder := &statusServer{}, clocktesting.NewFakePassiveClock(noon), events.NewFakeRecorder(10)
 	metrics, err := NewMetrics(prometheus.NewRegistry())
 	if err != nil {
@@ -44,8 +44,8 @@ func TestCountsWaitAndConditionsDoNot(t *testing.T) {
 	}
 	r := &Reconciler{Client: server, Clock: clock, Recorder: recorder, Metrics: metrics, Limits: plan.DefaultLimits()}
 	s := prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b").node("c")
-	// pass reports after some time, and tells whether it wrote, and when it wants to look again.
-	pass := func(after time.Duration) (bool, time.Time) {
+	// pass writes statuses at some time after noon, and returns whether it wrote, and when it is due again.
+	pass := func(after time.Duration) (wrote bool, retryAt time.Time) {
 		t.Helper()
 		clock.SetTime(noon.Add(after))
 		had := len(server.writes)
@@ -59,36 +59,36 @@ func TestCountsWaitAndConditionsDoNot(t *testing.T) {
 		}
 		return len(server.writes) > had, result.retryAt
 	}
-	hold := func(node string) {
+	bring := func(node string) {
 		s.nodes[node].planNode.Entries[appV1] = plan.Entry{Wanted: &v1alpha1.NodeImage{}, Status: new(present(appV1, one))}
 	}
 
 	if wrote, _ := pass(0); !wrote {
 		t.Error("the first status was not written")
 	}
-	hold("b")
-	if wrote, again := pass(10 * time.Millisecond); wrote || !again.Equal(noon.Add(statusInterval)) {
-		t.Errorf("a count that moved: written %v, look again at %s", wrote, again)
+	bring("b")
+	if wrote, retryAt := pass(10 * time.Millisecond); wrote || !retryAt.Equal(noon.Add(statusInterval)) {
+		t.Errorf("a count that changed: written %v, again at %s", wrote, retryAt)
 	}
-	if wrote, again := pass(statusInterval); !wrote || !again.IsZero() {
-		t.Errorf("a count that has waited: written %v, look again at %s", wrote, again)
+	if wrote, retryAt := pass(statusInterval); !wrote || !retryAt.IsZero() {
+		t.Errorf("a count that was put off: written %v, again at %s", wrote, retryAt)
 	}
-	if wrote, again := pass(10 * statusInterval); wrote || !again.IsZero() {
-		t.Errorf("an equal status: written %v, look again at %s", wrote, again)
+	if wrote, retryAt := pass(10 * statusInterval); wrote || !retryAt.IsZero() {
+		t.Errorf("an equal status: written %v, again at %s", wrote, retryAt)
 	}
-	hold("c")
+	bring("c")
 	if wrote, _ := pass(10*statusInterval + 1); !wrote {
-		t.Error("that all nodes hold the image was not written at once")
+		t.Error("a condition that changed was not written at once")
 	}
 	close(recorder.Events)
-	var told []string
+	var recorded []string
 	for event := range recorder.Events {
-		told = append(told, event)
+		recorded = append(recorded, event)
 	}
-	if !slices.Equal(told, []string{
+	if !slices.Equal(recorded, []string{
 		"Normal Distributing 1 of 3 nodes hold the image",
 		"Normal AllNodesHoldImages 3 of 3 nodes hold the image",
 	}) {
-		t.Errorf("events on transitions only, please: %q", told)
+		t.Errorf("recorded %q, want one event for each transition", recorded)
 	}
 }

@@ -58,8 +58,8 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	}
 })
 
-// Nodes and NodeImageSets are cluster-scoped: each spec has them to itself. Cleanups
-// run last in, first out, so that this one follows the end of the controllers.
+// Nodes and NodeImageSets are cluster-scoped, so each spec starts without any. The last cleanup that
+// was registered runs first, so that the controllers have ended before this one.
 var _ = BeforeEach(func() {
 	DeferCleanup(func(ctx SpecContext) {
 		for _, kind := range []client.Object{&v1alpha1.ImagePrefetch{}, &eventsv1.Event{}} {
@@ -71,7 +71,7 @@ var _ = BeforeEach(func() {
 	})
 })
 
-// read reads the objects of a folder below config, in the order in which kubectl would.
+// read reads the objects of a folder below config, in the order in which kubectl applies them.
 func read(folder string) (objects []*unstructured.Unstructured) {
 	GinkgoHelper()
 	files, err := filepath.Glob(filepath.Join(server.Root, "config", folder, "*.yaml"))

@@ -17,44 +17,6 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 )
 
-func TestPlanOfPrefetch(t *testing.T) {
-	object := &v1alpha1.ImagePrefetch{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "shop", Name: "app", UID: "u1", Generation: 2, Annotations: map[string]string{v1alpha1.RefreshAnnotation: "2"},
-		},
-		Spec: v1alpha1.ImagePrefetchSpec{
-			Images:                  []v1alpha1.ImageReference{"nginx", "docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
-			NodeSelector:            map[string]string{"disk": "fast"},
-			NodeAffinity:            &corev1.NodeAffinity{},
-			Tolerations:             []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-			Replicas:                ptr.To[int32](2),
-			ImageDownloadRetryLimit: ptr.To[int32](0),
-			Retention:               v1alpha1.RetentionBestEffort,
-			ImagePullSecrets:        []v1alpha1.SecretReference{{Name: "pull"}},
-		},
-		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{
-			// The second name was resolved for the present refresh already.
-			{Name: "nginx", Digest: one, Refresh: "1"}, {Name: "docker.io/library/nginx:latest", Digest: two, Refresh: "2"},
-			{Name: "ghcr.io/org/app:v1"}, {Name: "ghcr.io/org/gone:v1", Digest: one, Refresh: "1"},
-		}},
-	}
-	want := plan.Prefetch{
-		Key: "shop/app", Namespace: "shop", UID: "u1", Generation: 2, Refresh: "2",
-		Images:       []string{"docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
-		Resolved:     map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: two, Refresh: "2"}},
-		NodeSelector: map[string]string{"disk": "fast"},
-		NodeAffinity: &corev1.NodeAffinity{},
-		Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-		Replicas:     ptr.To[int32](2),
-		RetryLimit:   0,
-		Retention:    v1alpha1.RetentionBestEffort,
-		PullSecrets:  []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
-	}
-	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).planPrefetch()); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestPlanOfNode(t *testing.T) {
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
@@ -83,13 +45,14 @@ func TestPlanOfNode(t *testing.T) {
 			t.Errorf("%s: %s", what, diff)
 		}
 	}
-	if kept := trimmed.(*corev1.Node); len(kept.Annotations) != 0 || kept.Spec.PodCIDR != "" || len(kept.Status.Conditions) != 2 || kept.Status.Conditions[0].Reason != "" {
+	if kept := trimmed.(*corev1.Node); len(kept.Annotations) != 0 || kept.Spec.PodCIDR != "" ||
+		len(kept.Status.Conditions) != 2 || kept.Status.Conditions[0].Reason != "" {
 		t.Errorf("the cache keeps more than it needs: %+v", kept)
 	}
 }
 
-// TestWhenAnAgentMoved follows one node through passes that are a minute apart.
-func TestWhenAnAgentMoved(t *testing.T) {
+// TestWhenAnAgentMadeProgress follows one node through passes that are a minute apart.
+func TestWhenAnAgentMadeProgress(t *testing.T) {
 	at := func(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
 	asked := func(generation int64, images ...string) *v1alpha1.NodeImageSet {
 		set := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "a", Generation: generation}}
@@ -106,17 +69,21 @@ func TestWhenAnAgentMoved(t *testing.T) {
 		return set
 	}
 	steps := []struct {
-		because        string
-		set            *v1alpha1.NodeImageSet
-		acknowledged   bool
-		heard, app, in int // minutes; app and web are when their entries moved
+		because         string
+		set             *v1alpha1.NodeImageSet
+		acknowledged    bool
+		heard, app, web int // minutes; app and web are when their entries made progress
 	}{
-		0: {"the first sight of a spec counts from then on", asked(1, appV1), false, 0, 0, 0},
-		1: {"time alone moves nothing", asked(1, appV1), false, 0, 0, 0},
-		2: {"more that is asked of an agent that does not answer does not hide its silence", asked(2, appV1, webV1), false, 0, 0, 2},
+		0: {"a spec counts from the pass that observed it first", asked(1, appV1), false, 0, 0, 0},
+		1: {"time alone is no progress", asked(1, appV1), false, 0, 0, 0},
+		2: {"a longer spec does not hide the silence of an agent that does not answer", asked(2, appV1, webV1), false, 0, 0, 2},
 		3: {"an answer is heard", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePulling, v1alpha1.ImagePending), true, 3, 3, 3},
 		4: {"progress of one image is not that of the other", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), true, 4, 4, 3},
-		5: {"a new spec gives an agent that answered its time anew", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), false, 5, 4, 3},
+		5: {
+			because: "a new spec gives an agent that answered the last one its whole time",
+			set:     answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending),
+			heard:   5, app: 4, web: 3,
+		},
 		6: {"and is not heard until it answers", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), false, 5, 4, 3},
 	}
 	var view *observedNode
@@ -129,15 +96,15 @@ func TestWhenAnAgentMoved(t *testing.T) {
 		if !view.planNode.HeardAt.Equal(at(step.heard)) {
 			t.Errorf("%s: heard at %s, want %s", step.because, view.planNode.HeardAt, at(step.heard))
 		}
-		for image, want := range map[string]int{appV1: step.app, webV1: step.in} {
+		for image, want := range map[string]int{appV1: step.app, webV1: step.web} {
 			if entry, ok := view.planNode.Entries[image]; ok && !entry.ProgressAt.Equal(at(want)) {
-				t.Errorf("%s: %s moved at %s, want %s", step.because, image, entry.ProgressAt, at(want))
+				t.Errorf("%s: %s made progress at %s, want %s", step.because, image, entry.ProgressAt, at(want))
 			}
 		}
 	}
 }
 
-func TestTryingAgainIsNoProgress(t *testing.T) {
+func TestARetryIsNoProgress(t *testing.T) {
 	pull := func(change ...func(*v1alpha1.NodeImageStatus)) v1alpha1.NodeImageStatus {
 		status := v1alpha1.NodeImageStatus{Name: appV1, State: v1alpha1.ImagePulling, Digest: one, SizeBytes: 100, PulledBytes: 10, Attempts: 1}
 		for _, f := range change {
@@ -148,7 +115,7 @@ func TestTryingAgainIsNoProgress(t *testing.T) {
 	waits := func(s *v1alpha1.NodeImageStatus) {
 		s.State, s.Reason = v1alpha1.ImagePending, v1alpha1.ReasonNoProgress
 	}
-	again := func(s *v1alpha1.NodeImageStatus) {
+	retries := func(s *v1alpha1.NodeImageStatus) {
 		s.Attempts, s.PulledBytes, s.Reason = s.Attempts+1, 0, v1alpha1.ReasonNoProgress
 	}
 	for _, test := range []struct {
@@ -157,11 +124,11 @@ func TestTryingAgainIsNoProgress(t *testing.T) {
 		progress      bool
 	}{
 		{"a try that ended", pull(), pull(waits), false},
-		{"the next one, which begins at zero", pull(waits), pull(again), false},
+		{"the next one, which begins at zero", pull(waits), pull(retries), false},
 		{"when it ended", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.FinishedAt = ptr.To(metav1.NewTime(noon)) }), false},
-		{"the limit of tries", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImageFailed }), false},
+		{"the limit of tries", pull(retries), pull(retries, func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImageFailed }), false},
 		{"bytes", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.PulledBytes++ }), true},
-		{"bytes of a further try", pull(again), pull(again, func(s *v1alpha1.NodeImageStatus) { s.PulledBytes = 1 }), true},
+		{"bytes of a further try", pull(retries), pull(retries, func(s *v1alpha1.NodeImageStatus) { s.PulledBytes = 1 }), true},
 		{"the size", pull(func(s *v1alpha1.NodeImageStatus) { s.SizeBytes = 0 }), pull(), true},
 		{"a digest", pull(func(s *v1alpha1.NodeImageStatus) { s.Digest = "" }), pull(), true},
 		{"an answer of the same digest", pull(), pull(func(s *v1alpha1.NodeImageStatus) { s.Request = "m" }), true},
@@ -182,7 +149,7 @@ func TestTryingAgainIsNoProgress(t *testing.T) {
 				want = later
 			}
 			if !entry.ProgressAt.Equal(want) || !entry.ChangedAt.Equal(later) {
-				t.Errorf("got on at %v and changed at %v, want %v and %v", entry.ProgressAt, entry.ChangedAt, want, later)
+				t.Errorf("made progress at %v and changed at %v, want %v and %v", entry.ProgressAt, entry.ChangedAt, want, later)
 			}
 		})
 	}
@@ -197,8 +164,8 @@ func TestSetOfAnotherNode(t *testing.T) {
 		return set
 	}
 	for because, test := range map[string]struct {
-		set    *v1alpha1.NodeImageSet
-		doomed bool
+		set     *v1alpha1.NodeImageSet
+		foreign bool
 	}{
 		"its own":                         {owned("n1"), false},
 		"an earlier node's of that name":  {owned("n0"), true},
@@ -207,66 +174,22 @@ func TestSetOfAnotherNode(t *testing.T) {
 		"there is none, so one is needed": {nil, false},
 	} {
 		view := observeNode(nil, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1"}}, test.set, noon)
-		if view.foreignSet != test.doomed || view.foreignSet && (view.set != nil || !view.planNode.Acknowledged) {
-			t.Errorf("%s: doomed is %v", because, view.foreignSet)
+		if view.foreignSet != test.foreign || view.foreignSet && (view.set != nil || !view.planNode.Acknowledged) {
+			t.Errorf("%s: foreign is %v", because, view.foreignSet)
 		}
 	}
 }
 
-func TestViewsAreMadeAnewOnlyForWhatChanged(t *testing.T) {
+func TestViewsAreMadeAgainOnlyForChangedObjects(t *testing.T) {
 	node := func(version string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "n1", ResourceVersion: version}}
 	}
 	view := observeNode(nil, node("1"), set("a", "s1", "1"), noon)
 	if observeNode(view, node("1"), set("a", "s1", "1"), noon) != view {
-		t.Error("nothing changed, and the view was made again")
+		t.Error("the view was made again though nothing changed")
 	}
 	if observeNode(view, node("2"), set("a", "s1", "1"), noon) == view || observeNode(view, node("1"), set("a", "s1", "2"), noon) == view ||
 		observeNode(view, node("1"), nil, noon) == view {
-		t.Error("a change was not seen")
-	}
-}
-
-func TestWhatBringsAPass(t *testing.T) {
-	for because, test := range map[string]struct {
-		change func(*corev1.Node)
-		want   bool
-	}{
-		"a heartbeat":   {func(n *corev1.Node) { n.Status.Conditions[0].LastHeartbeatTime = metav1.Now() }, false},
-		"a longer list": {func(n *corev1.Node) { n.Status.Images = []corev1.ContainerImage{{Names: []string{appV1}}} }, false},
-		"an annotation": {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, false},
-		"a label":       {func(n *corev1.Node) { n.Labels = map[string]string{"a": "b"} }, true},
-		"a taint":       {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "a"}} }, true},
-		"a cordon":      {func(n *corev1.Node) { n.Spec.Unschedulable = true }, true},
-		"not Ready":     {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, true},
-		"disk pressure": {func(n *corev1.Node) { n.Status.Conditions[1].Status = corev1.ConditionTrue }, true},
-		"its platform":  {func(n *corev1.Node) { n.Status.NodeInfo.Architecture = "arm64" }, true},
-		"another node":  {func(n *corev1.Node) { n.UID = "n2" }, true},
-	} {
-		before := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
-			{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse},
-		}}}
-		after := before.DeepCopy()
-		test.change(after)
-		if nodeChanged(before, after) != test.want {
-			t.Errorf("%s: want %v", because, test.want)
-		}
-	}
-	for because, test := range map[string]struct {
-		change func(*v1alpha1.ImagePrefetch)
-		want   bool
-	}{
-		"its own status":      {func(p *v1alpha1.ImagePrefetch) { p.Status.ReadyNodes = 1 }, false},
-		"some annotation":     {func(p *v1alpha1.ImagePrefetch) { p.Annotations = map[string]string{"a": "b"} }, false},
-		"a refresh":           {func(p *v1alpha1.ImagePrefetch) { p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "1"} }, true},
-		"the spec":            {func(p *v1alpha1.ImagePrefetch) { p.Generation = 2 }, true},
-		"deletion, finalized": {func(p *v1alpha1.ImagePrefetch) { p.DeletionTimestamp = ptr.To(metav1.Now()) }, true},
-	} {
-		before := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
-		after := before.DeepCopy()
-		test.change(after)
-		if prefetchChanged(before, after) != test.want {
-			t.Errorf("%s: want %v", because, test.want)
-		}
+		t.Error("the view was kept though an object changed")
 	}
 }

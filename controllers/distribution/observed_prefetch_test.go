@@ -1,0 +1,54 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package distribution
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+)
+
+func TestPlanOfPrefetch(t *testing.T) {
+	object := &v1alpha1.ImagePrefetch{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "app", UID: "u1", Generation: 2, Annotations: map[string]string{v1alpha1.RefreshAnnotation: "2"},
+		},
+		Spec: v1alpha1.ImagePrefetchSpec{
+			Images:                  []v1alpha1.ImageReference{"nginx", "docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
+			NodeSelector:            map[string]string{"disk": "fast"},
+			NodeAffinity:            &corev1.NodeAffinity{},
+			Tolerations:             []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+			Replicas:                ptr.To[int32](2),
+			ImageDownloadRetryLimit: ptr.To[int32](0),
+			Retention:               v1alpha1.RetentionBestEffort,
+			ImagePullSecrets:        []v1alpha1.SecretReference{{Name: "pull"}},
+		},
+		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{
+			// The second name was resolved for the present refresh already.
+			{Name: "nginx", Digest: one, Refresh: "1"}, {Name: "docker.io/library/nginx:latest", Digest: two, Refresh: "2"},
+			{Name: "ghcr.io/org/app:v1"}, {Name: "ghcr.io/org/gone:v1", Digest: one, Refresh: "1"},
+		}},
+	}
+	want := plan.Prefetch{
+		Key: "shop/app", Namespace: "shop", UID: "u1", Generation: 2, Refresh: "2",
+		Images:       []string{"docker.io/library/nginx:latest", "ghcr.io/org/app:v1"},
+		Resolved:     map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: two, Refresh: "2"}},
+		NodeSelector: map[string]string{"disk": "fast"},
+		NodeAffinity: &corev1.NodeAffinity{},
+		Tolerations:  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		Replicas:     ptr.To[int32](2),
+		RetryLimit:   0,
+		Retention:    v1alpha1.RetentionBestEffort,
+		PullSecrets:  []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
+	}
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).planPrefetch()); diff != "" {
+		t.Error(diff)
+	}
+}
