@@ -208,7 +208,10 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 	if !faulty {
 		fault, faulty = a.faults[""]
 	}
-	if fromUpstream && faulty {
+	// A fault meets what is asked for from now on, and takes nothing away.
+	answered := was.State == v1alpha1.ImagePresent && a.held[node][was.Digest] &&
+		(wanted.Request == "" || wanted.Request == was.Request) && (wanted.Digest == "" || wanted.Digest == was.Digest)
+	if fromUpstream && faulty && !answered {
 		failed := v1alpha1.NodeImageStatus{Name: wanted.Name, State: fault.state, Reason: fault.reason, Message: fault.message, Attempts: 9}
 		if a.held[node][wanted.Digest] { // and asks for the tag again
 			failed.State, failed.Digest, failed.Request = v1alpha1.ImagePresent, wanted.Digest, was.Request
