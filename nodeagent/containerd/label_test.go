@@ -77,7 +77,10 @@ func watchCreated(ctx context.Context) <-chan creation {
 				info, err := direct.ContentStore().Info(watching, d)
 				Expect(err).NotTo(HaveOccurred())
 				created <- creation{d, info.Labels}
-			case <-errs:
+			case err := <-errs:
+				if watching.Err() == nil {
+					Expect(err).NotTo(HaveOccurred())
+				}
 				return
 			}
 		}
