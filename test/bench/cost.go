@@ -51,7 +51,7 @@ func cost(ctx context.Context, opts *options, r *results) (err error) {
 		}
 		defer watch.Stop()
 		go func() {
-			for range watch.ResultChan() { //nolint:revive // it is enough that somebody reads
+			for range watch.ResultChan() { // it is enough that somebody reads
 			}
 		}()
 	}

@@ -11,9 +11,9 @@ import (
 // plain is what a shell takes for one word as it stands.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
 
-// commandLine writes a command so that it can be pasted into a shell.
-func commandLine(name string, args ...string) string {
-	words := []string{name}
+// commandLine writes a command of kubectl so that it can be pasted into a shell.
+func commandLine(args ...string) string {
+	words := []string{"kubectl"}
 	for _, arg := range args {
 		if !plain.MatchString(arg) {
 			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"

@@ -19,7 +19,7 @@ func TestCommandsCanBePasted(t *testing.T) {
 		"no word at all":                            {"label", ""},
 		"what a shell would expand":                 {"$HOME", "~", "*", "a;b", "`date`", "#", "!1", "{a,b}", "a\nb"},
 	} {
-		line := commandLine("kubectl", args...)
+		line := commandLine(args...)
 		script := "kubectl() { printf '%s\\0' \"$@\"; }\n" + line
 		got, err := exec.Command("sh", "-c", script).Output()
 		if err != nil {
@@ -29,7 +29,7 @@ func TestCommandsCanBePasted(t *testing.T) {
 			t.Errorf("%s: a shell makes %q of %s", reason, words, line)
 		}
 	}
-	if line := commandLine("kubectl", "get", "deployments", "-L", "sluice.dev/hold"); strings.Contains(line, "'") {
+	if line := commandLine("get", "deployments", "-L", "sluice.dev/hold"); strings.Contains(line, "'") {
 		t.Errorf("quoted without need: %s", line)
 	}
 }

@@ -87,13 +87,13 @@ func (s *show) connect() error {
 
 // kubectl runs the command as a user would, and shows it with what it prints.
 func (s *show) kubectl(ctx context.Context, args ...string) error {
-	fmt.Printf("$ %s\n", commandLine("kubectl", args...))
+	fmt.Printf("$ %s\n", commandLine(args...))
 	cmd := exec.CommandContext(ctx, s.Kubectl, args...)
 	cmd.Dir = repositoryRoot()
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Kubeconfig)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // warnings are part of the show
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w", commandLine("kubectl", args...), err)
+		return fmt.Errorf("%s: %w", commandLine(args...), err)
 	}
 	return nil
 }
