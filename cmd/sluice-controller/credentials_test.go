@@ -21,8 +21,9 @@ func TestCredentialFlags(t *testing.T) {
 			credentials.Options{Audience: "sluice.dev/credentials", AgentServiceAccount: "sluice-system/sluice-agent"}, "",
 		},
 		{
-			"the endpoint serves the controller's certificate", "--credentials-bind-address=:9444 --cert-dir=/tls --agent-service-account=other/agent --credentials-audience=mine",
-			credentials.Options{BindAddress: ":9444", CertDir: "/tls", Audience: "mine", AgentServiceAccount: "other/agent"}, "",
+			reason: "the endpoint serves the controller's certificate",
+			line:   "--credentials-bind-address=:9444 --cert-dir=/tls --agent-service-account=other/agent --credentials-audience=mine",
+			want:   credentials.Options{BindAddress: ":9444", CertDir: "/tls", Audience: "mine", AgentServiceAccount: "other/agent"},
 		},
 		{
 			"it does not serve in the clear", "--credentials-bind-address=:9444",

@@ -216,8 +216,14 @@ func TestValues(t *testing.T) {
 		{"image: {tag: v9}", image("Job/sluice-crds", "ghcr.io/sluice-dev/sluice-controller:v9")},
 		{"{image: {tag: v9}, controller: {imageDigest: '" + digest + "'}}", image(controllerPod, "ghcr.io/sluice-dev/sluice-controller:v9@"+digest)},
 		{"{image: {tag: v9}, agent: {imageDigest: '" + digest + "'}}", image(agentPod, "ghcr.io/sluice-dev/sluice-agent:v9@"+digest)},
-		{"image: {pullPolicy: Always}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Containers[0].ImagePullPolicy == corev1.PullAlways })},
-		{"image: {pullSecrets: [{name: s}]}", pod("Job/sluice-uninstall", func(p corev1.PodTemplateSpec) bool { return p.Spec.ImagePullSecrets[0].Name == "s" })},
+		{
+			values: "image: {pullPolicy: Always}",
+			check:  pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Containers[0].ImagePullPolicy == corev1.PullAlways }),
+		},
+		{
+			values: "image: {pullSecrets: [{name: s}]}",
+			check:  pod("Job/sluice-uninstall", func(p corev1.PodTemplateSpec) bool { return p.Spec.ImagePullSecrets[0].Name == "s" }),
+		},
 		{"image: {pullSecrets: [{name: s}]}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.ImagePullSecrets[0].Name == "s" })},
 
 		{"distribution: {upstreamPullers: 2}", hasFlag(controllerPod, "--upstream-pullers=2")},
@@ -240,14 +246,29 @@ func TestValues(t *testing.T) {
 			}
 		}},
 		{"controller: {priorityClassName: ''}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.PriorityClassName == "" })},
-		{"controller: {tolerations: [{key: infra, operator: Exists}]}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" })},
-		{"controller: {tolerations: [{key: infra, operator: Exists}]}", pod("Job/sluice-crds", func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" })},
-		{"controller: {nodeSelector: {infra: 'yes'}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.NodeSelector["infra"] == "yes" })},
-		{"controller: {affinity: {nodeAffinity: {}}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity == nil })},
+		{
+			values: "controller: {tolerations: [{key: infra, operator: Exists}]}",
+			check:  pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" }),
+		},
+		{
+			values: "controller: {tolerations: [{key: infra, operator: Exists}]}",
+			check:  pod("Job/sluice-crds", func(p corev1.PodTemplateSpec) bool { return p.Spec.Tolerations[0].Key == "infra" }),
+		},
+		{
+			values: "controller: {nodeSelector: {infra: 'yes'}}",
+			check:  pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.NodeSelector["infra"] == "yes" }),
+		},
+		{
+			values: "controller: {affinity: {nodeAffinity: {}}}",
+			check:  pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity == nil }),
+		},
 		{"controller: {affinity: {}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity != nil })},
-		{"controller: {topologySpreadConstraints: [{maxSkew: 2, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
-			return len(p.Spec.TopologySpreadConstraints) == 1 && p.Spec.TopologySpreadConstraints[0].TopologyKey == "rack"
-		})},
+		{
+			values: "controller: {topologySpreadConstraints: [{maxSkew: 2, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]}",
+			check: pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
+				return len(p.Spec.TopologySpreadConstraints) == 1 && p.Spec.TopologySpreadConstraints[0].TopologyKey == "rack"
+			}),
+		},
 		{"controller: {podAnnotations: {a: b}, podLabels: {c: d}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool {
 			return p.Annotations["a"] == "b" && p.Labels["c"] == "d" && p.Labels["app.kubernetes.io/component"] == "controller"
 		})},
@@ -257,7 +278,10 @@ func TestValues(t *testing.T) {
 		{"controller: {extraArgs: [--verbosity=1]}", hasFlag(controllerPod, "--verbosity=1")},
 
 		{"agent: {containerd: {socket: /run/k3s/containerd/containerd.sock}}", hasFlag(agentPod, "--containerd-address=/run/k3s/containerd/containerd.sock")},
-		{"agent: {containerd: {socket: /run/k3s/containerd/containerd.sock}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Volumes[0].HostPath.Path == "/run/k3s/containerd" })},
+		{
+			values: "agent: {containerd: {socket: /run/k3s/containerd/containerd.sock}}",
+			check:  pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Volumes[0].HostPath.Path == "/run/k3s/containerd" }),
+		},
 		{"agent: {containerd: {certsDir: /etc/certs.d}}", hasFlag(agentPod, "--registry-config-path=/etc/certs.d")},
 		{"agent: {containerd: {snapshotter: native}}", hasFlag(agentPod, "--snapshotter=native")},
 		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
@@ -288,9 +312,12 @@ func TestValues(t *testing.T) {
 		{"agent: {seLinuxOptions: {type: spc_t}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return p.Spec.Containers[0].SecurityContext.SELinuxOptions.Type == "spc_t"
 		})},
-		{"agent: {priorityClassName: p, nodeSelector: {a: b}, tolerations: [{key: only}], affinity: {nodeAffinity: {}}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
-			return p.Spec.PriorityClassName == "p" && p.Spec.NodeSelector["a"] == "b" && p.Spec.Tolerations[0].Key == "only" && p.Spec.Affinity != nil
-		})},
+		{
+			values: "agent: {priorityClassName: p, nodeSelector: {a: b}, tolerations: [{key: only}], affinity: {nodeAffinity: {}}}",
+			check: pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+				return p.Spec.PriorityClassName == "p" && p.Spec.NodeSelector["a"] == "b" && p.Spec.Tolerations[0].Key == "only" && p.Spec.Affinity != nil
+			}),
+		},
 		{"agent: {maxUnavailable: 3}", func(t *testing.T, m manifest) {
 			if n := as[appsv1.DaemonSet](t, m, "DaemonSet", "sluice-agent").Spec.UpdateStrategy.RollingUpdate.MaxUnavailable; n.IntValue() != 3 {
 				t.Errorf("maxUnavailable %v", n)
