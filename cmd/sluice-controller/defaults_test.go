@@ -18,7 +18,8 @@ func TestDefaultsAreThoseOfTheChartAndItsGuide(t *testing.T) {
 	var options Options
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	options.addFlags(flags)
-	defaults.Flags(t, "../..", "controller", flags, "webhook-bind-address", "credentials-bind-address", "cert-dir")
+	defaults.Flags(t, "../..", "controller", flags,
+		"webhook-bind-address", "credentials-bind-address", "cert-dir", "agent-daemonset")
 }
 
 // The chart does not set these addresses, but names their ports.
