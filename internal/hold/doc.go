@@ -9,17 +9,17 @@
 // hash of the images that are waited for, and the annotation sluice.dev/held-at. A
 // pause without the label is the owner's, and is never undone.
 //
-//	          new images, or resumed,            Ready and covered, set back,
-//	          and images are missing             opted out, or timed out
+//	          new images, or resumed,            evidence, nothing to wait for, a
+//	          and evidence is missing            rollback, opted out, or timed out
 //	rolling ─────────────────────────▶ held ───────────────────────────────▶ rolling
-//	   ▲                                 │                                (released = hash)
-//	   │ owner resumes,                  │ owner writes a pause of
+//	   ▲                                 │                              (released += hash)
+//	   │ owner resumes,                  │ owner applies a pause of
 //	   │ nothing missing                 ▼ their own
 //	   └──────────────────────────── owner's pause ◀── owner pauses ── rolling
 //
-// The annotation sluice.dev/released has the hash of the images that were last let
-// through: the same images are never held again. A Deployment that is created with one has
-// it from elsewhere, and it is dropped. kubectl rollout undo brings back the
-// annotations of the version it returns to, this one with them, so that a version
-// which was once released passes at once.
+// Evidence is in evidence.go, and judge.go says what it leads to (docs/design/0005).
+//
+// The annotation sluice.dev/released has the hashes of the last ten sets of images that
+// were let through: they are never held again. A Deployment that is created with one has it
+// from elsewhere, and it is dropped.
 package hold
