@@ -78,7 +78,7 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 			_, err = s.Cluster.Kubectl(ctx, "set", "image", "deployment/"+name, "main="+v2)
 			Expect(err).NotTo(HaveOccurred())
 			Eventually(func() []string { return events(ctx, d) }).Should(ContainElement(And(
-				HavePrefix("WaitingForNodes: Held: "), ContainSubstring("of 3 nodes hold the images"))))
+				HavePrefix("WaitingForNodes: Held: "), ContainSubstring("of 3 nodes that its Pods can run on still lack "))))
 			Eventually(func(g Gomega) {
 				g.Expect(s.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
 				g.Expect(d.Status.ObservedGeneration).To(Equal(d.Generation))
@@ -111,13 +111,16 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		Entry("with Recreate", "recreate", appsv1.RecreateDeploymentStrategyType),
 	)
 
-	It("is held for a node that fails, which an event names, and released once the failure is tolerated", func(ctx SpecContext) {
+	It("is held for a node that fails if it is to be held whatever happens, and released once the failure is allowed", func(ctx SpecContext) {
 		v1, _ := push(ctx, "gate/tolerant:v1", "tolerant v1")
 		v2, digest := push(ctx, "gate/tolerant:v2", "tolerant v2")
 		spec := imagesOf(v1)
 		spec.ImageDownloadRetryLimit = new(int32) // a node that fails has tried long enough
 		p := prefetch(ctx, "tolerant", spec)
 		d := gatedOn(ctx, p, v1, appsv1.RollingUpdateDeploymentStrategyType)
+
+		_, err := s.Cluster.Kubectl(ctx, "annotate", "deployment/tolerant", "sluice.dev/on-timeout=Hold")
+		Expect(err).NotTo(HaveOccurred())
 
 		By("refusing a node, which has no mirror, the new image")
 		failing := s.Cluster.Nodes()[2]
@@ -127,10 +130,10 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		before := p.DeepCopy()
 		p.Spec.Images = append(p.Spec.Images, v1alpha1.ImageReference(v2))
 		Expect(s.Client.Patch(ctx, p, client.MergeFrom(before))).To(Succeed())
-		_, err := s.Cluster.Kubectl(ctx, "set", "image", "deployment/tolerant", "main="+v2)
+		_, err = s.Cluster.Kubectl(ctx, "set", "image", "deployment/tolerant", "main="+v2)
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(func() []string { return events(ctx, d) }).Should(ContainElement(And(HavePrefix("PrefetchFailing: Held: "),
-			ContainSubstring("2 of 3 nodes hold the images; 1 failed: "), HaveSuffix(" on "+failing.Name))))
+			ContainSubstring("1 of 3 nodes that its Pods can run on still lack "), HaveSuffix(" on "+failing.Name))))
 		Expect(s.Client.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
 		Expect(d.Spec.Paused).To(BeTrue())
 		Expect(podsOf(ctx, d, v2)).To(BeEmpty())
