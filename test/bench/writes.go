@@ -15,64 +15,49 @@ import (
 	"github.com/sluice-dev/sluice/test/stack"
 )
 
-// writes counts what distributions without faults cost the API server: of images that
-// share the writes and are there in seconds, and of one alone that takes long.
+// writes counts what distributions without faults cost the API server: all that
+// Sluice's accounts wrote until nothing more came, over nodes times images.
 func writes(ctx context.Context, opts *options, r *results) (err error) {
-	m, err := start(ctx, opts, writeNodes, stack.Options{Audit: true})
+	const nodes = 4
+	m, err := start(ctx, opts, nodes, stack.Options{Audit: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
 	for range opts.runs {
-		if err := m.countWrites(ctx, r, "api_writes_per_node_image", 3, 8*images.MiB); err != nil {
+		var names []string
+		for range 3 {
+			name, err := m.push(4, 8*images.MiB)
+			if err != nil {
+				return err
+			}
+			names = append(names, name)
+		}
+		began := time.Now()
+		if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...); err != nil {
 			return err
 		}
-	}
-	m.Upstream.SetRate(2 * images.MiB)
-	for range opts.runs {
-		if err := m.countWrites(ctx, r, "api_writes_per_node_image_44s", 1, 88*images.MiB); err != nil {
+		written, err := m.settled(ctx, began)
+		if err != nil {
+			return err
+		}
+		tell("%s", written.Report())
+		r.add("api_writes_per_node_image", float64(len(written))/float64(nodes*len(names)), "requests")
+		cleared := time.Now()
+		if err := m.drop(ctx); err != nil {
+			return err
+		}
+		if _, err := m.settled(ctx, cleared); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-const writeNodes = 4
-
-// countWrites brings images and has the figure count all that Sluice's accounts wrote
-// until nothing more came, over nodes times images.
-func (m *machinery) countWrites(ctx context.Context, r *results, figure string, count int, size int64) error {
-	var names []string
-	for range count {
-		name, err := m.push(4, size)
-		if err != nil {
-			return err
-		}
-		names = append(names, name)
-	}
-	began := time.Now()
-	took, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...)
-	if err != nil {
-		return err
-	}
-	written, err := m.settled(ctx, began)
-	if err != nil {
-		return err
-	}
-	tell("%s: %v, until all nodes had them after %.1f s\n%s", figure, names, took.Seconds(), written.Report())
-	r.add(figure, float64(len(written))/float64(writeNodes*len(names)), "requests")
-	cleared := time.Now()
-	if err := m.drop(ctx); err != nil {
-		return err
-	}
-	_, err = m.settled(ctx, cleared)
-	return err
-}
-
 // settled returns what Sluice has written since, when it has written nothing for a
 // while. The longest that an agent puts off a write is some seconds.
 func (m *machinery) settled(ctx context.Context, since time.Time) (audit.Writes, error) {
-	const quiet, bound = 5 * time.Second, 2 * time.Minute
+	const quiet, bound = 5 * time.Second, time.Minute
 	var written audit.Writes
 	for last := time.Now(); time.Since(last) < quiet; {
 		all, err := audit.Read(m.Cluster.AuditLog())
