@@ -83,8 +83,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"how many pulls, of all images on all nodes together, may be under way, those that wait for another try included; "+
 			"a node that has failed for good, shows no progress or does not answer is not counted; 0 is no limit")
 	flags.DurationVar(&o.SeedTimeout, "seed-timeout", limits.SeedTimeout,
-		"how long a node that pulls from the upstream registry may show no progress before another takes over, and ten times as long while it unpacks; "+
-			"10s or more, and agents tell of progress up to 30s apart, so that less than 1m replaces nodes that get on")
+		"how long a node that pulls from the upstream registry may show no progress before another takes over, ten times as long while it unpacks, "+
+			"and three times longer while it pulls another image of the same ImagePrefetch; 10s or more, and agents tell of progress up to 30s apart, so that less than 1m replaces nodes that get on")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
 		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
 	flags.StringVar(&o.AgentDaemonSet, "agent-daemonset", "",

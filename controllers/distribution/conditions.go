@@ -15,7 +15,8 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageprefetch"
 )
 
-// readyCondition returns the Ready condition, which sums up the others.
+// readyCondition returns the Ready condition, by the first case that applies. Joining nodes are
+// not waited for.
 func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	desired := int32(len(in.outcome.Nodes))
@@ -31,13 +32,13 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 			"(see their NodeImageSets)", firstNames(in.outcome.Uncovered))
 	case desired == 0:
 		condition.Reason = v1alpha1.ReasonNoMatchingNodes
-		condition.Message = "no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, and has the labels of spec.nodeSelector: " +
+		condition.Message = "no node is Linux, Ready and schedulable, has only taints that spec.tolerations tolerates, and has the labels of spec.nodeSelector: " +
 			"change the selector or the tolerations, or the nodes"
 	case counts.ready > 0 && counts.ready == awaited:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages, progress
 	case counts.failed > 0 && counts.failed <= allowed && counts.ready+counts.failed == awaited:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated
-		condition.Message = fmt.Sprintf("%s; spec.failureTolerance admits %d", progress, allowed)
+		condition.Message = fmt.Sprintf("%s; spec.failureTolerance allows %d", progress, allowed)
 	case in.writeFailureMessage() != "":
 		condition.Reason = v1alpha1.ReasonReconcileFailed
 		condition.Message = in.writeFailureMessage() + "; the controller tries again"

@@ -183,7 +183,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"no node at all is never Ready",
 			prefetchOf(appV1),
-			"False NoMatchingNodes: no node is Linux, Ready and schedulable, has only taints that spec.tolerations admits, " +
+			"False NoMatchingNodes: no node is Linux, Ready and schedulable, has only taints that spec.tolerations tolerates, " +
 				"and has the labels of spec.nodeSelector: change the selector or the tolerations, or the nodes", "",
 		}, {
 			"a failure counts against the tolerance, which is none by default",
@@ -193,7 +193,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"as many failures as are allowed do not keep Ready from being True",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromInt32(1))),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance admits 1",
+			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"allowed failures do not make up for nodes that still pull",
@@ -208,7 +208,7 @@ func TestConditions(t *testing.T) {
 		}, {
 			"half of two nodes is one",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromString("50%"))),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance admits 1",
+			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"a pull that is tried again is shown, though nothing has failed for good",
@@ -252,7 +252,7 @@ func TestConditions(t *testing.T) {
 			"so is a container runtime that does not answer",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
 				with(func(s *inputBuilder) { s.nodes["b"].planNode.RuntimeDown = true }),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance admits 1",
+			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (RuntimeUnavailable)",
 		}, {
 			"unless the node has all images",

@@ -45,8 +45,8 @@
 // seed, and an agent pulls a few at a time. A seed that has received everything and unpacks it
 // has longer, because its agent has nothing to report meanwhile.
 //
-// Images of one prefetch often share layers, so they move together: a seed that fails with one of
-// them keeps it while it gets on with another, for three times SeedTimeout at most.
+// Images of one prefetch often share layers, so they move together: a seed that has stalled or
+// failed with one of them keeps it while it pulls another, for three times SeedTimeout longer.
 //
 // # Tags
 //

@@ -15,7 +15,7 @@ const (
 	// come, at once or 5 s later if it is missed, and agents report 1 s, 3 s and 7 s after the
 	// pull began.
 	serveTimeout = 10 * time.Second
-	// maxPartialWeight caps the weight of partial holders at this multiple of full holders.
+	// maxPartialWeight caps the weight of partial holders at this multiple of that of holders.
 	// Without a cap the plan lets every node in while a slow seed fetches its last layers, and
 	// then all ask the one node that has them. test/simulation measures what too low and too
 	// high a cap cost.
@@ -23,9 +23,9 @@ const (
 	// unpackFactor is how many times SeedTimeout a seed may take to unpack: its agent has nothing
 	// to report meanwhile, and its peers can fetch the content already.
 	unpackFactor = 10
-	// siblingFactor is how many times SeedTimeout a seed that fails with one image keeps it while
-	// it gets on with another of the same prefetch: layers that both have would come twice if
-	// another node took over.
+	// siblingFactor is how many times SeedTimeout a seed that has stalled or failed with one image
+	// keeps it longer while it pulls another image of the same prefetch: layers that both have
+	// would come twice if another node took over.
 	siblingFactor = 3
 	// failureBackoff is how long a node that failed as a seed is passed over when no other is
 	// left to try. It is the longest backoff of an agent, which has retried for a while itself.

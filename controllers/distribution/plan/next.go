@@ -13,7 +13,8 @@ import (
 func Next(state State, limits Limits) Step {
 	// 1. Index nodes and prefetches, and find the silent agents.
 	pl := newPlanner(state, limits.orDefault())
-	// 2. Choose the nodes of each prefetch. Relies on the silent agents (1): they are no replicas.
+	// 2. Choose the nodes of each prefetch, and find those that are joining. Relies on the silent
+	// agents (1): they are no replicas.
 	pl.selectNodes()
 	pl.findJoined(state.Memory)
 	// 3. List the images that prefetches want or specs name, with their entries and history.
@@ -36,7 +37,8 @@ func Next(state State, limits Limits) Step {
 	// 10. Admit waves. Relies on 8, which leaves the pulls that the limit of the cluster allows,
 	// and on 9: starved placements take no opening.
 	pl.admitWaves()
-	// 11. Compare what was decided (7, 8, 10) with the specs.
+	// 11. Forget the joining nodes that have the images by now, and compare what was decided
+	// (7, 8, 10) with the specs.
 	pl.dropJoined()
 	return pl.buildStep()
 }
