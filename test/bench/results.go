@@ -16,6 +16,7 @@ var aims = map[string]float64{
 	"ready_latency_p99":                  500,  // ms
 	"release_latency_p99":                1000, // ms
 	"webhook_latency_p99":                10,   // ms
+	"webhook_latency_5000_nodes_p99":     10,   // ms
 	"pull_vs_ctr_ratio":                  1.05,
 	"all_nodes_vs_one_pull_ratio":        1.15,
 	"all_nodes_vs_one_pull_ratio_spegel": 1.15,
