@@ -135,7 +135,7 @@ func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
 		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
 		if !pausedByOwner {
 			// With this annotation, a Sluice that is installed later does not hold these images again.
-			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hash)
+			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hold.WithReleased(deployment, hash))
 			deployment.Spec.Paused = false
 		}
 		if err := u.Client.Patch(ctx, deployment, patch); client.IgnoreNotFound(err) != nil {

@@ -38,6 +38,7 @@ var _ = Describe("Uninstaller", func() {
 	It("releases held Deployments and leaves those alone that others paused", func(ctx SpecContext) {
 		held, others := deployment("held", true), deployment("paused-by-its-owner", true)
 		hold(held)
+		metav1.SetMetaDataAnnotation(&held.ObjectMeta, v1alpha1.ReleasedAnnotation, "fedcba9876543210")
 		create(ctx, held, others)
 
 		Expect(uninstaller.Run(ctx)).To(Succeed())
@@ -46,7 +47,7 @@ var _ = Describe("Uninstaller", func() {
 		Expect(held.Spec.Paused).To(BeFalse())
 		Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
 		Expect(held.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
-		Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.ReleasedAnnotation, "0123abcd"))
+		Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.ReleasedAnnotation, "0123abcd,fedcba9876543210"), "a later rollback is not held either")
 		Expect(others.Spec.Paused).To(BeTrue())
 	})
 
