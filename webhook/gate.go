@@ -53,8 +53,8 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 			h.recorder.Eventf(write.New, nil, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, "Admit", "%s", decision.Unselected)
 		}
 	}
-	if len(decision.Refused) > 0 {
-		return invalid(req, decision.Refused)
+	if len(decision.Rejected) > 0 {
+		return invalid(req, decision.Rejected)
 	}
 	return patched(decision.Patch).WithWarnings(decision.Warnings...)
 }
@@ -73,8 +73,9 @@ func (h *gateHandler) observe(ctx context.Context, namespace string, write *hold
 			write.Prefetch = prefetch
 		}
 	}
-	write.Cluster.Nodes, _ = h.nodes.Snapshot()
-	return nil
+	var err error
+	write.Cluster.Nodes, _, err = h.nodes.Snapshot(ctx)
+	return err
 }
 
 func (h *gateHandler) decode(req admission.Request) (hold.Write, error) {

@@ -70,8 +70,9 @@ func splitAddress(address string) (host string, port int, err error) {
 
 // Nodes knows what the nodes are, and what their agents say of images.
 type Nodes interface {
-	// Snapshot returns all nodes as they are now, and when time alone will change that.
-	Snapshot() (nodes []hold.Node, until time.Time)
+	// Snapshot returns all nodes as they are now, and when time alone will change that. It
+	// fails if ctx ends before all nodes are known.
+	Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error)
 }
 
 // NewServer is for the manager that SetupWithManager gets; nil if there are to be no

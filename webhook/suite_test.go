@@ -134,8 +134,8 @@ func serve() {
 // nodes is one node that takes Pods and has no images.
 type nodes struct{}
 
-func (nodes) Snapshot() ([]hold.Node, time.Time) {
-	return []hold.Node{{Node: scheduling.Node{Name: "node-1", OS: "linux", Ready: true}}}, time.Time{}
+func (nodes) Snapshot(context.Context) ([]hold.Node, time.Time, error) {
+	return []hold.Node{{Node: scheduling.Node{Name: "node-1", OS: "linux", Ready: true}}}, time.Time{}, nil
 }
 
 // untilAsked waits until the API server knows of all that was installed.

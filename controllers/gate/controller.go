@@ -98,7 +98,10 @@ func (r *Reconciler) cluster(ctx context.Context, namespace string) (hold.Cluste
 	if err := r.Client.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return hold.Cluster{}, time.Time{}, fmt.Errorf("list ImagePrefetches: %w", err)
 	}
-	nodes, until := r.Nodes.Snapshot()
+	nodes, until, err := r.Nodes.Snapshot(ctx)
+	if err != nil {
+		return hold.Cluster{}, time.Time{}, err
+	}
 	cluster := hold.Cluster{Nodes: nodes}
 	for i := range prefetches.Items {
 		cluster.Prefetches = append(cluster.Prefetches, &prefetches.Items[i])

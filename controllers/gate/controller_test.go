@@ -5,6 +5,8 @@ package gate_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -44,7 +47,7 @@ var _ = Describe("Gate controller", func() {
 		recorded, cached, registry = make(chan string, 100), nil, prometheus.NewRegistry()
 		metrics, err := gate.NewMetrics(registry)
 		Expect(err).NotTo(HaveOccurred())
-		cache := interceptor.NewClient(api, interceptor.Funcs{
+		reader := interceptor.NewClient(api, interceptor.Funcs{
 			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
 				if d, ok := into.(*appsv1.Deployment); ok && cached != nil {
 					cached.DeepCopyInto(d)
@@ -54,7 +57,7 @@ var _ = Describe("Gate controller", func() {
 			},
 		})
 		controller = &gate.Reconciler{
-			Client: cache, APIReader: api, Nodes: &gate.Nodes{Clock: clock.RealClock{}}, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
+			Client: reader, APIReader: api, Nodes: &gate.Nodes{Clock: clock.RealClock{}}, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
 		}
 	})
 	reconciled := func(ctx context.Context) (reconcile.Result, error) {
@@ -68,7 +71,7 @@ var _ = Describe("Gate controller", func() {
 			Expect(err).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring("nobody resumes"))), "returned, so that the work queue retries it at growing intervals")
 			Expect(result).To(BeZero())
 		}
-		Expect(recorded).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRefused), ContainSubstring("nobody resumes"),
+		Expect(recorded).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRejected), ContainSubstring("nobody resumes"),
 			ContainSubstring("exempt Sluice's controller"), ContainSubstring("sluice.dev/gate=skip"))))
 		Expect(recorded).NotTo(Receive(), "an equal event is recorded once")
 
@@ -78,6 +81,58 @@ var _ = Describe("Gate controller", func() {
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
 		Expect(held.Spec.Paused).To(BeFalse())
 		Expect(recorded).To(Receive(HavePrefix("Normal " + hold.ReasonReleased)))
+	})
+
+	It("says so when the release fails for any other reason, and again", func(ctx SpecContext) {
+		rejects := interceptor.NewClient(api, interceptor.Funcs{
+			Patch: func(context.Context, client.WithWatch, client.Object, client.Patch, ...client.PatchOption) error {
+				return apierrors.NewInternalError(errors.New("failed calling webhook: connection refused"))
+			},
+		})
+		controller.Client = rejects
+		_, err := reconciled(ctx)
+		Expect(err).To(Satisfy(apierrors.IsInternalError))
+		Expect(recorded).NotTo(Receive(), "a webhook may be restarting")
+		_, err = reconciled(ctx)
+		Expect(err).To(Satisfy(apierrors.IsInternalError))
+		Expect(recorded).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRejected), ContainSubstring("connection refused"))))
+		_, err = reconciled(ctx)
+		Expect(err).To(Satisfy(apierrors.IsInternalError))
+		Expect(recorded).NotTo(Receive(), "an equal event is recorded once")
+	})
+
+	It("counts no end of a hold of which it knows nothing but that it was there", func(ctx SpecContext) {
+		// As if the cache could not be read just then.
+		failing := interceptor.NewClient(api, interceptor.Funcs{
+			List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error {
+				return errors.New("the cache is stopped")
+			},
+		})
+		controller.Client = failing
+		_, err := reconciled(ctx)
+		Expect(err).To(MatchError(ContainSubstring("the cache is stopped")))
+		Expect(api.Delete(ctx, held)).To(Succeed())
+		Expect(reconciled(ctx)).To(BeZero())
+		Expect(metric(registry, "sluice_gate_hold_duration_seconds", string(hold.EndElsewhere))).To(BeZero())
+		Expect(metric(registry, "sluice_gate_holds_active")).To(BeZero())
+	})
+
+	It("knows every node as soon as it says anything of nodes", func(ctx SpecContext) {
+		for i := range 50 {
+			create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node-%d", i)}})
+		}
+		followed, err := cache.New(server.Config, cache.Options{Scheme: scheme})
+		Expect(err).NotTo(HaveOccurred())
+		nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
+		Expect(nodes.Watch(ctx, followed)).To(Succeed())
+		running, stop := context.WithCancel(ctx)
+		stopped := make(chan error, 1)
+		go func() { stopped <- followed.Start(running) }()
+		all, _, err := nodes.Snapshot(ctx)
+		stop()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(all).To(HaveLen(50))
+		Eventually(stopped).Should(Receive(Succeed()))
 	})
 
 	It("counts a release once, however long the cache shows the hold", func(ctx SpecContext) {

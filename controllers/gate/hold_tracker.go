@@ -24,6 +24,7 @@ type holdTracker struct {
 }
 
 type heldDeployment struct {
+	// heldAt is zero until the first step is decided.
 	heldAt time.Time
 	// lastNotice is the last event, recorded at recordedAt.
 	lastNotice notice
@@ -53,14 +54,17 @@ func (h *holdTracker) track(key types.NamespacedName, heldAt time.Time) int {
 	return len(h.held)
 }
 
-// waitFor notes the node that a hold waits for; empty for any.
+// waitFor notes the node that a hold waits for; empty for any. A hold that is not tracked yet is
+// from then on, so that no change is missed while its first step is decided.
 func (h *holdTracker) waitFor(key types.NamespacedName, node string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if entry, found := h.held[key]; found {
-		entry.lacking = node
-		h.held[key] = entry
+	if h.held == nil {
+		h.held = map[types.NamespacedName]heldDeployment{}
 	}
+	entry := h.held[key]
+	entry.lacking = node
+	h.held[key] = entry
 }
 
 // concernedBy are the holds that a change of nodes may end.
@@ -154,7 +158,7 @@ func (r *Reconciler) trackHold(key types.NamespacedName, step hold.Step) {
 func (r *Reconciler) forgetHold(key types.NamespacedName) {
 	last, found, remaining := r.holds.forget(key)
 	r.Metrics.holdsActive.Set(float64(remaining))
-	if found {
+	if found && !last.heldAt.IsZero() {
 		r.Metrics.observeEnd(hold.EndElsewhere, r.Clock.Since(last.heldAt))
 	}
 }

@@ -4,6 +4,7 @@
 package gate
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -83,5 +84,31 @@ func TestAnEndedHoldIsKnownUntilTheCacheShowsIt(t *testing.T) {
 	tracker.forget(key)
 	if tracker.hasEnded(key, "19") {
 		t.Error("the end of a hold that was forgotten is remembered")
+	}
+}
+
+func TestWhoIsWokenByAChangeOfNodes(t *testing.T) {
+	key := types.NamespacedName{Name: "a"}
+	for _, tt := range []struct {
+		reason string
+		do     func(*holdTracker)
+		woken  bool
+	}{
+		{"who is not held", func(*holdTracker) {}, false},
+		{"whose first step is being decided", func(h *holdTracker) { h.waitFor(key, "") }, true},
+		{"who waits for the node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-1") }, true},
+		{"who waits for another node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2") }, false},
+		{"whose next step is being decided", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2"); h.waitFor(key, "") }, true},
+		{"who is tracked and waits for none", func(h *holdTracker) { h.track(key, noon) }, true},
+		{"whose hold has ended", func(h *holdTracker) { h.track(key, noon); h.end(key, "1") }, false},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			var tracker holdTracker
+			tt.do(&tracker)
+			keys := tracker.concernedBy(map[string]bool{"node-1": true})
+			if woken := slices.Contains(keys, key); woken != tt.woken {
+				t.Errorf("woken %t, want %t", woken, tt.woken)
+			}
+		})
 	}
 }

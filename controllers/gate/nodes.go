@@ -47,6 +47,9 @@ type Nodes struct {
 	// where agents run everywhere.
 	Agents client.ObjectKey
 
+	// synced report whether what was there when Watch was called is known.
+	synced []toolscache.InformerSynced
+
 	mu      sync.Mutex
 	known   map[string]*nodeRecord
 	daemon  *scheduling.Constraints // nil where agents run everywhere
@@ -79,9 +82,11 @@ func (n *Nodes) Watch(ctx context.Context, from cache.Cache) error {
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
-		if _, err := informer.AddEventHandler(handler); err != nil {
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
 			return fmt.Errorf("follow %T: %w", kind, err)
 		}
+		n.synced = append(n.synced, registration.HasSynced)
 	}
 	return nil
 }
@@ -109,8 +114,13 @@ func (n *Nodes) OnChange(flush func(changed map[string]bool)) {
 }
 
 // Snapshot returns all nodes as they are now, and when time alone will change that: when the
-// next silent agent has been silent for too long. Zero is never.
-func (n *Nodes) Snapshot() (nodes []hold.Node, until time.Time) {
+// next silent agent has been silent for too long. Zero is never. At the start it waits until
+// all nodes are known, since a rollout that no node matches is not held. It fails if ctx ends
+// before that.
+func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error) {
+	if !toolscache.WaitForCacheSync(ctx.Done(), n.synced...) {
+		return nil, time.Time{}, fmt.Errorf("wait until the cache has all nodes: %w", context.Cause(ctx))
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := n.Clock.Now()
@@ -130,7 +140,7 @@ func (n *Nodes) Snapshot() (nodes []hold.Node, until time.Time) {
 		}
 		nodes = append(nodes, view)
 	}
-	return nodes, until
+	return nodes, until, nil
 }
 
 func (n *Nodes) putNode(node *corev1.Node) {
@@ -185,23 +195,28 @@ func (n *Nodes) update(name string, change func(*nodeRecord)) {
 // look makes the view of a node again.
 func (n *Nodes) look(name string) {
 	record := n.known[name]
-	before := record.view
+	before, lagged := record.view, !record.silentSince.IsZero()
+	set := record.set
+	if record.node == nil || set != nil && !belongsTo(set, record.node) {
+		set = nil
+	}
 	record.view = hold.Node{}
 	if record.node != nil {
-		record.view = n.view(record.node, record.set)
+		record.view = n.view(record.node, set)
 	}
-	switch set := record.view.Set; {
-	case set == nil || set.Status.ObservedGeneration == set.Generation:
+	lags := set != nil && set.Status.ObservedGeneration != set.Generation
+	switch {
+	case !lags:
 		record.silentSince = time.Time{}
-	case record.silentSince.IsZero():
+	case !lagged:
 		record.silentSince = n.Clock.Now()
 	}
-	if concerns(&before, &record.view) {
+	if lags != lagged || concerns(&before, &record.view) {
 		n.tell(name)
 	}
 }
 
-// view is what a node and its NodeImageSet come to.
+// view is what a node and its NodeImageSet come to. The set is nil if the node has none.
 func (n *Nodes) view(node *corev1.Node, set *v1alpha1.NodeImageSet) hold.Node {
 	view := hold.Node{
 		Node: scheduling.Node{
@@ -211,10 +226,10 @@ func (n *Nodes) view(node *corev1.Node, set *v1alpha1.NodeImageSet) hold.Node {
 		CreatedAt: node.CreationTimestamp.Time,
 	}
 	view.Uncovered = n.daemon != nil && n.daemon.Fit(&view.Node) == scheduling.FitNever
-	if set == nil || !belongsTo(set, node) {
+	if set == nil {
 		return view
 	}
-	view.Set = set
+	view.Images = hold.ImagesOn(set)
 	if ready := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
 		view.Uncovered = view.Uncovered || ready.Reason == v1alpha1.ReasonUnsupportedRuntime
 		view.Down = ready.Reason == v1alpha1.ReasonRuntimeUnavailable
@@ -242,24 +257,7 @@ func concerns(before, after *hold.Node) bool {
 	return before.Name != after.Name || before.Ready != after.Ready || before.Unschedulable != after.Unschedulable ||
 		before.Uncovered != after.Uncovered || before.Down != after.Down || !before.CreatedAt.Equal(after.CreatedAt) ||
 		!maps.Equal(before.Labels, after.Labels) || !equality.Semantic.DeepEqual(before.Taints, after.Taints) ||
-		before.Set != after.Set && setConcerns(before.Set, after.Set)
-}
-
-func setConcerns(before, after *v1alpha1.NodeImageSet) bool {
-	if before == nil || after == nil {
-		return true
-	}
-	if (before.Status.ObservedGeneration == before.Generation) != (after.Status.ObservedGeneration == after.Generation) ||
-		before.Generation != after.Generation || len(before.Status.Images) != len(after.Status.Images) {
-		return true
-	}
-	for i := range after.Status.Images {
-		was, is := &before.Status.Images[i], &after.Status.Images[i]
-		if was.Name != is.Name || was.State != is.State || was.Digest != is.Digest {
-			return true
-		}
-	}
-	return false
+		!slices.Equal(before.Images, after.Images)
 }
 
 // tell collects the change, and has it told soon.

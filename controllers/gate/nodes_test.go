@@ -4,12 +4,17 @@
 package gate
 
 import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -59,8 +64,9 @@ func readyNode(edit func(*corev1.Node)) *corev1.Node {
 func nodeSet(state v1alpha1.ImageState, edit func(*v1alpha1.NodeImageSet)) *v1alpha1.NodeImageSet {
 	set := &v1alpha1.NodeImageSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-1", Generation: 2, OwnerReferences: []metav1.OwnerReference{{Kind: "Node", UID: "1"}}},
+		Spec:       v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{{Name: "app:v1"}}},
 		Status: v1alpha1.NodeImageSetStatus{
-			ObservedGeneration: 2, Images: []v1alpha1.NodeImageStatus{{Name: "app:v1", State: state}},
+			ObservedGeneration: 2, Images: []v1alpha1.NodeImageStatus{{Name: "app:v1", Digest: "sha256:1", State: state}},
 		},
 	}
 	if edit != nil {
@@ -69,9 +75,18 @@ func nodeSet(state v1alpha1.ImageState, edit func(*v1alpha1.NodeImageSet)) *v1al
 	return set
 }
 
+func snapshot(t *testing.T, nodes *Nodes) ([]hold.Node, time.Time) {
+	t.Helper()
+	all, until, err := nodes.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all, until
+}
+
 func only(t *testing.T, nodes *Nodes) hold.Node {
 	t.Helper()
-	all, _ := nodes.Snapshot()
+	all, _ := snapshot(t, nodes)
 	if len(all) != 1 {
 		t.Fatalf("%d nodes, want 1", len(all))
 	}
@@ -151,7 +166,7 @@ func TestAnAgentThatLagsBehindIsDownAfterTheTimeout(t *testing.T) {
 	behind := func(s *v1alpha1.NodeImageSet) { s.Generation++ }
 	nodes.putSet(nodeSet(v1alpha1.ImagePulling, behind))
 	since := clock.Now()
-	if _, until := nodes.Snapshot(); !until.Equal(since.Add(time.Minute)) {
+	if _, until := snapshot(t, nodes); !until.Equal(since.Add(time.Minute)) {
 		t.Errorf("until %v, want a minute", until)
 	}
 	clock.Step(59 * time.Second)
@@ -164,7 +179,7 @@ func TestAnAgentThatLagsBehindIsDownAfterTheTimeout(t *testing.T) {
 		t.Error("not down after the timeout: a further change of the spec does not lengthen it")
 	}
 	nodes.putSet(nodeSet(v1alpha1.ImagePulling, nil))
-	if _, until := nodes.Snapshot(); only(t, nodes).Down || !until.IsZero() {
+	if _, until := snapshot(t, nodes); only(t, nodes).Down || !until.IsZero() {
 		t.Error("down although it has answered")
 	}
 }
@@ -197,11 +212,28 @@ func TestWhoIsUncovered(t *testing.T) {
 func TestASetOfAnEarlierNodeDoesNotCount(t *testing.T) {
 	nodes, _, _ := following(t)
 	nodes.putSet(nodeSet(v1alpha1.ImagePresent, nil))
-	if only(t, nodes).Set == nil {
-		t.Fatal("the node has no set")
+	if len(only(t, nodes).Images) == 0 {
+		t.Fatal("the node has no images")
 	}
 	nodes.putNode(readyNode(func(o *corev1.Node) { o.UID = "2" }))
-	if only(t, nodes).Set != nil {
+	if len(only(t, nodes).Images) > 0 {
 		t.Error("the set of a node that is gone counts for its successor")
+	}
+}
+
+// A rollout that no node matches is not held, so that a controller which has just started must
+// not take the nodes that it has yet to see for none.
+func TestNothingIsSaidOfNodesBeforeAllAreKnown(t *testing.T) {
+	nodes, _, _ := following(t)
+	var known atomic.Bool
+	nodes.synced = []toolscache.InformerSynced{func() bool { return true }, known.Load}
+	ended, end := context.WithCancelCause(t.Context())
+	end(errors.New("asked for too long"))
+	if all, _, err := nodes.Snapshot(ended); err == nil || !strings.Contains(err.Error(), "asked for too long") {
+		t.Errorf("%d nodes, error %v", len(all), err)
+	}
+	known.Store(true)
+	if all, _ := snapshot(t, nodes); len(all) != 1 {
+		t.Errorf("%d nodes, want 1", len(all))
 	}
 }

@@ -19,7 +19,11 @@ import (
 	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
-var api client.WithWatch // as an administrator
+var (
+	scheme = runtime.NewScheme()
+	server *apiserver.Server
+	api    client.WithWatch // as an administrator
+)
 
 func TestGateController(t *testing.T) {
 	RegisterFailHandler(Fail)
@@ -30,9 +34,9 @@ func TestGateController(t *testing.T) {
 
 var _ = BeforeSuite(func() {
 	log.SetLogger(GinkgoLogr)
-	scheme := runtime.NewScheme()
 	Expect(errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme))).To(Succeed())
-	server, err := apiserver.Start()
+	var err error
+	server, err = apiserver.Start()
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(server.Stop()).To(Succeed()) })
 	api, err = client.NewWithWatch(server.Config, client.Options{Scheme: scheme})

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/duration"
 )
 
-// Outcome names the rule that decided.
+// Outcome names the rule that decided, by the number that it has in docs/gate.md.
 type Outcome string
 
 const (
@@ -35,14 +35,14 @@ const (
 	OutcomeDenied = Outcome(CauseDenied)
 	// OutcomeHeld (rule 5): it waits.
 	OutcomeHeld Outcome = "Held"
-	// OutcomeRefused: an annotation was set to what cannot be understood.
-	OutcomeRefused Outcome = "Refused"
+	// OutcomeRejected: an annotation was set to what cannot be understood.
+	OutcomeRejected Outcome = "Rejected"
 )
 
 // Outcomes are all there are.
 var Outcomes = []Outcome{
 	OutcomeUngated, OutcomeKnown, OutcomeOwnerPaused, OutcomeReady, OutcomeEvidence, OutcomeNoMatchingNodes,
-	OutcomeDenied, OutcomeHeld, OutcomeRefused,
+	OutcomeDenied, OutcomeHeld, OutcomeRejected,
 }
 
 // clockSkew bounds how far a held-at of this very request may be from now: another
@@ -75,8 +75,8 @@ func (w Write) NeedsCluster() bool {
 // Decision is what becomes of a write.
 type Decision struct {
 	Outcome Outcome
-	// Refused has the reasons why it is not to be stored at all.
-	Refused field.ErrorList
+	// Rejected has the reasons why it is not to be stored at all.
+	Rejected field.ErrorList
 	// Patch is what the gate changes about it.
 	Patch []Operation
 	// Unselected says that the ImagePrefetch does not select all nodes that the Pods can run
@@ -86,7 +86,7 @@ type Decision struct {
 	Warnings []string
 }
 
-// Decide tells what becomes of a write. Deciding again about its own result changes
+// Decide says what becomes of a write. Deciding again about its own result changes
 // nothing, so that webhooks may be called repeatedly.
 func Decide(w Write) Decision {
 	if !w.New.DeletionTimestamp.IsZero() {
@@ -94,7 +94,7 @@ func Decide(w Write) Decision {
 	}
 	settings, wrong := SettingsOf(w.New)
 	if introduced := w.introduced(wrong); len(introduced) > 0 {
-		return Decision{Outcome: OutcomeRefused, Refused: introduced}
+		return Decision{Outcome: OutcomeRejected, Rejected: introduced}
 	}
 	was, is := w.marks()
 	outcome, verdict := w.outcome(settings, was, is)
@@ -106,8 +106,9 @@ func Decide(w Write) Decision {
 	return decision
 }
 
-// marks are those stored, and those to be stored with what the write lost by
-// replacing the whole object, or was not entitled to, put right.
+// marks returns the marks of the stored object, and those that the new one should have. Marks
+// that the write dropped by replacing the whole object are restored, and marks that it may not
+// set are removed.
 func (w Write) marks() (was, is marks) {
 	is = marksOf(w.New)
 	if w.Old == nil {

@@ -214,14 +214,14 @@ func TestAnnotationsThatCannotBeUnderstood(t *testing.T) {
 		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
 			broken := deployment(annotate(tt.key, tt.value))
 			refused := Decide(Write{Old: deployment(), New: broken, Cluster: empty(), Now: now})
-			if refused.Outcome != OutcomeRefused || len(refused.Patch) > 0 {
+			if refused.Outcome != OutcomeRejected || len(refused.Patch) > 0 {
 				t.Fatalf("%+v, want it refused", refused)
 			}
-			if text := refused.Refused.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
+			if text := refused.Rejected.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
 				t.Errorf("%q does not say %q of %s", text, tt.says, tt.key)
 			}
 			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Cluster: empty(), Now: now})
-			if stored.Outcome == OutcomeRefused {
+			if stored.Outcome == OutcomeRejected {
 				t.Error("what was stored before is in the way of another change")
 			}
 			if !strings.Contains(strings.Join(stored.Warnings, ""), tt.says) {

@@ -35,8 +35,51 @@ type Node struct {
 	// Down reports that nothing can be had of the node's agent: it has been silent for too
 	// long, or its runtime does not answer.
 	Down bool
-	// Set is the node's NodeImageSet; nil where it has none.
-	Set *v1alpha1.NodeImageSet
+	// Images are those that the node is asked for, as [ImagesOn] reads them.
+	Images []Image
+}
+
+// Image is an image that a node is asked for, and how far its agent is.
+type Image struct {
+	// Name is normalized. Digest is what the node is to have under it; empty while the node
+	// resolves the tag.
+	Name, Digest string
+	// Present is the digest of what the agent reports Present under the name; empty if it
+	// reports none.
+	Present string
+	// Failed reports that the agent has given up. A node that the mirror did not serve has
+	// not: it is asked again.
+	Failed bool
+	// JoinedAt is when the node was asked for the image of a running prefetch, as it began to
+	// take Pods; zero if it was there from the beginning.
+	JoinedAt time.Time
+}
+
+// ImagesOn reads a NodeImageSet. What its spec does not ask for any more is left out,
+// because nothing keeps it on the node.
+func ImagesOn(set *v1alpha1.NodeImageSet) []Image {
+	reported := make(map[string]*v1alpha1.NodeImageStatus, len(set.Status.Images))
+	for i := range set.Status.Images {
+		reported[set.Status.Images[i].Name] = &set.Status.Images[i]
+	}
+	images := make([]Image, 0, len(set.Spec.ImageSet))
+	for i := range set.Spec.ImageSet {
+		asked := &set.Spec.ImageSet[i]
+		image := Image{Name: asked.Name, Digest: asked.Digest}
+		if asked.JoinedAt != nil {
+			image.JoinedAt = asked.JoinedAt.Time
+		}
+		if status := reported[asked.Name]; status != nil {
+			switch status.State {
+			case v1alpha1.ImagePresent:
+				image.Present = status.Digest
+			case v1alpha1.ImageFailed:
+				image.Failed = asked.RegistryPolicy == v1alpha1.RegistryPolicyDefault || !v1alpha1.IsMirrorFailure(status.Reason)
+			}
+		}
+		images = append(images, image)
+	}
+	return images
 }
 
 // imageState is how an image stands on a node.
@@ -75,8 +118,9 @@ type Evidence struct {
 	Unselected int
 }
 
-// NothingToWaitFor reports that no node matches as nodes are now, so that Pods which are
-// pending are what brings the nodes. Nodes that are not Ready or cordoned do match.
+// NothingToWaitFor reports that no node matches as nodes are now. Pending Pods make an
+// autoscaler add one, and a hold would keep them from being created. Nodes that are not Ready
+// or cordoned do match.
 func (e Evidence) NothingToWaitFor() bool { return e.Matching == 0 }
 
 // Met reports that at least one node has all images and so has every awaited node, except
@@ -166,7 +210,8 @@ func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selec
 	}
 }
 
-// selection reports on which nodes a prefetch brings its images as soon as they take Pods.
+// selection returns whether a prefetch surely brings its images to a node as soon as that takes
+// Pods. With replicas it need not choose that node.
 func selection(prefetch *v1alpha1.ImagePrefetch) func(*Node) bool {
 	if prefetch == nil {
 		return func(*Node) bool { return true } // that it is missing is said otherwise
@@ -191,60 +236,39 @@ type wantedImage struct {
 
 // on reports how the image stands on a node.
 func (w *wantedImage) on(node *Node, heldAt time.Time) imageState {
-	if node.Set == nil {
-		return imageAbsent
-	}
 	state := imageAbsent
-	for i := range node.Set.Status.Images {
-		answer := &node.Set.Status.Images[i]
-		if !w.means(answer.Name) {
-			continue
-		}
+	for i := range node.Images {
+		image := &node.Images[i]
 		switch {
-		case answer.State == v1alpha1.ImagePresent && slices.Contains(w.digests, answer.Digest) && asked(node.Set, answer.Name) != nil:
+		case !w.means(image):
+		case slices.Contains(w.digests, image.Present):
 			return imagePresent
-		case answer.State == v1alpha1.ImageFailed:
+		case image.Failed:
 			state = imageFailed
-		}
-	}
-	if state == imageAbsent && !heldAt.IsZero() {
-		for i := range node.Set.Spec.ImageSet {
-			entry := &node.Set.Spec.ImageSet[i]
-			if w.means(entry.Name) && entry.JoinedAt != nil && entry.JoinedAt.After(heldAt) {
-				return imageJoining
-			}
+		case state == imageAbsent && !heldAt.IsZero() && image.JoinedAt.After(heldAt):
+			state = imageJoining
 		}
 	}
 	return state
 }
 
-// means reports whether an image that a node has under a name can be the one that is
-// wanted. What came for a tag has the name with the digest as well, in the same repository;
-// what came for a digest has no tag (imageref.Reference.Names).
-func (w *wantedImage) means(name string) bool {
+// means reports whether an image of a node is the one that is wanted. What came for a tag has
+// the name with the digest as well, in the same repository; what came for a digest has no tag
+// (imageref.Reference.Names).
+func (w *wantedImage) means(image *Image) bool {
 	if !w.byDigest {
-		return name == w.name
+		return image.Name == w.name
 	}
-	rest, found := strings.CutPrefix(name, w.repository)
-	return found && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/")
-}
-
-// asked is the entry of a set with that name; nil if its spec does not name the image any
-// more, so that nothing keeps it on the node.
-func asked(set *v1alpha1.NodeImageSet, name string) *v1alpha1.NodeImage {
-	for i := range set.Spec.ImageSet {
-		if set.Spec.ImageSet[i].Name == name {
-			return &set.Spec.ImageSet[i]
-		}
-	}
-	return nil
+	rest, found := strings.CutPrefix(image.Name, w.repository)
+	return found && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/") &&
+		(slices.Contains(w.digests, image.Present) || slices.Contains(w.digests, image.Digest))
 }
 
 // describe says what is missing, in numbers: "2 of 12 nodes that its Pods can run on still
 // lack ghcr.io/org/app:v2; 1 failed, such as node-7".
 func (e Evidence) describe() string {
 	if e.Awaited == 0 {
-		return "no node that its Pods can run on takes Pods now, or has a Sluice agent"
+		return "no node that its Pods can run on takes Pods now and is waited for" + e.excused()
 	}
 	text := fmt.Sprintf("%d of %d nodes that its Pods can run on still lack %s", e.Lacking+e.Failed, e.Awaited, list(e.Missing))
 	if e.Failed > 0 {

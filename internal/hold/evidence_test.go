@@ -31,13 +31,8 @@ func TestCause(t *testing.T) {
 	young := func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }
 	tainted := func(n *Node) { n.Taints = []corev1.Taint{{Key: "team", Effect: corev1.TaintEffectNoSchedule}} }
 	joined := func(image string, since time.Duration) func(*Node) {
-		return func(n *Node) {
-			n.Set = &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{
-				{Name: image, JoinedAt: &metav1.Time{Time: now.Add(-since)}},
-			}}}
-		}
+		return func(n *Node) { n.Images = []Image{{Name: image, JoinedAt: now.Add(-since)}} }
 	}
-	withdrawn := func(n *Node) { n.Set.Spec.ImageSet = nil }
 	on := func(selector string) edit {
 		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": selector} }
 	}
@@ -83,6 +78,11 @@ func TestCause(t *testing.T) {
 		{reason: "a digest covers no tag", runs: imageB, prefetch: prefetch(byDigest), nodes: []Node{node("a", has(byDigest))}},
 		{reason: "a digest is evidence whoever brought it", runs: byDigest, nodes: []Node{node("a", has(byDigest))}, want: CauseEvidence},
 		{reason: "a tag that came is evidence for its digest", runs: byDigest, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
+		{reason: "another tag of the repository that failed is not the image", runs: byDigest, nodes: []Node{node("a", has(imageB)), node("b", failed(imageC))}},
+		{reason: "a tag that failed is, where it means the digest", runs: byDigest, nodes: []Node{node("a", has(imageB)), node("b", failed(imageB))}, want: CauseEvidence},
+		{reason: "a tag that is to mean another digest, where the old one is still there", runs: byDigest, nodes: []Node{node("a", func(n *Node) {
+			n.Images = []Image{{Name: imageB, Digest: digestOf(imageC), Present: digestOf(imageB)}}
+		})}, want: CauseEvidence},
 		{reason: "a tag that nobody in the namespace resolved is no evidence", runs: imageB, nodes: []Node{node("a", has(imageB))}},
 		{reason: "a tag that another ImagePrefetch of the namespace resolved is", runs: imageB, others: []*v1alpha1.ImagePrefetch{pulling(imageB)}, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
 
@@ -94,7 +94,6 @@ func TestCause(t *testing.T) {
 
 		// Nodes.
 		{reason: "a node lacks it", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b")}},
-		{reason: "what is withdrawn may be deleted", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB), withdrawn)}},
 		{reason: "a node that its Pods do not select", runs: imageB, edits: []edit{on("web")}, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", func(n *Node) { n.Labels = nil })}, want: CauseEvidence},
 		{reason: "a node that is tainted for others", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", tainted)}, want: CauseEvidence},
 		{reason: "a node that is not Ready", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", gone)}, want: CauseEvidence},
@@ -264,5 +263,45 @@ func TestTheLastTenSetsAreRemembered(t *testing.T) {
 		if got := outcome == OutcomeKnown; got != known {
 			t.Errorf("a rollback to app:%d: known %t, want %t", i, got, known)
 		}
+	}
+}
+
+func TestImagesOn(t *testing.T) {
+	joinedAt := metav1.NewTime(now)
+	asked := func(edit func(*v1alpha1.NodeImage)) v1alpha1.NodeImageSetSpec {
+		image := v1alpha1.NodeImage{Name: imageB, Digest: "sha256:b", RegistryPolicy: v1alpha1.RegistryPolicyMirror}
+		edit(&image)
+		return v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{image}}
+	}
+	asPeer := asked(func(*v1alpha1.NodeImage) {})
+	asSeed := asked(func(i *v1alpha1.NodeImage) { i.RegistryPolicy = v1alpha1.RegistryPolicyDefault })
+	reported := func(state v1alpha1.ImageState, reason string) v1alpha1.NodeImageStatus {
+		return v1alpha1.NodeImageStatus{Name: imageB, Digest: "sha256:b", State: state, Reason: reason}
+	}
+	for _, tt := range []struct {
+		reason string
+		spec   v1alpha1.NodeImageSetSpec
+		status v1alpha1.NodeImageStatus
+		want   Image
+	}{
+		{"nothing is reported yet", asPeer, v1alpha1.NodeImageStatus{Name: imageC}, Image{Name: imageB, Digest: "sha256:b"}},
+		{"it comes", asPeer, reported(v1alpha1.ImagePulling, ""), Image{Name: imageB, Digest: "sha256:b"}},
+		{"it is there", asPeer, reported(v1alpha1.ImagePresent, ""), Image{Name: imageB, Digest: "sha256:b", Present: "sha256:b"}},
+		{"the registry refused the seed", asSeed, reported(v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
+		{"the registry did not answer the seed", asSeed, reported(v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
+		{"the disk of a peer is full", asPeer, reported(v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
+		{"the mirror did not serve a peer, which is asked again", asPeer, reported(v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror), Image{Name: imageB, Digest: "sha256:b"}},
+		{"the node began to take Pods while the prefetch ran", asked(func(i *v1alpha1.NodeImage) { i.JoinedAt = &joinedAt }), reported(v1alpha1.ImagePulling, ""), Image{Name: imageB, Digest: "sha256:b", JoinedAt: now}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			set := &v1alpha1.NodeImageSet{Spec: tt.spec, Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{tt.status}}}
+			if got := ImagesOn(set); len(got) != 1 || got[0] != tt.want {
+				t.Errorf("%+v, want %+v", got, tt.want)
+			}
+		})
+	}
+	withdrawn := &v1alpha1.NodeImageSet{Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{reported(v1alpha1.ImagePresent, "")}}}
+	if got := ImagesOn(withdrawn); len(got) > 0 {
+		t.Errorf("%+v: what is withdrawn may be deleted", got)
 	}
 }

@@ -31,11 +31,11 @@ const (
 	CauseDenied Cause = "Denied"
 )
 
-// minFailures and failureShare are how many nodes may fail under OnTimeoutRelease, the
+// defaultAllowed and allowedShare are how many nodes may fail under OnTimeoutRelease, the
 // larger of both: one node must not cost every rollout its whole timeout.
 const (
-	minFailures  = 1
-	failureShare = 20 // a twentieth of the nodes
+	defaultAllowed = 1
+	allowedShare   = 20 // a twentieth of the nodes
 )
 
 // verdict is what is known about a template at one moment.
@@ -67,16 +67,16 @@ func judge(template *corev1.PodTemplateSpec, settings Settings, prefetch *v1alph
 	return result
 }
 
-// allowedFailures is how many of the awaited nodes may have failed: what the ImagePrefetch
-// allows, or one node or a twentieth, whichever is most. Who holds without end wants none
-// but the former.
+// allowedFailures is how many of the awaited nodes may have failed: what failureTolerance of
+// the ImagePrefetch allows. Under OnTimeoutRelease it is at least defaultAllowed, and at least a
+// twentieth of the nodes.
 func (s Settings) allowedFailures(prefetch *v1alpha1.ImagePrefetch, awaited int) int {
 	allowed := 0
 	if prefetch != nil {
 		allowed = imageprefetch.AllowedFailures(&prefetch.Spec, awaited)
 	}
 	if s.OnTimeout == OnTimeoutRelease {
-		allowed = max(allowed, minFailures, awaited/failureShare)
+		allowed = max(allowed, defaultAllowed, awaited/allowedShare)
 	}
 	return allowed
 }

@@ -123,14 +123,14 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 	return step
 }
 
-// NeedsManagedFields tells whether [Next] goes by the managed fields of d, which caches
+// NeedsManagedFields reports whether [Next] goes by the managed fields of d, which caches
 // may have been stripped of.
 func NeedsManagedFields(d *appsv1.Deployment) bool {
 	settings, _ := SettingsOf(d)
 	return !settings.Gated && d.Spec.Paused && !appliedPause(d)
 }
 
-// Fits tells whether a step that has a patch was decided on what d is, as far as the
+// Fits reports whether a step that has a patch was decided on what d is, as far as the
 // patch tests it.
 func (s Step) Fits(d *appsv1.Deployment) bool {
 	want := tests(d, s.End)

@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// ownerPauses tells whether a write to a held Deployment, which stays paused, pauses it
+// ownerPauses reports whether a write to a held Deployment, which stays paused, pauses it
 // on behalf of its owner. The value is true already, so it shows only in what comes
 // with it:
 //
@@ -33,7 +33,7 @@ func (w Write) ownerPauses() bool {
 	return appliedPause(w.New) && !appliedPause(w.Old) || ownsPause(w.New) > ownsPause(w.Old)
 }
 
-// appliedPause tells whether the manifest that kubectl last applied says paused: true.
+// appliedPause reports whether the manifest that kubectl last applied says paused: true.
 func appliedPause(d *appsv1.Deployment) bool {
 	var applied struct {
 		Spec struct {
@@ -44,7 +44,7 @@ func appliedPause(d *appsv1.Deployment) bool {
 	return text != "" && json.Unmarshal([]byte(text), &applied) == nil && applied.Spec.Paused
 }
 
-// optsOutPaused tells whether the owner of a held Deployment, who opts out of the gate,
+// optsOutPaused reports whether the owner of a held Deployment, who opts out of the gate,
 // wants it paused all the same. The webhook is not asked about who opts out, so this
 // shows only in what is stored: the last client-side manifest says paused: true, or one
 // server-side manifest has both the way out and spec.paused, which is then as that

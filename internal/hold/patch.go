@@ -40,7 +40,7 @@ func marksOf(d *appsv1.Deployment) marks {
 	}
 }
 
-// held tells whether they are those of a hold.
+// held reports whether they are those of a hold.
 func (m marks) held() bool { return m.paused && m.hold != "" }
 
 // patchTo is the patch that gives d the marks m; empty if it has them.

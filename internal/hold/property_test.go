@@ -24,6 +24,7 @@ var edits = map[string]edit{
 	"run A":             runs(imageA),
 	"run B":             runs(imageB),
 	"run C":             runs(imageC),
+	"run B by digest":   runs(at("ghcr.io/org/app", imageB)),
 	"select our nodes":  func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": "ours"} },
 	"select all nodes":  func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = nil },
 	"hold for ever":     annotate(v1alpha1.OnTimeoutAnnotation, "Hold"),
@@ -64,16 +65,22 @@ type history struct {
 
 // truth is what is so of a node, from which its API objects are made.
 type truth struct {
-	ready, ours, uncovered bool
-	createdAt              time.Time
+	ready, ours, uncovered, cordoned, tainted bool
+	// silent is an agent of which nothing can be had.
+	silent bool
+	// createdAt is when the node registered, and joinedAt when it was asked for the images that
+	// it lacks.
+	createdAt, joinedAt time.Time
 	// has are the images that are on the node, gaveUp those that its agent failed to bring.
 	has, gaveUp map[string]bool
 }
 
 func drawTruth(t *rapid.T, now time.Time) truth {
 	node := truth{
-		ready: rapid.Bool().Draw(t, "ready"), ours: rapid.Bool().Draw(t, "ours"), uncovered: rapid.IntRange(0, 4).Draw(t, "covered") == 0,
+		ready: rapid.Bool().Draw(t, "ready"), ours: rapid.Bool().Draw(t, "ours"), uncovered: rarely(t, "uncovered"),
+		cordoned: rarely(t, "cordoned"), tainted: rarely(t, "tainted"), silent: rarely(t, "silent"),
 		createdAt: now.Add(-time.Duration(rapid.IntRange(0, 900).Draw(t, "age")) * time.Second),
+		joinedAt:  now.Add(-time.Duration(rapid.IntRange(0, 900).Draw(t, "asked for")) * time.Second),
 		has:       map[string]bool{}, gaveUp: map[string]bool{},
 	}
 	for _, image := range []string{imageA, imageB, imageC} {
@@ -87,6 +94,8 @@ func drawTruth(t *rapid.T, now time.Time) truth {
 	return node
 }
 
+func rarely(t *rapid.T, what string) bool { return rapid.IntRange(0, 4).Draw(t, what) == 0 }
+
 func (w *history) cluster() Cluster {
 	var nodes []Node
 	for i, is := range w.truth {
@@ -96,6 +105,15 @@ func (w *history) cluster() Cluster {
 		}
 		n := node(fmt.Sprintf("node-%d", i), has(slices.Collect(maps.Keys(is.has))...), failed(slices.Collect(maps.Keys(is.gaveUp))...))
 		n.Ready, n.Labels, n.Uncovered, n.CreatedAt = is.ready, labels, is.uncovered, is.createdAt
+		n.Unschedulable, n.Down = is.cordoned, is.silent
+		if is.tainted {
+			n.Taints = []corev1.Taint{{Key: "team", Effect: corev1.TaintEffectNoSchedule}}
+		}
+		for _, image := range []string{imageA, imageB, imageC} {
+			if !is.has[image] && !is.gaveUp[image] {
+				n.Images = append(n.Images, Image{Name: image, Digest: digestOf(image), JoinedAt: is.joinedAt})
+			}
+		}
 		nodes = append(nodes, n)
 	}
 	cluster := Cluster{Nodes: nodes}
@@ -111,9 +129,9 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 	needed := neededBy(&d.Spec.Template.Spec)
 	settings, _ := SettingsOf(d)
 	p := w.prefetch
-	// What a tag means is known from the ImagePrefetch alone.
+	// What a tag means is known from the ImagePrefetch alone; a digest needs no such knowledge.
 	listed := func(image string) bool {
-		return p != nil && slices.Contains(p.Spec.Images, v1alpha1.ImageReference(image))
+		return p != nil && slices.Contains(p.Spec.Images, v1alpha1.ImageReference(tagged(image)))
 	}
 	unlisted := slices.ContainsFunc(needed, func(image string) bool { return !listed(image) })
 	if p != nil && !unlisted && p.Status.Conditions[0].Status == metav1.ConditionTrue {
@@ -121,19 +139,23 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 	}
 	matching, awaited, complete, gaveUp := 0, 0, 0, 0
 	for _, is := range w.truth {
-		if d.Spec.Template.Spec.NodeSelector != nil && !is.ours {
+		if d.Spec.Template.Spec.NodeSelector != nil && !is.ours || is.tainted {
 			continue
 		}
 		matching++
-		if !is.ready || is.uncovered {
+		if !is.ready || is.uncovered || is.cordoned {
 			continue
 		}
-		lacks := func(image string) bool { return !is.has[image] || !listed(image) }
+		lacks := func(image string) bool { return !is.has[tagged(image)] || !listed(image) && tagged(image) == image }
+		// One that it has, under a tag that nobody knows the meaning of, does not come.
+		comesLater := func(image string) bool {
+			return !lacks(image) || is.joinedAt.After(heldAt) && !is.gaveUp[tagged(image)] && !is.has[tagged(image)]
+		}
 		switch {
 		case !slices.ContainsFunc(needed, lacks):
 			awaited, complete = awaited+1, complete+1
-		case is.createdAt.After(heldAt):
-		case slices.ContainsFunc(needed, func(image string) bool { return is.gaveUp[image] }):
+		case is.createdAt.After(heldAt), !slices.ContainsFunc(needed, func(image string) bool { return !comesLater(image) }):
+		case is.silent, slices.ContainsFunc(needed, func(image string) bool { return is.gaveUp[tagged(image)] }):
 			awaited, gaveUp = awaited+1, gaveUp+1
 		default:
 			return ""
@@ -148,6 +170,16 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 		return "the nodes have the image"
 	}
 	return ""
+}
+
+// tagged is an image by the tag that means its digest.
+func tagged(image string) string {
+	for _, tag := range []string{imageA, imageB, imageC} {
+		if image == at("ghcr.io/org/app", tag) {
+			return tag
+		}
+	}
+	return image
 }
 
 func drawPrefetch(t *rapid.T) *v1alpha1.ImagePrefetch {

@@ -30,7 +30,7 @@ const (
 
 // Settings are what the annotations of a Deployment ask of the gate.
 type Settings struct {
-	// Gated tells whether rollouts wait for an ImagePrefetch at all.
+	// Gated reports whether rollouts wait for an ImagePrefetch at all.
 	Gated bool
 	// Prefetch is its name, in the Deployment's namespace.
 	Prefetch string

@@ -181,19 +181,19 @@ func has(images ...string) func(*Node) {
 
 func failed(images ...string) func(*Node) { return answers(v1alpha1.ImageFailed, images...) }
 
+// answers has the node asked for images, which its agent reports in a state.
 func answers(state v1alpha1.ImageState, images ...string) func(*Node) {
 	return func(n *Node) {
-		if n.Set == nil {
-			n.Set = &v1alpha1.NodeImageSet{}
-		}
+		var set v1alpha1.NodeImageSet
 		for _, image := range images {
 			digest := digestOf(image)
 			if _, named, found := strings.Cut(image, "@"); found {
 				digest = named
 			}
-			n.Set.Spec.ImageSet = append(n.Set.Spec.ImageSet, v1alpha1.NodeImage{Name: image, Digest: digest})
-			n.Set.Status.Images = append(n.Set.Status.Images, v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: state})
+			set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image, Digest: digest})
+			set.Status.Images = append(set.Status.Images, v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: state})
 		}
+		n.Images = append(n.Images, ImagesOn(&set)...)
 	}
 }
 
@@ -213,7 +213,7 @@ func patched(t testing.TB, d *appsv1.Deployment, operations []Operation) *appsv1
 	return result
 }
 
-// applies tells whether the tests of a patch pass.
+// applies reports whether the tests of a patch pass.
 func applies(t testing.TB, d *appsv1.Deployment, operations []Operation) bool {
 	t.Helper()
 	if len(operations) == 0 {

@@ -34,9 +34,9 @@ const (
 	// ReasonHoldTimedOut (Warning): the hold timeout has run out; the rollout was let go
 	// without its images, or is held further, as the Deployment asks for.
 	ReasonHoldTimedOut = "HoldTimedOut"
-	// ReasonReleaseRefused (Warning): the API server refuses to have the hold ended, by
+	// ReasonReleaseRejected (Warning): the API server rejects the end of the hold, by
 	// validation or by what an administrator installed.
-	ReasonReleaseRefused = "ReleaseRefused"
+	ReasonReleaseRejected = "ReleaseRejected"
 	// ReasonNodesNotSelected (Warning): the ImagePrefetch does not select all nodes that the
 	// Pods can run on, so that Pods which start on the others pull for themselves.
 	ReasonNodesNotSelected = "NodesNotSelected"
@@ -58,7 +58,7 @@ type Wait struct {
 	Message string
 }
 
-// Failing tells whether the wait will not end by itself.
+// Failing reports whether the wait will not end by itself.
 func (w Wait) Failing() bool { return w.Reason != ReasonWaitingForNodes }
 
 // waitFor says what is missing until images may roll out because their ImagePrefetch is
