@@ -25,6 +25,9 @@ import (
 	"github.com/sluice-dev/sluice/webhook"
 )
 
+// agentTimeout is shorter than that of a cluster, so that an agent can be silent for so long.
+const agentTimeout = 5 * time.Second
+
 const controllerAccount = "system:serviceaccount:sluice-system:sluice-controller"
 
 // replica is the gate's part of sluice-controller, in this process, with the rights
@@ -77,7 +80,7 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
-	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
+	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: agentTimeout}
 	Expect(nodes.Watch(ctx, manager.GetCache())).To(Succeed())
 	if controller {
 		metrics, err := gate.NewMetrics(r.figures)

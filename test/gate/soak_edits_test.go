@@ -62,7 +62,7 @@ var edits = map[string]randomEdit{
 	}),
 	"overwrite labels and annotations": updated(func(d *appsv1.Deployment, r *rand.Rand) {
 		d.Labels = map[string]string{"soak": "true"}
-		d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: d.Annotations[v1alpha1.PrefetchAnnotation]}
+		maps.DeleteFunc(d.Annotations, func(key, _ string) bool { return key != v1alpha1.PrefetchAnnotation })
 		setTag(d, freshTag(r))
 	}),
 	"overwrite all metadata": updated(func(d *appsv1.Deployment, _ *rand.Rand) {

@@ -57,12 +57,18 @@ type history struct {
 	writes, holds, releases int
 	// first are the rollouts of images that were on the nodes and had never run.
 	first int
+	// evident are those of them that no ImagePrefetch was Ready with: the nodes had them.
+	evident int
 	// takeovers are the holds that an owner made a pause of their own.
 	takeovers int
 
 	stored map[subject]*appsv1.Deployment
+	// nodes are the states of the nodes, the last one last.
+	nodes []nodeStates
 	// there are the images that an ImagePrefetch was ever Ready with. They stay.
 	there map[subject]map[string]bool
+	// heldAt are the times at which holds of a Deployment began, as they are written on it.
+	heldAt map[subject]map[string]bool
 	// passed are the sets of images that a Deployment was ever let run, by hash, and known
 	// those of them that it ran since it was last without the gate, the last one last.
 	passed map[subject]map[string]bool
@@ -72,11 +78,13 @@ type history struct {
 // readHistory goes through all writes in the order in which they were stored.
 func readHistory(file string) *history {
 	GinkgoHelper()
-	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}, known: map[subject][]string{}}
+	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, heldAt: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}, known: map[subject][]string{}}
 	for _, e := range readAudit(file) {
 		switch {
 		case e.ObjectRef.Resource == "imageprefetches":
 			h.prefetch(e)
+		case e.ObjectRef.Resource == "nodes", e.ObjectRef.Resource == "nodeimagesets":
+			h.nodeWrite(e)
 		case e.Verb == "delete":
 			delete(h.stored, e.subject())
 		default:
@@ -86,7 +94,12 @@ func readHistory(file string) *history {
 	return h
 }
 
-// readAudit reads the successful writes of Deployments and ImagePrefetches.
+// audited are the resources, with their subresources, whose writes the checks go by.
+var audited = []string{
+	"deployments/", "imageprefetches/", "imageprefetches/status", "nodes/", "nodes/status", "nodeimagesets/", "nodeimagesets/status",
+}
+
+// readAudit reads the successful writes of what is audited.
 func readAudit(file string) []*entry {
 	GinkgoHelper()
 	log, err := os.Open(file)
@@ -104,7 +117,7 @@ func readAudit(file string) []*entry {
 		if e.Stage != "ResponseComplete" || e.ResponseStatus.Code >= 300 || len(e.ResponseObject) == 0 || e.ObjectRef == nil {
 			continue
 		}
-		if kind := e.ObjectRef.Resource + "/" + e.ObjectRef.Subresource; kind != "deployments/" && kind != "imageprefetches/" && kind != "imageprefetches/status" {
+		if !slices.Contains(audited, e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource) {
 			continue
 		}
 		var object struct {
@@ -153,6 +166,9 @@ func (h *history) deployment(e *entry) {
 	if e.patchedPause() == "add" {
 		h.holds++
 	}
+	if isHeld(now) {
+		add(h.heldAt, e.subject(), now.Annotations[v1alpha1.HeldAtAnnotation])
+	}
 	h.checkController(e, was, now)
 	h.checkOwnersPause(e, was, now)
 	h.checkTakeover(e, was, now)
@@ -187,6 +203,10 @@ func (h *history) wrong(e *entry, text string) {
 func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 	switch {
 	case e.user() != controllerAccount:
+	case h.isOrphan(e, was):
+		if !isHeld(now) || now.Labels[v1alpha1.HoldLabel] != hold.ImagesOf(&now.Spec.Template.Spec).Hash() {
+			h.wrong(e, fmt.Sprintf("a hold that had lost its label did not get it back: %s", marksOf(now)))
+		}
 	case was == nil || was.Labels[v1alpha1.HoldLabel] == "":
 		h.wrong(e, "Sluice's controller writes what is not held")
 	case !equality.Semantic.DeepEqual(was.Spec.Template, now.Spec.Template):
@@ -197,6 +217,12 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 			h.wrong(e, "the pause that its owner opted out with was undone")
 		}
 	}
+}
+
+// isOrphan reports whether a Deployment was paused by Sluice and has lost the label: the time at
+// which a hold of it began is left.
+func (h *history) isOrphan(e *entry, was *appsv1.Deployment) bool {
+	return was != nil && was.Spec.Paused && was.Labels[v1alpha1.HoldLabel] == "" && h.heldAt[e.subject()][was.Annotations[v1alpha1.HeldAtAnnotation]]
 }
 
 // checkTakeover looks for a pause during a hold that its owner said in one of the ways
@@ -253,7 +279,7 @@ func appliers(d *appsv1.Deployment, fields ...string) (n int) {
 // checkOwnersPause looks for a pause without our label that Sluice ends, or makes its
 // own. Its controller is looked at above; what its webhook changes is in the log.
 func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
-	if was == nil || !was.Spec.Paused || isHeld(was) {
+	if was == nil || !was.Spec.Paused || isHeld(was) || e.user() == controllerAccount {
 		return
 	}
 	switch patched := e.patchedPause(); {
@@ -295,6 +321,9 @@ func (h *history) checkRollout(e *entry, was, now *appsv1.Deployment) {
 	case !begins || !settings.Gated || h.passed[e.subject()][hash] || timedOut(e, was):
 	case h.there[e.subject()][image]:
 		h.first++
+	case h.nodesHave(e, was, now):
+		h.first++
+		h.evident++
 	default:
 		h.wrong(e, fmt.Sprintf("a rollout of %s began, which was on no node: before %s, after %s", image, marksOf(was), marksOf(now)))
 	}
