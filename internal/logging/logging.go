@@ -1,9 +1,9 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package logging is how the programs log: the same flags, and lines of the same shape.
+// Package logging gives the programs the same flags for logs, and lines of the same shape.
 //
-// A line has time, level (INFO, DEBUG or ERROR), msg and what the call adds; logger, if it
+// A line has time, level (INFO, DEBUG or ERROR), msg and what the call adds; logger, if the logger
 // has a name; and err, if there is an error. What is logged at V(1) or above has the level DEBUG.
 package logging
 

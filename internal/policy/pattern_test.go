@@ -118,7 +118,7 @@ func TestDeniedPatternMatchesEverySpellingOfARegistry(t *testing.T) {
 	}
 }
 
-func TestCheckRefusesAndSaysWhatToWrite(t *testing.T) {
+func TestCheckRejectsAndSaysWhatToWrite(t *testing.T) {
 	for _, tt := range []struct{ pattern, says string }{
 		{"", "name the registry"},
 		{"*", `"*/**"`},

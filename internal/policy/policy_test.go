@@ -41,7 +41,7 @@ func policyFor(name, team string, spec v1alpha1.PrefetchPolicySpec) v1alpha1.Pre
 	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
-// brokenSelector is a policy that the webhook refuses.
+// brokenSelector is a policy that the webhook rejects.
 func brokenSelector(name string) v1alpha1.PrefetchPolicy {
 	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.PrefetchPolicySpec{
 		NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Like"}}}}}
@@ -71,7 +71,7 @@ func TestEvaluate(t *testing.T) {
 		{"no policy and Deny lets nothing through, and says so", images("nginx"), nil, DefaultDeny,
 			[]string{`spec.images[0]|"nginx"|no PrefetchPolicy selects namespace "team-a"|ask`}},
 		{"a default that is not set denies", images("nginx"), nil, "", []string{"spec.images[0]"}},
-		{"what does not parse is refused also without policies", images("nginx", "ghcr.io/Org/app"), nil, DefaultAllow,
+		{"what does not parse is denied also without policies", images("nginx", "ghcr.io/Org/app"), nil, DefaultAllow,
 			[]string{`spec.images[1]|"ghcr.io/Org/app"`}},
 		{"a policy that selects other namespaces is none", images("nginx"), []v1alpha1.PrefetchPolicy{others}, DefaultDeny,
 			[]string{"no PrefetchPolicy selects"}},
@@ -217,7 +217,7 @@ func TestValidate(t *testing.T) {
 	}
 	want := []string{"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[1]", "spec.deniedRepositories[4]", "spec.allowedRepositories[1]", "spec.allowedRepositories[2]"}
 	if !slices.Equal(got, want) {
-		t.Errorf("refused %q, want %q", got, want)
+		t.Errorf("%q is invalid, want %q", got, want)
 	}
 
 	good := v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**"), DeniedRepositories: patterns("docker.io/**")}
