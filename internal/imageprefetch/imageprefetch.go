@@ -19,7 +19,7 @@ import (
 const maxRefresh = 256
 
 // Refresh returns the value of sluice.dev/refresh, for which the tags of an ImagePrefetch are to be
-// resolved. Of a value of more than 256 bytes it is the SHA-256; without the annotation it is empty.
+// resolved. Of a value of more than 256 bytes it is the SHA-256. It is empty if there is none.
 func Refresh(object metav1.Object) string {
 	refresh := object.GetAnnotations()[v1alpha1.RefreshAnnotation]
 	if len(refresh) > maxRefresh {

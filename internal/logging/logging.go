@@ -39,7 +39,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 		"what is logged: 0 changes of state, 1 the decisions of each pass as well, 2 each request as well")
 }
 
-// Validate names every flag that is wrong, and what it should be.
+// Validate returns an error that names every flag that is wrong, and what it should be.
 func (o Options) Validate() error {
 	var problems []error
 	if o.Format != FormatJSON && o.Format != FormatText {
