@@ -1,16 +1,17 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controllers holds what runs in sluice-controller, beside the webhooks. Each
-// controller is a package of its own, and none imports another:
+// Package controllers has what runs in sluice-controller, beside the webhooks. Each controller is a
+// package of its own, and none imports another:
 //
 //   - distribution plans which node pulls which image, and from where: ImagePrefetches
 //     become one NodeImageSet per node, and the nodes' answers become their status. Its
 //     decisions are in distribution/plan, which is pure.
 //   - gate releases the rollouts that the webhook holds. Its decisions are in
 //     internal/hold, which the webhook shares.
-//   - credentials serves pull secrets to the agents, each image's to the nodes that pull
-//     it. What a pull secret says is read in credentials/keyring.
+//   - credentials serves registry credentials to the agents: those for an image to the nodes
+//     that pull it. credentials/keyring reads them from pull secrets.
 //   - certificate keeps the serving certificate of a SelfManaged installation.
-//   - installation checks an installation, updates the CRDs and undoes holds on uninstall.
+//   - installation checks an installation, updates the CRDs and, before an uninstallation,
+//     releases rollouts and pins.
 package controllers

@@ -25,7 +25,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-// gateHandler holds Deployments.
+// gateHandler decides about writes of Deployments.
 type gateHandler struct {
 	decoder  admission.Decoder
 	cache    client.Reader
@@ -35,7 +35,7 @@ type gateHandler struct {
 	metrics  *metrics
 }
 
-// Handle decides what becomes of a Deployment being written.
+// Handle lets a write of a Deployment pass, begins or ends a hold in it, or rejects it.
 func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admission.Response {
 	write, err := h.decode(req)
 	if err != nil {
@@ -49,7 +49,8 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	decision := hold.Decide(write)
 	if !ptr.Deref(req.DryRun, false) {
 		h.metrics.decisions.WithLabelValues(string(decision.Outcome)).Inc()
-		if decision.Unselected != "" && decision.Outcome != hold.OutcomeHeld { // a hold tells as it ends
+		// The event of a held Deployment follows with its release.
+		if decision.Unselected != "" && decision.Outcome != hold.OutcomeHeld {
 			h.recorder.Eventf(write.New, nil, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, "Admit", "%s", decision.Unselected)
 		}
 	}
@@ -59,7 +60,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	return patched(decision.Patch).WithWarnings(decision.Warnings...)
 }
 
-// observe reads from caches what evidence there is.
+// observe reads the evidence from caches.
 func (h *gateHandler) observe(ctx context.Context, namespace string, write *hold.Write) error {
 	var prefetches v1alpha1.ImagePrefetchList
 	if err := h.cache.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -92,7 +93,7 @@ func (h *gateHandler) decode(req admission.Request) (hold.Write, error) {
 	return write, nil
 }
 
-// patched lets the object through with changes.
+// patched admits the object with changes.
 func patched(patch []hold.Operation) admission.Response {
 	response := admission.Allowed("")
 	if len(patch) == 0 {
@@ -107,7 +108,7 @@ func patched(patch []hold.Operation) admission.Response {
 	return response
 }
 
-// invalid refuses the object, with each error at its field.
+// invalid rejects the object, with each error at its field.
 func invalid(req admission.Request, errs field.ErrorList) admission.Response {
 	status := apierrors.NewInvalid(schema.GroupKind{Group: req.Kind.Group, Kind: req.Kind.Kind}, req.Name, errs).Status()
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &status}}

@@ -120,8 +120,14 @@ var _ = Describe("Gate webhook", func() {
 		Expect(api.Create(ctx, d)).To(Succeed())
 		prefetch := prefetchOf(namespace, "app", "registry.example.com/app:v1")
 		Expect(api.Create(ctx, prefetch)).To(Succeed())
-		prefetch.Status = v1alpha1.ImagePrefetchStatus{ObservedGeneration: 1, Images: []v1alpha1.ImageStatus{{Name: "registry.example.com/app:v1", Digest: "sha256:" + strings.Repeat("a", 64)}}, Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue,
-			Reason: v1alpha1.ReasonAllNodesHoldImages, ObservedGeneration: 1, LastTransitionTime: metav1.Now()}}}
+		prefetch.Status = v1alpha1.ImagePrefetchStatus{
+			ObservedGeneration: 1,
+			Images:             []v1alpha1.ImageStatus{{Name: "registry.example.com/app:v1", Digest: "sha256:" + strings.Repeat("a", 64)}},
+			Conditions: []metav1.Condition{{
+				Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAllNodesHoldImages,
+				ObservedGeneration: 1, LastTransitionTime: metav1.Now(),
+			}},
+		}
 		Expect(api.Status().Update(ctx, prefetch)).To(Succeed())
 		Eventually(func(g Gomega) {
 			g.Expect(api.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())

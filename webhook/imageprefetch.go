@@ -21,21 +21,21 @@ import (
 )
 
 const (
-	// newNamespaceWait is how long a namespace may be unknown to the cache. The API
-	// server admits nothing to a namespace that does not exist, so it comes.
+	// newNamespaceWait is how long a namespace may be missing from the cache. It exists, because
+	// the API server rejects objects of other namespaces, so the cache will have it soon.
 	newNamespaceWait = 2 * time.Second
 	// newNamespaceLook is the time between two looks at the cache.
 	newNamespaceLook = 20 * time.Millisecond
 )
 
-// imagePrefetchHandler admits ImagePrefetches by the policies of their namespace.
+// imagePrefetchHandler asks the policies of its namespace about an ImagePrefetch.
 type imagePrefetchHandler struct {
 	decoder  admission.Decoder
 	cache    client.Reader
 	fallback policy.Default
 }
 
-// Handle refuses an ImagePrefetch with everything that policies forbid about it.
+// Handle rejects an ImagePrefetch that policies deny, and lists everything that they deny about it.
 func (h *imagePrefetchHandler) Handle(ctx context.Context, req admission.Request) admission.Response {
 	var prefetch v1alpha1.ImagePrefetch
 	if err := h.decoder.Decode(req, &prefetch); err != nil {
@@ -67,8 +67,8 @@ func (h *imagePrefetchHandler) Handle(ctx context.Context, req admission.Request
 	return admission.Allowed("")
 }
 
-// namespace looks into the cache, and waits for it where the namespace was created a
-// moment ago, as by the same kubectl apply.
+// namespace reads the namespace from the cache. It waits for one that was created a moment ago,
+// such as by the same kubectl apply.
 func (h *imagePrefetchHandler) namespace(ctx context.Context, name string) (policy.Namespace, error) {
 	var namespace corev1.Namespace
 	err := wait.PollUntilContextTimeout(ctx, newNamespaceLook, newNamespaceWait, true, func(ctx context.Context) (bool, error) {

@@ -104,7 +104,7 @@ var _ = Describe("ImagePrefetch webhook", func() {
 })
 
 var _ = Describe("PrefetchPolicy webhook", func() {
-	It("refuses patterns that cannot match, are ambiguous or do not parse, all at once", func(ctx SpecContext) {
+	It("rejects patterns that cannot match, are ambiguous or do not parse, all at once", func(ctx SpecContext) {
 		err := api.Create(ctx, policyOf("bad", v1alpha1.PrefetchPolicySpec{
 			AllowedRepositories: []v1alpha1.RepositoryPattern{"ghcr.io/org/**", "nginx", "docker.io/nginx"},
 			DeniedRepositories:  []v1alpha1.RepositoryPattern{"ghcr.io/org/app:v1"},

@@ -14,13 +14,13 @@ import (
 	"github.com/sluice-dev/sluice/internal/policy"
 )
 
-// prefetchPolicyHandler admits policies that mean what they say.
+// prefetchPolicyHandler checks that a policy means what it says.
 type prefetchPolicyHandler struct {
 	decoder admission.Decoder
 }
 
-// Handle refuses a policy with everything about it that cannot match, is ambiguous or
-// does not parse.
+// Handle rejects a policy that is ambiguous, cannot match or does not parse, and lists each such
+// part of it.
 func (h *prefetchPolicyHandler) Handle(_ context.Context, req admission.Request) admission.Response {
 	var object v1alpha1.PrefetchPolicy
 	if err := h.decoder.Decode(req, &object); err != nil {

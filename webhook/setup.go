@@ -31,17 +31,17 @@ const (
 	prefetchPoliciesPath = "/validate/prefetchpolicies"
 )
 
-// Options say where the webhooks listen and what holds where no policy speaks.
+// Options say where the webhooks listen, and what applies to namespaces without a policy.
 type Options struct {
 	// BindAddress is HOST:PORT or :PORT. Empty: there are no webhooks.
 	BindAddress string
-	// CertDir holds tls.crt and tls.key, which are read again when they change.
+	// CertDir is the folder of tls.crt and tls.key, which are read again when they change.
 	CertDir string
-	// DefaultPolicy holds for a namespace that no PrefetchPolicy selects.
+	// DefaultPolicy applies to a namespace that no PrefetchPolicy selects.
 	DefaultPolicy policy.Default
 }
 
-// Validate says what is missing or malformed.
+// Validate returns an error that names each option that is missing or malformed.
 func (o Options) Validate() error {
 	var problems []error
 	if _, err := policy.ParseDefault(string(o.DefaultPolicy)); err != nil {
@@ -68,15 +68,15 @@ func splitAddress(address string) (host string, port int, err error) {
 	return host, int(number), err
 }
 
-// Nodes knows what the nodes are, and what their agents say of images.
+// Nodes knows the nodes, and what their agents report about images.
 type Nodes interface {
-	// Snapshot returns all nodes as they are now, and when time alone will change that. It
-	// fails if ctx ends before all nodes are known.
+	// Snapshot returns all nodes as they are now, and when that changes by time alone. It fails
+	// if ctx ends before all nodes are known.
 	Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error)
 }
 
-// NewServer is for the manager that SetupWithManager gets; nil if there are to be no
-// webhooks.
+// NewServer returns the server for the manager that is passed to SetupWithManager; nil without a
+// bind address.
 func NewServer(o Options) (webhook.Server, error) {
 	if o.BindAddress == "" {
 		return nil, nil
@@ -91,13 +91,13 @@ func NewServer(o Options) (webhook.Server, error) {
 // +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches;prefetchpolicies,verbs=list;watch
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
-// SetupWithManager has the manager's webhook server answer, on every replica.
+// SetupWithManager adds the handlers to the manager's webhook server, on every replica.
 func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, nodes Nodes, registry prometheus.Registerer) error {
 	metrics, err := newMetrics(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	// The caches shall be full before the first request comes.
+	// The informers are started now, so that the caches are full before the first request.
 	for _, kind := range []client.Object{&v1alpha1.ImagePrefetch{}, &v1alpha1.PrefetchPolicy{}, &corev1.Namespace{}} {
 		if _, err := mgr.GetCache().GetInformer(ctx, kind); err != nil {
 			return fmt.Errorf("cache %T: %w", kind, err)

@@ -5,8 +5,9 @@ package v1alpha1
 
 // Conditions of an ImagePrefetch; the controller sets all of them.
 const (
-	// ConditionReady is True when every desired node, less the tolerated failures,
-	// holds every image with the digest in status.images. Positive polarity: it is the summary.
+	// ConditionReady is True when every desired node has every image with the digest in
+	// status.images, except for joining nodes, and for as many failed ones as
+	// spec.failureTolerance allows. Positive polarity: it is the summary.
 	ConditionReady = "Ready"
 	// ConditionDegraded is True when something works worse than asked for, whether
 	// or not Ready is True. Negative polarity: True wants attention.
@@ -15,11 +16,11 @@ const (
 
 // Reasons of the Ready condition of an ImagePrefetch.
 const (
-	// ReasonAllNodesHoldImages (True): every desired node holds every image.
+	// ReasonAllNodesHoldImages (True): every desired node has every image.
 	ReasonAllNodesHoldImages = "AllNodesHoldImages"
 	// ReasonFailuresTolerated (True): some nodes failed, no more than spec.failureTolerance.
 	ReasonFailuresTolerated = "FailuresTolerated"
-	// ReasonWaitingForSeeds (False): no node holds some image yet, and a seed is
+	// ReasonWaitingForSeeds (False): there is an image that no node has yet. A seed is
 	// resolving or pulling it from the upstream registry.
 	ReasonWaitingForSeeds = "WaitingForSeeds"
 	// ReasonDistributing (False): every image is in the cluster, and nodes are
@@ -28,11 +29,11 @@ const (
 	// ReasonNodesFailed (False): more nodes failed than spec.failureTolerance
 	// allows; status.failures says which and why.
 	ReasonNodesFailed = "NodesFailed"
-	// ReasonNoMatchingNodes (False): no node is Ready, schedulable, tolerated and
-	// matched by spec.nodeSelector.
+	// ReasonNoMatchingNodes (False): no node matches spec.nodeSelector and
+	// spec.nodeAffinity and is Ready, schedulable, and untainted or tolerated.
 	ReasonNoMatchingNodes = "NoMatchingNodes"
-	// ReasonInvalidSpec (False): the spec says something that only its author can
-	// mend; the message says what. Nothing is retried until the spec changes.
+	// ReasonInvalidSpec (False): the spec has an error that only its author can fix;
+	// the message says which. Nothing is retried until the spec changes.
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonPolicyDenied (False): a PrefetchPolicy, or the default policy, no
 	// longer admits one of the images. Nothing new is pulled.
@@ -50,14 +51,14 @@ const (
 	ReasonAsExpected = "AsExpected"
 	// ReasonNodeFailures (True): at least one node failed; status.failures says why.
 	ReasonNodeFailures = "NodeFailures"
-	// ReasonTooFewNodes (True): fewer nodes match than spec.replicas asks for; all that match are used.
+	// ReasonTooFewNodes (True): fewer nodes match than spec.replicas asks for; all of them are used.
 	ReasonTooFewNodes = "TooFewNodes"
 	// ReasonMirrorUnavailable (True): the mirror served nothing, so nodes pull from
 	// the upstream registry, one after the other.
 	ReasonMirrorUnavailable = "MirrorUnavailable"
-	// ReasonPullSecretsLeftOut (True): a node is given 64 Secrets for one image, and
-	// ImagePrefetches that come first by namespace and name have named as many for an
-	// image of this one. Pulls go on with those.
+	// ReasonPullSecretsLeftOut (True): a node is given at most 64 Secrets for one image, and
+	// other ImagePrefetches, which come first by namespace and name, have used these up for an
+	// image of this one. Pulls go on without those of its Secrets that found no place.
 	ReasonPullSecretsLeftOut = "PullSecretsLeftOut"
 )
 
@@ -88,30 +89,31 @@ const (
 	// ReasonRegistryUnavailable: the registry could not be reached, or answered
 	// with an error of its own. Tried again.
 	ReasonRegistryUnavailable = "RegistryUnavailable"
-	// ReasonNotOnMirror: a manifest or layer was not to be had from the mirror. Tried again.
+	// ReasonNotOnMirror: the mirror did not have a manifest or layer. Tried again.
 	ReasonNotOnMirror = "NotOnMirror"
 	// ReasonNoProgress: the pull received nothing for too long and was stopped. Tried again.
 	ReasonNoProgress = "NoProgress"
 	// ReasonRuntimeUnavailable: containerd did not answer. Tried again. It is the reason
 	// of the NodeImageSet's Ready condition (False) once that lasts for more than 30 s.
 	ReasonRuntimeUnavailable = "RuntimeUnavailable"
-	// ReasonPlatformNotProvided: the image has no manifest for the node's platform. Final until the spec changes.
+	// ReasonPlatformNotProvided: the image has no manifest for the node's platform. Final until the
+	// spec changes.
 	ReasonPlatformNotProvided = "PlatformNotProvided"
-	// ReasonInsufficientDisk: the pull would bring the disk past the kubelet's
-	// eviction line, or the node is under disk pressure.
+	// ReasonInsufficientDisk: the pull would take the disk past the kubelet's eviction
+	// threshold, or the node is under disk pressure.
 	ReasonInsufficientDisk = "InsufficientDisk"
 	// ReasonTooManyImages: the images of all ImagePrefetches on the node would make its
 	// NodeImageSet larger than the API server stores, and this ImagePrefetch is not among
 	// the oldest. None of its images is given to the node until there is room.
 	ReasonTooManyImages = "TooManyImages"
-	// ReasonPullFailed: any other failure; the message tells. Tried again.
+	// ReasonPullFailed: any other failure; the message says which. Tried again.
 	ReasonPullFailed = "PullFailed"
 	// ReasonAgentNotRunning: the node's agent does not answer.
 	ReasonAgentNotRunning = "AgentNotRunning"
 )
 
-// IsRefusal reports whether the reason of an image's state is a final answer of its registry: trying
-// again on the same node cannot help until the spec's entry or the credentials change.
+// IsRefusal reports whether the reason of an image's state is a final answer of its registry: another
+// try on the same node cannot help until the spec's entry or the credentials change.
 func IsRefusal(reason string) bool {
 	switch reason {
 	case ReasonImageNotFound, ReasonImagePullUnauthorized, ReasonPlatformNotProvided:

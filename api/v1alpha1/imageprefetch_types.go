@@ -10,11 +10,11 @@ import (
 )
 
 // ImageReference names an image by tag, by digest or both, as in a Pod:
-// "nginx", "ghcr.io/org/app:v2", "registry:5000/app@sha256:…". What leaves out the
-// registry or the tag means docker.io and "latest", as for the kubelet.
+// "nginx", "ghcr.io/org/app:v2", "registry:5000/app@sha256:…". The default of the
+// registry is docker.io and that of the tag "latest", as for the kubelet.
 //
 // The rule repeats the grammar of github.com/distribution/reference, so that a
-// reference that does not parse is refused when it is applied.
+// reference that does not parse is rejected when it is applied.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=512
@@ -56,8 +56,8 @@ type ImagePrefetchSpec struct {
 	// +kubebuilder:validation:MaxProperties=32
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
-	// nodeAffinity chooses nodes by its required terms, as in a Pod; nodeSelector holds
-	// beside it. Default: none.
+	// nodeAffinity chooses nodes by its required terms, as in a Pod. A node must match
+	// nodeSelector as well. Default: none.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.preferredDuringSchedulingIgnoredDuringExecution)",message="nodeAffinity has no preferences here: write requiredDuringSchedulingIgnoredDuringExecution alone"
@@ -71,15 +71,15 @@ type ImagePrefetchSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
-	// replicas is the number of nodes that shall hold the images, chosen among the
+	// replicas is the number of nodes that are to have the images, chosen among the
 	// matching ones and spread over zones. Default: all matching nodes.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self >= 1",message="replicas must be 1 or more; leave it out to prefetch to every matching node"
 	Replicas *int32 `json:"replicas,omitempty"`
 
-	// imagePullSecrets are Secrets of the same namespace that hold registry
-	// credentials, as in a Pod. Default: none.
+	// imagePullSecrets are Secrets of the same namespace with registry credentials, as
+	// in a Pod. Default: none.
 	//
 	// +optional
 	// +listType=map
@@ -87,17 +87,17 @@ type ImagePrefetchSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	ImagePullSecrets []SecretReference `json:"imagePullSecrets,omitempty"`
 
-	// imageDownloadRetryLimit is how often a node tries an image again after the
-	// first failure before it counts as failed and, for a node that pulls from the
-	// mirror, the fallback decides. Default: 3.
+	// imageDownloadRetryLimit is how often a node tries an image again after the first
+	// failure. Then the node counts as failed, and one that pulls from the mirror may get
+	// a turn at the upstream registry (--mirror-fallback). Default: 3.
 	//
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 100",message="imageDownloadRetryLimit must be between 0 and 100"
 	ImageDownloadRetryLimit *int32 `json:"imageDownloadRetryLimit,omitempty"`
 
-	// failureTolerance is how many nodes may fail and Ready still be True: a number,
-	// or a percentage of the desired nodes, rounded down. Default: 0.
+	// failureTolerance is how many nodes may fail while Ready is True: a number, or a
+	// percentage of the desired nodes, rounded down. Default: 0.
 	//
 	// +optional
 	// +default=0
@@ -124,10 +124,10 @@ type SecretReference struct {
 	Name string `json:"name"`
 }
 
-// ImagePrefetchStatus tells how far the distribution is. No list in it grows with
-// the cluster: node detail is in the NodeImageSets.
+// ImagePrefetchStatus says how far the distribution is. No list in it grows with the
+// cluster: node detail is in the NodeImageSets.
 type ImagePrefetchStatus struct {
-	// observedGeneration is the generation of the spec that this status speaks of.
+	// observedGeneration is the generation of the spec that this status describes.
 	//
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
@@ -140,12 +140,12 @@ type ImagePrefetchStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// desiredNodes is the number of nodes that shall hold the images.
+	// desiredNodes is the number of nodes that are to have the images.
 	//
 	// +optional
 	DesiredNodes int32 `json:"desiredNodes"`
 
-	// readyNodes is the number of desired nodes that hold every image.
+	// readyNodes is the number of desired nodes that have every image.
 	//
 	// +optional
 	ReadyNodes int32 `json:"readyNodes"`
@@ -161,13 +161,13 @@ type ImagePrefetchStatus struct {
 	FailedNodes int32 `json:"failedNodes"`
 
 	// joiningNodes is the number of desired nodes that came after this object was Ready,
-	// and do not hold every image yet. Ready does not wait for them.
+	// and do not have every image yet. Ready does not wait for them.
 	//
 	// +optional
 	JoiningNodes int32 `json:"joiningNodes,omitempty"`
 
-	// uncoveredNodes is the number of selected nodes that nothing can bring images to: no
-	// agent is meant to run there, or their runtime is not supported. They are not desired.
+	// uncoveredNodes is the number of selected nodes that cannot get images: no agent is
+	// meant to run there, or their runtime is not supported. They are not desired.
 	//
 	// +optional
 	UncoveredNodes int32 `json:"uncoveredNodes,omitempty"`
@@ -177,7 +177,7 @@ type ImagePrefetchStatus struct {
 	// +optional
 	FirstReadyTime *metav1.Time `json:"firstReadyTime,omitempty"`
 
-	// images tells of each image of the spec, in the order of the spec.
+	// images has one entry for each image of the spec, in the order of the spec.
 	//
 	// +optional
 	// +listType=map
@@ -193,7 +193,7 @@ type ImagePrefetchStatus struct {
 	Failures []NodeFailure `json:"failures,omitempty"`
 }
 
-// ImageStatus tells of one image of an ImagePrefetch.
+// ImageStatus says how far one image of an ImagePrefetch is.
 type ImageStatus struct {
 	// name is the image as the spec writes it.
 	//
@@ -201,7 +201,7 @@ type ImageStatus struct {
 	// +kubebuilder:validation:MaxLength=512
 	Name string `json:"name"`
 
-	// digest is what every node shall hold under the name. Empty until the tag is resolved.
+	// digest is what every node is to have under the name. Empty until the tag is resolved.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=160
@@ -221,13 +221,13 @@ type ImageStatus struct {
 	// +optional
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 
-	// readyNodes is the number of desired nodes that hold the image.
+	// readyNodes is the number of desired nodes that have the image.
 	//
 	// +optional
 	ReadyNodes int32 `json:"readyNodes"`
 
-	// upstreamPulls is the number of desired nodes that got the image from the
-	// upstream registry rather than from the mirror or from what they held.
+	// upstreamPulls is the number of desired nodes that got the image from the upstream
+	// registry, and neither from the mirror nor from what they had.
 	//
 	// +optional
 	UpstreamPulls int32 `json:"upstreamPulls"`
@@ -253,7 +253,7 @@ type NodeFailure struct {
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason"`
 
-	// message explains the reason for a person. It holds no credentials.
+	// message explains the reason for a person. It contains no credentials.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024

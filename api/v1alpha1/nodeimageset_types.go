@@ -21,9 +21,9 @@ const (
 	RegistryPolicyMirror RegistryPolicy = "Mirror"
 )
 
-// NodeImageSetSpec is what one node shall hold. Only the controller writes it.
+// NodeImageSetSpec is what one node is to have. Only the controller writes it.
 type NodeImageSetSpec struct {
-	// nodeName is the node; it equals the object's name.
+	// nodeName is the name of the node, and of this object.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -31,7 +31,7 @@ type NodeImageSetSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="nodeName cannot change: a NodeImageSet belongs to the node it is named after"
 	NodeName string `json:"nodeName"`
 
-	// imageSet are the images that the node shall hold or pull now.
+	// imageSet are the images that the node is to keep or to pull now.
 	//
 	// +optional
 	// +listType=map
@@ -40,7 +40,7 @@ type NodeImageSetSpec struct {
 	ImageSet []NodeImage `json:"imageSet,omitempty"`
 }
 
-// NodeImage is one image that a node shall hold.
+// NodeImage is one image that a node is to have.
 type NodeImage struct {
 	// name is the normalized reference, as CRI names it:
 	// "docker.io/library/nginx:latest", "ghcr.io/org/app@sha256:…".
@@ -50,16 +50,16 @@ type NodeImage struct {
 	// +kubebuilder:validation:MaxLength=512
 	Name string `json:"name"`
 
-	// digest is what the node shall hold under the name. Empty: the node asks the
-	// registry what the tag means and reports it; only a seed is asked to.
+	// digest is what the node is to have under the name. If it is empty, a seed asks the
+	// registry what the tag means and reports it, and a peer waits.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=160
 	Digest string `json:"digest,omitempty"`
 
-	// request asks the node to resolve the tag (again): while it differs from the
-	// request in the status, the registry is asked what the tag means now. It is a
-	// list, separated by commas, of marks of those who ask.
+	// request asks the node to resolve the tag: while it has an ID that the request in the
+	// status lacks, the node asks the registry what the tag means now. The IDs, separated by
+	// commas, are those of the ImagePrefetches for which the tag is to be resolved.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
@@ -94,9 +94,9 @@ type NodeImage struct {
 	// +kubebuilder:validation:MaxItems=64
 	ImagePullSecrets []NamespacedSecretReference `json:"imagePullSecrets,omitempty"`
 
-	// joinedAt is when the node became one that shall hold the image, if the image was
-	// being brought to other nodes by then; empty otherwise. Rollouts that were held before
-	// do not wait for the node.
+	// joinedAt is when the node became one that is to have the image, if other nodes were to
+	// have it before; empty otherwise. Rollouts that have been held since before that time do
+	// not wait for the node.
 	//
 	// +optional
 	JoinedAt *metav1.Time `json:"joinedAt,omitempty"`
@@ -123,14 +123,14 @@ type NamespacedSecretReference struct {
 type ImageState string
 
 const (
-	// ImagePending is seen and not started, or waits for its next try.
+	// ImagePending: the image waits for its first or its next try.
 	ImagePending ImageState = "Pending"
-	// ImagePulling is being pulled.
+	// ImagePulling: the image is being pulled.
 	ImagePulling ImageState = "Pulling"
-	// ImagePresent has the digest's content complete, unpacked, and found by CRI
-	// under the name a Pod would use.
+	// ImagePresent: the content of the digest is complete and unpacked, and CRI finds it
+	// under the names that a Pod would use.
 	ImagePresent ImageState = "Present"
-	// ImageFailed has reached the retry limit, or trying again cannot help.
+	// ImageFailed: the retry limit is reached, or another try cannot help.
 	ImageFailed ImageState = "Failed"
 )
 
@@ -140,7 +140,7 @@ const (
 type ImageSource string
 
 const (
-	// SourceLocal is the node itself: it held the image, and nothing was pulled.
+	// SourceLocal is the node itself: it had the image, and nothing was pulled.
 	SourceLocal ImageSource = "Local"
 	// SourceMirror is the mirror: the upstream registry was not asked.
 	SourceMirror ImageSource = "Mirror"
@@ -148,7 +148,7 @@ const (
 	SourceUpstream ImageSource = "Upstream"
 )
 
-// NodeImageSetStatus is what the node holds. Only the node's agent writes it.
+// NodeImageSetStatus is what the node has. Only the node's agent writes it.
 type NodeImageSetStatus struct {
 	// observedGeneration is the generation of the spec that the agent has taken up.
 	//
@@ -163,7 +163,7 @@ type NodeImageSetStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// images tells of each image of the spec.
+	// images has one entry for each image of the spec.
 	//
 	// +optional
 	// +listType=map
@@ -186,14 +186,14 @@ type NodeImageStatus struct {
 	// +required
 	State ImageState `json:"state"`
 
-	// digest is what the node holds, or is pulling, under the name. A seed reports
-	// it as soon as the tag is resolved, before the content is complete.
+	// digest is what the node has, or is pulling, under the name. A seed reports it as
+	// soon as the tag is resolved, before the content is complete.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=160
 	Digest string `json:"digest,omitempty"`
 
-	// request is the request of the spec that digest answers.
+	// request has the IDs of the spec's request that digest answers.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
@@ -204,8 +204,8 @@ type NodeImageStatus struct {
 	// +optional
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 
-	// pulledBytes is how much of it was received over the network by the present
-	// or the last pull, in bytes.
+	// pulledBytes is how much of it the running or the last pull received over the
+	// network, in bytes.
 	//
 	// +optional
 	PulledBytes int64 `json:"pulledBytes,omitempty"`
@@ -215,7 +215,7 @@ type NodeImageStatus struct {
 	// +optional
 	Source ImageSource `json:"source,omitempty"`
 
-	// attempts is how many pulls were started for the present digest, request and policy.
+	// attempts is how many pulls were started for the spec's digest, request and policy.
 	//
 	// +optional
 	Attempts int32 `json:"attempts,omitempty"`
@@ -226,26 +226,26 @@ type NodeImageStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason,omitempty"`
 
-	// message explains the reason for a person. It holds no credentials.
+	// message explains the reason for a person. It contains no credentials.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`
 
-	// startedAt is when the present or the last pull began.
+	// startedAt is when the running or the last pull began.
 	//
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
-	// finishedAt is when it ended. While the state is Pulling: since when everything has
-	// been received, and what is left is work on the node, such as unpacking.
+	// finishedAt is when that pull ended. While the state is Pulling, it is since when
+	// everything has been received, so that only work on the node is left, such as unpacking.
 	//
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 }
 
-// NodeImageSet is what one node shall hold and holds; it is named as its node and
-// goes with it.
+// NodeImageSet is what one node is to have (spec) and has (status). It is named as its node,
+// and deleted with it.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -263,12 +263,12 @@ type NodeImageSet struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is what the node shall hold.
+	// spec is what the node is to have.
 	//
 	// +required
 	Spec NodeImageSetSpec `json:"spec"`
 
-	// status is what it holds.
+	// status is what it has.
 	//
 	// +optional
 	Status NodeImageSetStatus `json:"status,omitempty"`

@@ -8,8 +8,8 @@ import (
 )
 
 // RepositoryPattern matches parsed repositories, never strings: a domain, then path
-// segments. "ghcr.io/org/app" is that repository; "*" is one segment; a "/**" at the
-// end any depth below; "*.example.com" at the start any subdomain.
+// segments. "ghcr.io/org/app" is that repository. A "*" is any one segment, "/**" at the
+// end any depth below, and "*.example.com" at the start any subdomain.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=512
@@ -43,7 +43,8 @@ type PrefetchPolicySpec struct {
 	// +optional
 	RequireDigest *bool `json:"requireDigest,omitempty"`
 
-	// maxImages is the number of images that one ImagePrefetch may list. Default: no limit but that of the kind, 100.
+	// maxImages is the number of images that one ImagePrefetch may list. Default: the limit
+	// of the kind, 100.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self >= 1",message="maxImages must be 1 or more; to allow no images, allow no repositories"

@@ -106,7 +106,7 @@ func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
 	return mgr, nil
 }
 
-// addAgent has the manager run the agent, and tell it what the node's NodeImageSet names.
+// addAgent adds the agent to the manager, and the reconciler that gives it the node's NodeImageSet.
 func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (*nodeagent.Agent, error) {
 	agentMetrics, err := nodeagent.NewMetrics(metrics.Registry)
 	if err != nil {
@@ -136,7 +136,7 @@ func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (
 	return agent, nil
 }
 
-// addProbes: the agent is alive as long as the process answers.
+// addProbes adds the health checks. The agent is alive as long as the process answers.
 func addProbes(mgr ctrl.Manager, agent *nodeagent.Agent) error {
 	err := mgr.AddHealthzCheck("ping", healthz.Ping)
 	for name, check := range readiness(agent) {
@@ -145,8 +145,9 @@ func addProbes(mgr ctrl.Manager, agent *nodeagent.Agent) error {
 	return err
 }
 
-// readiness is what the agent needs in order to work: the node's spec, and a containerd that
-// answers. A restart of the agent would give it neither, so it is alive without them.
+// readiness returns a check for each thing that the agent needs in order to work: the node's spec,
+// and a containerd that answers. A restart of the agent would bring neither, so these are not checks
+// of whether it is alive.
 func readiness(agent *nodeagent.Agent) map[string]healthz.Checker {
 	return map[string]healthz.Checker{
 		"synced": func(*http.Request) error {

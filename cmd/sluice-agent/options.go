@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
-// minTimeout is less than any pull or check takes: what is set below it is a mistake.
+// minTimeout is less than any pull or check takes, so a smaller value is a mistake.
 const minTimeout = time.Second
 
 // Options are the settings of the agent.
@@ -43,7 +43,7 @@ type Options struct {
 	Version bool
 }
 
-// parse reads the command line. The error says what to write instead.
+// parse parses the command line. Its error says what to write instead.
 func parse(args []string) (Options, error) {
 	var o Options
 	flags := pflag.NewFlagSet("sluice-agent", pflag.ContinueOnError)
@@ -97,7 +97,7 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }
 
-// Validate names every flag that is wrong, and what it should be.
+// Validate returns an error that names every flag that is wrong, and what it should be.
 func (o Options) Validate() error {
 	var problems []error
 	reject := func(bad bool, format string, args ...any) {
@@ -119,7 +119,7 @@ func (o Options) Validate() error {
 	return errors.Join(append(problems, o.Credentials.Validate(), o.Log.Validate())...)
 }
 
-// percentage is written "15%" or "15".
+// percentage is a flag such as "15%" or "15".
 type percentage float64
 
 func (p *percentage) String() string { return fmt.Sprintf("%g%%", float64(*p)) }

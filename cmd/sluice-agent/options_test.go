@@ -56,7 +56,7 @@ func TestVersionNeedsNoOtherFlag(t *testing.T) {
 	}
 }
 
-func TestWrongOptionsAreRefusedWithWhatToWrite(t *testing.T) {
+func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 	t.Setenv("NODE_NAME", "")
 	for _, tt := range []struct{ reason, line, want string }{
 		{"a name is enough", "--node-name=n", ""},
@@ -98,7 +98,7 @@ func TestWrongOptionsAreRefusedWithWhatToWrite(t *testing.T) {
 	}
 }
 
-func TestPercentageRefuses(t *testing.T) {
+func TestPercentageRejects(t *testing.T) {
 	for _, in := range []string{"", "x", "-1", "100", "5%%", "5 percent", "0.15x"} {
 		if _, err := parse([]string{"--node-name=n", "--min-free-disk=" + in}); err == nil || !strings.Contains(err.Error(), "is not a percentage") {
 			t.Errorf("--min-free-disk=%q: %v", in, err)

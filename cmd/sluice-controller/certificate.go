@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-dev/sluice/controllers/installation"
 )
 
-// keepCertificate has the controller make and renew what it serves with. When it
-// returns, there is a certificate to begin with.
+// keepCertificate adds to the manager what makes and renews the serving certificate. When it
+// returns, there is a certificate.
 func keepCertificate(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	secret, err := certificate.ParseSecret(options.SelfManagedCertificate)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // quietPeriod is longer than a controller takes to end, the wait before it included.
 const quietPeriod = 10 * time.Second
 
-// commands are what the hooks of the chart run in place of the controller.
+// commands are run by the hooks of the chart, in place of the controller.
 var commands = map[string]func(context.Context, client.Client, CommandOptions) error{
 	"apply-crds": func(ctx context.Context, c client.Client, _ CommandOptions) error {
 		return installation.ApplyCRDs(ctx, c, crd.Files)
@@ -56,7 +56,7 @@ func (o *CommandOptions) addFlags(flags *pflag.FlagSet) {
 	o.Log.AddFlags(flags)
 }
 
-// Validate names every flag that is wrong, and what it should be.
+// Validate returns an error that names every flag that is wrong, and what it should be.
 func (o CommandOptions) Validate() error { return o.Log.Validate() }
 
 // runCommand runs the command of that name.

@@ -36,8 +36,8 @@ import (
 // version is stamped by the linker.
 var version = "v0.0.0-dev"
 
-// A leader that is gone without a word is replaced after leaseDuration. One that
-// leaves in an orderly way gives the lease back, and is replaced within retryPeriod.
+// A leader that was killed is replaced after leaseDuration. One that stops in order gives the lease
+// back, and is replaced within retryPeriod.
 const (
 	leaseDuration = 8 * time.Second
 	renewDeadline = 5 * time.Second
@@ -155,7 +155,7 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// addDistribution has the manager plan pulls, and report how far they are.
+// addDistribution adds the distribution controller to the manager.
 func addDistribution(mgr ctrl.Manager, options Options) error {
 	distributionMetrics, err := distribution.NewMetrics(metrics.Registry)
 	if err != nil {
@@ -178,8 +178,8 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 	return nil
 }
 
-// addGate has the manager release held Deployments. What the webhooks have held before is
-// released without them as well.
+// addGate adds the gate controller to the manager, even without webhooks: Deployments that they
+// held before are then still released.
 func addGate(mgr ctrl.Manager, nodes *gate.Nodes) error {
 	gateMetrics, err := gate.NewMetrics(metrics.Registry)
 	if err != nil {
@@ -199,12 +199,12 @@ func addGate(mgr ctrl.Manager, nodes *gate.Nodes) error {
 	return nil
 }
 
-// addProbes: the controller is alive as long as the process answers, and ready when it knows
-// the cluster and its webhooks listen.
+// addProbes adds the health checks. The controller is alive as long as the process answers, and
+// ready when its cache is synced and its webhooks listen.
 func addProbes(mgr ctrl.Manager, options Options) error {
 	err := mgr.AddHealthzCheck("ping", healthz.Ping)
 	err = errors.Join(err, mgr.AddReadyzCheck("cache", func(request *http.Request) error {
-		// Not to wait, but to ask: the cache answers at once when it is synced.
+		// A synced cache answers at once, so this does not wait.
 		ctx, cancel := context.WithTimeout(request.Context(), time.Second)
 		defer cancel()
 		if !mgr.GetCache().WaitForCacheSync(ctx) {
@@ -218,9 +218,9 @@ func addProbes(mgr ctrl.Manager, options Options) error {
 	return err
 }
 
-// restConfig finds the API server: by the file that is named, otherwise by $KUBECONFIG or
-// ~/.kube/config, otherwise as a Pod does. API Priority and Fairness limits the rate of
-// requests, so that the client need not.
+// restConfig returns the configuration of a client: from the named file, otherwise from $KUBECONFIG
+// or ~/.kube/config, otherwise a Pod's. The client does not limit its rate, because the API server
+// does (API Priority and Fairness).
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig

@@ -53,7 +53,7 @@ type Options struct {
 	Version bool
 }
 
-// parse reads the command line. The error says what to write instead.
+// parse parses the command line. Its error says what to write instead.
 func parse(args []string) (Options, error) {
 	var o Options
 	flags := pflag.NewFlagSet("sluice-controller", pflag.ContinueOnError)
@@ -77,21 +77,22 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.UpstreamPullers, "upstream-pullers", limits.UpstreamPullers,
 		"how many nodes may pull one image, per platform, from the upstream registry at a time")
 	flags.IntVar(&o.Fanout, "fanout", limits.Fanout,
-		"how many nodes may pull an image from the mirror at a time, for each node that holds it; the seed counts while it is followed, "+
+		"how many nodes may pull an image from the mirror at a time, for each node that has it; the seed counts while it is followed, "+
 			"and those who pull count by the part that they have, together up to three times as much")
 	flags.IntVar(&o.MaxConcurrentPulls, "max-concurrent-pulls", limits.MaxConcurrentPulls,
 		"how many pulls, of all images on all nodes together, may be under way, those that wait for another try included; "+
 			"a node that has failed for good, shows no progress or does not answer is not counted; 0 is no limit")
 	flags.DurationVar(&o.SeedTimeout, "seed-timeout", limits.SeedTimeout,
 		"how long a node that pulls from the upstream registry may show no progress before another takes over, ten times as long while it unpacks, "+
-			"and three times longer while it pulls another image of the same ImagePrefetch; 10s or more, and agents tell of progress up to 30s apart, so that less than 1m replaces nodes that get on")
+			"and three times longer while it pulls another image of the same ImagePrefetch; "+
+			"10s or more, and less than 1m replaces nodes that are well, because agents report progress up to 30s apart")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
 		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
 	flags.StringVar(&o.AgentDaemonSet, "agent-daemonset", "",
 		"NAMESPACE/NAME of the node agents' DaemonSet, whose placement says on which nodes agents are meant to run: nobody waits for the others; "+
 			"empty means every node")
 	flags.StringVar(&o.MirrorFallback, "mirror-fallback", string(limits.MirrorFallback),
-		"what becomes of a node that the mirror could not serve: Upstream (it waits for its turn at the registry) or Never")
+		"what a node does that the mirror could not serve: Upstream (it waits for its turn at the registry) or Never")
 	flags.BoolVar(&o.FollowSeed, "follow-seed", limits.FollowSeed,
 		"let the first nodes pull from the mirror while the seed is still pulling")
 	flags.StringVar(&o.Credentials.BindAddress, "credentials-bind-address", "",
@@ -122,7 +123,7 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }
 
-// Validate names every flag that is wrong, and what it should be.
+// Validate returns an error that names every flag that is wrong, and what it should be.
 func (o Options) Validate() error {
 	var problems []error
 	reject := func(bad bool, format string, args ...any) {
@@ -162,7 +163,7 @@ func (o Options) Limits() plan.Limits {
 	}
 }
 
-// agents is the key of the agents' DaemonSet; empty if none is named, or not as it should be.
+// agents is the key of the agents' DaemonSet; empty if none is named, or the name is malformed.
 func (o Options) agents() client.ObjectKey {
 	namespace, name, found := strings.Cut(o.AgentDaemonSet, "/")
 	if !found || namespace == "" || name == "" || strings.Contains(name, "/") {

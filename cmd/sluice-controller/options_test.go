@@ -55,7 +55,7 @@ func TestVersionNeedsNoOtherFlag(t *testing.T) {
 	}
 }
 
-func TestWrongOptionsAreRefusedWithWhatToWrite(t *testing.T) {
+func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 	for line, want := range map[string]string{
 		"--upstream-pullers=0":                           "--upstream-pullers must be 1 or more, not 0",
 		"--fanout=0":                                     "--fanout must be 1 or more, not 0",

@@ -24,13 +24,14 @@ func TestWebhookFlags(t *testing.T) {
 	}
 }
 
-func TestWrongWebhookFlagsAreRefusedWithWhatToWrite(t *testing.T) {
+func TestWrongWebhookFlagsAreRejectedWithWhatToWrite(t *testing.T) {
+	const wrongAddress = "--webhook-bind-address must be HOST:PORT or :PORT: "
 	for line, want := range map[string]string{
 		"--default-policy=allow":                              `--default-policy must be Allow or Deny, not "allow"`,
 		"--webhook-bind-address=:9443":                        "--cert-dir must be set: webhooks are served over HTTPS only",
-		"--webhook-bind-address=9443 --cert-dir=/certs":       "--webhook-bind-address must be HOST:PORT or :PORT: address 9443: missing port in address",
-		"--webhook-bind-address=:port --cert-dir=/certs":      `--webhook-bind-address must be HOST:PORT or :PORT: strconv.ParseUint: parsing "port": invalid syntax`,
-		"--webhook-bind-address=:99999999 --cert-dir=/certs":  `--webhook-bind-address must be HOST:PORT or :PORT: strconv.ParseUint: parsing "99999999": value out of range`,
+		"--webhook-bind-address=9443 --cert-dir=/certs":       wrongAddress + "address 9443: missing port in address",
+		"--webhook-bind-address=:port --cert-dir=/certs":      wrongAddress + `strconv.ParseUint: parsing "port": invalid syntax`,
+		"--webhook-bind-address=:99999999 --cert-dir=/certs":  wrongAddress + `strconv.ParseUint: parsing "99999999": value out of range`,
 		"--default-policy=Maybe --fanout=0 --cert-dir=/certs": "--fanout must be 1 or more, not 0\n" + `--default-policy must be Allow or Deny, not "Maybe"`,
 	} {
 		_, err := parse(strings.Fields(line))

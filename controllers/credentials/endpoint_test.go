@@ -62,7 +62,7 @@ var _ = Describe("Credential endpoint", func() {
 		want(ctx, "node-b", fromUpstream("ghcr.io/other/app:v1", secretRef(shop, "pull")))
 	})
 
-	Context("when a node shall pull the image from the registry", func() {
+	Context("when a node is to pull the image from the registry", func() {
 		It("gives the node's agent what fits", func(ctx SpecContext) {
 			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(And(HaveStatus(200), HaveField("Credentials", []string{"robot:p4ssw0rd"})))
 		})
@@ -94,43 +94,43 @@ var _ = Describe("Credential endpoint", func() {
 
 	Context("when the Secret is rotated", func() {
 		It("gives the new one at the next request", func(ctx SpecContext) {
-			held := tokenOf(ctx, "node-a")
-			Expect(ask(ctx, held, image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
+			token := tokenOf(ctx, "node-a")
+			Expect(ask(ctx, token, image)).To(HaveField("Credentials", []string{"robot:p4ssw0rd"}))
 
 			rotated := pullSecret(shop, "pull", entry("ghcr.io", "robot", "n3w"))
 			Expect(api.Update(ctx, rotated)).To(Succeed())
-			Expect(ask(ctx, held, image)).To(HaveField("Credentials", []string{"robot:n3w"}))
+			Expect(ask(ctx, token, image)).To(HaveField("Credentials", []string{"robot:n3w"}))
 
 			Expect(api.Delete(ctx, rotated)).To(Succeed())
-			Expect(ask(ctx, held, image)).To(And(HaveStatus(200), HaveField("Credentials", BeEmpty())))
+			Expect(ask(ctx, token, image)).To(And(HaveStatus(200), HaveField("Credentials", BeEmpty())))
 		})
 	})
 
-	Context("when the node shall not pull the image from the registry", func() {
+	Context("when the node is not to pull the image from the registry", func() {
 		It("gives node A nothing of node B, and node B nothing of node A", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-b"), image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/other/app:v1")).To(BeRefused(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-b"), image)).To(BeDenied(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/other/app:v1")).To(BeDenied(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing for another tag of the same repository", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/shop/app:v2")).To(BeRefused(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), "ghcr.io/shop/app:v2")).To(BeDenied(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing to a node without a NodeImageSet", func(ctx SpecContext) {
-			Expect(ask(ctx, tokenOf(ctx, "node-without-set"), image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, tokenOf(ctx, "node-without-set"), image)).To(BeDenied(404, credentialapi.ReasonNotWanted))
 		})
 
 		It("gives nothing to a node that pulls it from the mirror", func(ctx SpecContext) {
 			onA[0].RegistryPolicy = v1alpha1.RegistryPolicyMirror
 			want(ctx, "node-a", onA...)
-			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(BeRefused(403, credentialapi.ReasonNotNeeded))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(BeDenied(403, credentialapi.ReasonNotNeeded))
 		})
 
 		It("gives nothing any more once the image is withdrawn", func(ctx SpecContext) {
-			held := tokenOf(ctx, "node-a")
-			Expect(ask(ctx, held, image)).To(HaveStatus(200))
+			token := tokenOf(ctx, "node-a")
+			Expect(ask(ctx, token, image)).To(HaveStatus(200))
 			want(ctx, "node-a")
-			Expect(ask(ctx, held, image)).To(BeRefused(404, credentialapi.ReasonNotWanted))
+			Expect(ask(ctx, token, image)).To(BeDenied(404, credentialapi.ReasonNotWanted))
 		})
 	})
 
@@ -152,12 +152,12 @@ var _ = Describe("Credential endpoint", func() {
 		})
 	})
 
-	DescribeTable("refuses a token that is not a valid one of an agent on a node",
+	DescribeTable("denies credentials for a token that is not a valid one of an agent on a node",
 		func(ctx SpecContext, make func(context.Context) string, why string) {
 			presented := make(ctx)
 			before := len(logs.String())
 			said := ask(ctx, presented, image)
-			Expect(said).To(BeRefused(401, credentialapi.ReasonUnauthorized))
+			Expect(said).To(BeDenied(401, credentialapi.ReasonUnauthorized))
 
 			logged := logs.String()[before:]
 			Expect(logged).To(ContainSubstring("Denied credentials"))
@@ -195,16 +195,16 @@ var _ = Describe("Credential endpoint", func() {
 			pod := podOf(agent, "node-a")
 			pod.Name = "gone"
 			create(ctx, pod)
-			held := request(ctx, agent, authenticationv1.TokenRequestSpec{
+			token := request(ctx, agent, authenticationv1.TokenRequestSpec{
 				Audiences:      []string{credentialapi.Audience},
 				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name},
 			})
 			Expect(api.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
-			return held
+			return token
 		}, "not valid"),
 	)
 
-	It("would take the token that is refused as expired if it were not", func(ctx SpecContext) {
+	It("accepts the token that it denies as expired, while that is valid", func(ctx SpecContext) {
 		Expect(ask(ctx, resigned(tokenOf(ctx, "node-a"), time.Hour), image)).To(HaveStatus(200))
 	})
 
@@ -224,7 +224,8 @@ var _ = Describe("Credential endpoint", func() {
 		})
 
 		It("uses the good entries of a malformed one, and names the bad ones without their content", func(ctx SpecContext) {
-			create(ctx, pullSecret(shop, "broken", `"ghcr.io/shop": {"auth": "c3VwZXJzZWNyZXQ="}`, `"supersecret": {"auth": "ghcr.io"}`, entry("ghcr.io", "second", "p4ssw0rd")))
+			create(ctx, pullSecret(shop, "broken",
+				`"ghcr.io/shop": {"auth": "c3VwZXJzZWNyZXQ="}`, `"supersecret": {"auth": "ghcr.io"}`, entry("ghcr.io", "second", "p4ssw0rd")))
 			create(ctx, prefetch(shop, "broken", []v1alpha1.ImageReference{image}, "broken"))
 			want(ctx, "node-a", fromUpstream(image, secretRef(shop, "broken")))
 			Expect(ask(ctx, tokenOf(ctx, "node-a"), image)).To(HaveField("Credentials", []string{"second:p4ssw0rd"}))
@@ -236,7 +237,7 @@ var _ = Describe("Credential endpoint", func() {
 			)))
 		})
 
-		It("tells of another malformed entry, too, when the Secret has changed in between", func(ctx SpecContext) {
+		It("reports another malformed entry, too, when the Secret has changed in between", func(ctx SpecContext) {
 			secret := pullSecret(shop, "twice", `"ghcr.io": {"auth": "supersecret"}`)
 			create(ctx, secret)
 			create(ctx, prefetch(shop, "twice", []v1alpha1.ImageReference{image}, "twice"))
@@ -254,9 +255,9 @@ var _ = Describe("Credential endpoint", func() {
 		})
 	})
 
-	DescribeTable("refuses what is not a request",
+	DescribeTable("denies credentials for a malformed request",
 		func(ctx SpecContext, body string, status int) {
-			Expect(post(ctx, tokenOf(ctx, "node-a"), body)).To(BeRefused(status, credentialapi.ReasonBadRequest))
+			Expect(post(ctx, tokenOf(ctx, "node-a"), body)).To(BeDenied(status, credentialapi.ReasonBadRequest))
 		},
 		Entry("no JSON", "image=nginx", 400),
 		Entry("nothing", "", 400),
@@ -287,8 +288,8 @@ var _ = Describe("Credential endpoint", func() {
 	})
 
 	AfterEach(func(ctx SpecContext) {
-		// Whatever was asked and refused in a spec: neither a password nor its base64
-		// may have come to where people look.
+		// Whatever a spec asked for: neither a password nor its base64 may be in logs, Events or
+		// statuses.
 		var all eventsv1.EventList
 		Expect(api.List(ctx, &all)).To(Succeed())
 		told, err := json.Marshal(all.Items)
@@ -298,7 +299,10 @@ var _ = Describe("Credential endpoint", func() {
 		statuses, err := json.Marshal(prefetches.Items)
 		Expect(err).NotTo(HaveOccurred())
 		for where, text := range map[string]string{"the log": logs.String(), "an Event": string(told), "a status": string(statuses)} {
-			for _, secret := range []string{"p4ssw0rd", "n3w", "supersecret", "c3VwZXJzZWNyZXQ", base64.StdEncoding.EncodeToString([]byte("robot:p4ssw0rd")), base64.StdEncoding.EncodeToString([]byte("p4ssw0rd"))} {
+			for _, secret := range []string{
+				"p4ssw0rd", "n3w", "supersecret", "c3VwZXJzZWNyZXQ",
+				base64.StdEncoding.EncodeToString([]byte("robot:p4ssw0rd")), base64.StdEncoding.EncodeToString([]byte("p4ssw0rd")),
+			} {
 				Expect(text).NotTo(ContainSubstring(secret), "in %s", where)
 			}
 		}
@@ -308,8 +312,8 @@ var _ = Describe("Credential endpoint", func() {
 // HaveStatus matches an answer by its status.
 func HaveStatus(status int) OmegaMatcher { return HaveField("Status", status) }
 
-// BeRefused matches an answer that gives nothing, with the reason.
-func BeRefused(status int, reason credentialapi.Reason) OmegaMatcher {
+// BeDenied matches an answer that gives nothing, with the reason.
+func BeDenied(status int, reason credentialapi.Reason) OmegaMatcher {
 	return And(HaveStatus(status), HaveField("Reason", reason), HaveField("Credentials", BeEmpty()))
 }
 
@@ -357,8 +361,8 @@ func eventsOn(namespace, name string) func(context.Context) ([]eventsv1.Event, e
 	}
 }
 
-// resigned is a token of the same claims that expires at another time, signed with the
-// API server's key: the API issues none of less than ten minutes.
+// resigned returns a token with the same claims and another expiry, signed with the API server's key:
+// the API issues none that is valid for less than ten minutes.
 func resigned(token string, expiresIn time.Duration) string {
 	GinkgoHelper()
 	parts := strings.Split(token, ".")

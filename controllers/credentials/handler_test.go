@@ -98,15 +98,15 @@ func TestTheHandlerHandsOutNothingWhenTheAPIServerIsInTrouble(t *testing.T) {
 			if response.Code != tt.wantStatus {
 				t.Errorf("status %d, want %d: %s", response.Code, tt.wantStatus, response.Body)
 			}
-			if holds := strings.Contains(response.Body.String(), "p4ssw0rd"); holds != (tt.wantStatus == http.StatusOK) {
-				t.Errorf("the answer holds the credentials: %t", holds)
+			if shown := strings.Contains(response.Body.String(), "p4ssw0rd"); shown != (tt.wantStatus == http.StatusOK) {
+				t.Errorf("the answer has the credentials: %t", shown)
 			}
 			if !strings.Contains(logged.String(), tt.wantLog) {
 				t.Errorf("the log does not say %q: %s", tt.wantLog, logged.String())
 			}
 			for _, secret := range []string{someToken, "p4ssw0rd", "cm9ib3Q6cDRzc3cwcmQ="} {
 				if strings.Contains(logged.String(), secret) {
-					t.Errorf("the log holds %q: %s", secret, logged.String())
+					t.Errorf("the log has %q: %s", secret, logged.String())
 				}
 			}
 			if n, err := testutil.GatherAndCount(made.registry, "sluice_credential_requests_total"); n != 1 || err != nil {

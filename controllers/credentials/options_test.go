@@ -30,7 +30,7 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 			tt.change(&o)
 			err := o.Validate()
 			if tt.want == "" && err != nil {
-				t.Errorf("refused: %v", err)
+				t.Errorf("rejected: %v", err)
 			}
 			if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("err = %v, want one that says %q", err, tt.want)

@@ -212,10 +212,10 @@ func post(ctx context.Context, token, body string) answer {
 
 	said := answer{Status: response.StatusCode, Body: string(content)}
 	if response.StatusCode != http.StatusOK {
-		var refusal credentialapi.Error
-		Expect(json.Unmarshal(content, &refusal)).To(Succeed())
-		Expect(refusal.Message).NotTo(BeEmpty())
-		said.Reason = refusal.Reason
+		var denied credentialapi.Error
+		Expect(json.Unmarshal(content, &denied)).To(Succeed())
+		Expect(denied.Message).NotTo(BeEmpty())
+		said.Reason = denied.Reason
 		return said
 	}
 	var found credentialapi.Response

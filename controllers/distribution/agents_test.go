@@ -35,7 +35,7 @@ type agents struct {
 	sets map[string]*v1alpha1.NodeImageSet
 
 	tags   map[string]string          // what a tag means; by default, version 1 of it
-	held   map[string]map[string]bool // digests by node
+	stored map[string]map[string]bool // digests by node
 	slow   map[string]bool            // nodes whose pulls do not end
 	silent map[string]bool            // nodes whose agent is not there
 	idle   map[string]string          // nodes that cannot work with their runtime, and the reason
@@ -66,7 +66,7 @@ func runAgents() *agents {
 	GinkgoHelper()
 	a := &agents{
 		poke: make(chan struct{}, 1), sets: map[string]*v1alpha1.NodeImageSet{},
-		tags: map[string]string{}, held: map[string]map[string]bool{},
+		tags: map[string]string{}, stored: map[string]map[string]bool{},
 		slow: map[string]bool{}, silent: map[string]bool{}, idle: map[string]string{}, faults: map[string]fault{},
 		pulls: map[string][]string{}, asked: map[string]int{}, answers: map[question]string{}, seeds: map[string]int{},
 	}
@@ -209,11 +209,11 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 		fault, faulty = a.faults[""]
 	}
 	// A fault meets what is asked for from now on, and takes nothing away.
-	answered := was.State == v1alpha1.ImagePresent && a.held[node][was.Digest] &&
+	answered := was.State == v1alpha1.ImagePresent && a.stored[node][was.Digest] &&
 		(wanted.Request == "" || wanted.Request == was.Request) && (wanted.Digest == "" || wanted.Digest == was.Digest)
 	if fromUpstream && faulty && !answered {
 		failed := v1alpha1.NodeImageStatus{Name: wanted.Name, State: fault.state, Reason: fault.reason, Message: fault.message, Attempts: 9}
-		if a.held[node][wanted.Digest] { // and asks for the tag again
+		if a.stored[node][wanted.Digest] { // and asks for the tag again
 			failed.State, failed.Digest, failed.Request = v1alpha1.ImagePresent, wanted.Digest, was.Request
 		}
 		return failed
@@ -230,18 +230,18 @@ func (a *agents) pull(node string, wanted v1alpha1.NodeImage, was v1alpha1.NodeI
 	}
 	begun := was.Digest == now.Digest && was.State == v1alpha1.ImagePulling
 	switch {
-	case was.Digest == now.Digest && was.State == v1alpha1.ImagePresent && a.held[node][now.Digest]:
+	case was.Digest == now.Digest && was.State == v1alpha1.ImagePresent && a.stored[node][now.Digest]:
 		now.State, now.Source = was.State, was.Source
-	case a.held[node][now.Digest]:
+	case a.stored[node][now.Digest]:
 		now.State, now.Source = v1alpha1.ImagePresent, v1alpha1.SourceLocal
 	case !begun || a.slow[node]:
 		now.State = v1alpha1.ImagePulling
 	case fromUpstream:
 		a.pulls[now.Digest] = append(a.pulls[now.Digest], node)
-		a.hold(node, now.Digest)
+		a.store(node, now.Digest)
 		now.State, now.Source = v1alpha1.ImagePresent, v1alpha1.SourceUpstream
 	case a.onMirror(now.Digest):
-		a.hold(node, now.Digest)
+		a.store(node, now.Digest)
 		now.State, now.Source = v1alpha1.ImagePresent, v1alpha1.SourceMirror
 	default:
 		now.State = v1alpha1.ImagePulling
@@ -260,7 +260,7 @@ func (a *agents) ask(node string, wanted v1alpha1.NodeImage) string {
 }
 
 func (a *agents) onMirror(digest string) bool {
-	for _, digests := range a.held {
+	for _, digests := range a.stored {
 		if digests[digest] {
 			return true
 		}
@@ -268,12 +268,12 @@ func (a *agents) onMirror(digest string) bool {
 	return false
 }
 
-// hold puts a digest on a node. The next answers may depend on it.
-func (a *agents) hold(node, digest string) {
-	if a.held[node] == nil {
-		a.held[node] = map[string]bool{}
+// store puts a digest on a node. The next answers may depend on it.
+func (a *agents) store(node, digest string) {
+	if a.stored[node] == nil {
+		a.stored[node] = map[string]bool{}
 	}
-	a.held[node][digest] = true
+	a.stored[node][digest] = true
 	select {
 	case a.poke <- struct{}{}:
 	default:

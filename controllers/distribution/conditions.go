@@ -32,8 +32,8 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 			"(see their NodeImageSets)", firstNames(in.outcome.Uncovered))
 	case desired == 0:
 		condition.Reason = v1alpha1.ReasonNoMatchingNodes
-		condition.Message = "no node is Linux, Ready and schedulable, has only taints that spec.tolerations tolerates, and has the labels of spec.nodeSelector: " +
-			"change the selector or the tolerations, or the nodes"
+		condition.Message = "no node matches spec.nodeSelector and spec.nodeAffinity, runs Linux, is Ready and schedulable, " +
+			"and has only taints that spec.tolerations tolerates: change the spec or the nodes"
 	case counts.ready > 0 && counts.ready == awaited:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonAllNodesHoldImages, progress
 	case counts.failed > 0 && counts.failed <= allowed && counts.ready+counts.failed == awaited:
@@ -54,14 +54,14 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 
 // progressMessage returns the counts in words.
 func (in statusInput) progressMessage(counts nodeCounts) string {
-	hold, what := "hold", fmt.Sprintf("all %d images", len(in.prefetch.images))
+	verb, what := "have", fmt.Sprintf("all %d images", len(in.prefetch.images))
 	if len(in.prefetch.images) == 1 {
 		what = "the image"
 	}
 	if len(in.outcome.Nodes) == 1 {
-		hold = "holds"
+		verb = "has"
 	}
-	parts := []string{fmt.Sprintf("%d of %s %s %s", counts.ready, quantity(len(in.outcome.Nodes), "node", "nodes"), hold, what)}
+	parts := []string{fmt.Sprintf("%d of %s %s %s", counts.ready, quantity(len(in.outcome.Nodes), "node", "nodes"), verb, what)}
 	if counts.pulling > 0 {
 		parts = append(parts, fmt.Sprintf("%d pulling", counts.pulling))
 	}

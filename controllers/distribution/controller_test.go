@@ -46,7 +46,7 @@ var _ = Describe("Distribution controller", func() {
 				HaveField("ReadyNodes", BeEquivalentTo(5)),
 				HaveField("PullingNodes", BeEquivalentTo(0)),
 				HaveField("FailedNodes", BeEquivalentTo(0)),
-				messageOf(v1alpha1.ConditionReady, Equal("5 of 5 nodes hold all 2 images")),
+				messageOf(v1alpha1.ConditionReady, Equal("5 of 5 nodes have all 2 images")),
 				haveCondition(v1alpha1.ConditionDegraded, metav1.ConditionFalse, v1alpha1.ReasonAsExpected),
 				HaveField("Images", ConsistOf(
 					v1alpha1.ImageStatus{Name: app, Digest: digestOf(app, 1), SizeBytes: 1000, ReadyNodes: 5, UpstreamPulls: 1},
@@ -75,7 +75,7 @@ var _ = Describe("Distribution controller", func() {
 			c := start(func(s *settings) { s.clock = time })
 			prefetch := createPrefetch(ctx, "app", ofImages(app, sidecar))
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
-			sets, statuses := c.requests.written("nodeimagesets"), c.requests.written("imageprefetches")
+			sets, statuses := c.requests.writesTo("nodeimagesets"), c.requests.writesTo("imageprefetches")
 			// Twenty images on nodes. Each agent writes twice, Pulling and Present, for the
 			// two images together: that leaves two of the three writes for each.
 			Expect(sets+statuses).To(BeNumerically("<=", 40), "NodeImageSets %d, ImagePrefetches %d", sets, statuses)
@@ -86,12 +86,12 @@ var _ = Describe("Distribution controller", func() {
 				node.Status.NodeInfo.OperatingSystem = "windows"
 			}), func(node *corev1.Node) { node.Labels["moved"] = "yes" }) // starts passes that change nothing
 			Consistently(func() string { return versionOf(ctx, prefetch) }).Should(Equal(before))
-			Expect(c.requests.written("imageprefetches")).To(Equal(statuses))
+			Expect(c.requests.writesTo("imageprefetches")).To(Equal(statuses))
 		})
 
 		It("takes the image from a node that has it already", func(ctx SpecContext) {
 			createNodes(ctx, 2)
-			nodes.change(func(a *agents) { a.hold("node-3", digestOf(app, 1)) })
+			nodes.change(func(a *agents) { a.store("node-3", digestOf(app, 1)) })
 			createNode(ctx, "node-3", func(node *corev1.Node) {
 				node.Status.Images = []corev1.ContainerImage{{Names: []string{app}}}
 			})
@@ -251,7 +251,7 @@ var _ = Describe("Distribution controller", func() {
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
 			var set v1alpha1.NodeImageSet
 			Expect(api.Get(ctx, keyOf("node-1"), &set)).To(Succeed())
-			nodes.change(func(a *agents) { a.silent["node-1"] = true; delete(a.held, "node-1") })
+			nodes.change(func(a *agents) { a.silent["node-1"] = true; delete(a.stored, "node-1") })
 			Expect(api.Delete(ctx, old)).To(Succeed())
 			createNode(ctx, "node-1")
 			Eventually(statusOf(ctx, prefetch)).Should(notReady(v1alpha1.ReasonWaitingForSeeds))
@@ -506,7 +506,7 @@ var _ = Describe("Distribution controller", func() {
 			prefetch := createPrefetch(ctx, "app")
 			Eventually(setOf(ctx, "node-1")).Should(HaveKeyWithValue(app, v1alpha1.RegistryPolicyDefault))
 			Consistently(standby.elected).ShouldNot(BeClosed())
-			Expect(standby.requests.written("nodeimagesets")).To(BeZero())
+			Expect(standby.requests.writesTo("nodeimagesets")).To(BeZero())
 			leader.stop()
 			Eventually(standby.elected).Should(BeClosed())
 			nodes.change(func(a *agents) { a.slow = map[string]bool{} })

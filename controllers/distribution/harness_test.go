@@ -139,7 +139,7 @@ func (l *requestLog) count(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-func (l *requestLog) written(kind string) int {
+func (l *requestLog) writesTo(kind string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.writes[kind]

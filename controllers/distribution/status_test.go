@@ -124,154 +124,154 @@ func TestConditions(t *testing.T) {
 		{
 			"nothing is known of a tag before a node has asked the registry",
 			prefetchOf(appV1, webV1).node("a").node("b"),
-			"False WaitingForSeeds: 0 of 2 nodes hold all 2 images; 2 images are to be resolved", "",
+			"False WaitingForSeeds: 0 of 2 nodes have all 2 images; 2 images are to be resolved", "",
 		}, {
 			"a digest that no node has is still on its way into the cluster",
 			prefetchOf(appV1).resolved(appV1, one).node("a", upstream(pulling(appV1, one))).node("b", pulling(appV1, one)),
-			"False WaitingForSeeds: 0 of 2 nodes hold the image; 2 pulling; 1 image is on the way to a first node", "",
+			"False WaitingForSeeds: 0 of 2 nodes have the image; 2 pulling; 1 image is on the way to a first node", "",
 		}, {
 			"once each image is on some node, the rest is distribution",
 			prefetchOf(appV1, webV1).resolved(appV1, one).resolved(webV1, two).
 				node("a", present(appV1, one), present(webV1, two)).node("b", present(appV1, one), pulling(webV1, two)).node("c"),
-			"False Distributing: 1 of 3 nodes hold all 2 images; 1 pulling", "",
+			"False Distributing: 1 of 3 nodes have all 2 images; 1 pulling", "",
 		}, {
 			"a node outside the prefetch counts as well: the image is in the cluster",
 			prefetchOf(appV1).resolved(appV1, one).node("b", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.Nodes = []string{"a"} }),
-			"False Distributing: 0 of 1 node holds the image", "",
+			"False Distributing: 0 of 1 node has the image", "",
 		}, {
 			"all nodes have all images",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", present(appV1, one)),
-			"True AllNodesHoldImages: 2 of 2 nodes hold the image", "",
+			"True AllNodesHoldImages: 2 of 2 nodes have the image", "",
 		}, {
 			"another digest under the same tag is not the image",
 			prefetchOf(appV1).resolved(appV1, two).node("a", present(appV1, two)).node("b", present(appV1, one)),
-			"False Distributing: 1 of 2 nodes hold the image", "",
+			"False Distributing: 1 of 2 nodes have the image", "",
 		}, {
 			"while the tag is resolved again, what nodes have does not count",
 			prefetchOf(appV1).node("a", present(appV1, one)),
-			"False WaitingForSeeds: 0 of 1 node holds the image; 1 image is to be resolved", "",
+			"False WaitingForSeeds: 0 of 1 node has the image; 1 image is to be resolved", "",
 		}, {
 			"but it counts for a prefetch whose tag is resolved",
 			prefetchOf(appV1).resolved(appV1, one).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 9)),
-			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
+			"True AllNodesHoldImages: 1 of 1 node has the image", "",
 		}, {
 			"a prefetch whose tag is asked for again shows the failure",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 1)),
-			"False WaitingForSeeds: 0 of 1 node holds the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
+			"False WaitingForSeeds: 0 of 1 node has the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
 			"NodeFailures: 1 node is trying again (RegistryUnavailable)",
 		}, {
 			"and counts it after the last try",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonRegistryUnavailable, 4)),
-			"False NodesFailed: 0 of 1 node holds the image; 1 failed (RegistryUnavailable); see status.failures",
+			"False NodesFailed: 0 of 1 node has the image; 1 failed (RegistryUnavailable); see status.failures",
 			"NodeFailures: 1 node failed (RegistryUnavailable)",
 		}, {
 			"or at once if another try cannot help",
 			prefetchOf(appV1).node("a").with(asking("a", one, v1alpha1.ReasonImagePullUnauthorized, 1)),
-			"False NodesFailed: 0 of 1 node holds the image; 1 failed (ImagePullUnauthorized); see status.failures",
+			"False NodesFailed: 0 of 1 node has the image; 1 failed (ImagePullUnauthorized); see status.failures",
 			"NodeFailures: 1 node failed (ImagePullUnauthorized)",
 		}, {
 			"a digest in the name needs no resolving",
 			prefetchOf("ghcr.io/org/app@sha256:"+v1alpha1.ImageReference(strings.Repeat("1", 64))).
 				node("a", present("ghcr.io/org/app@sha256:"+strings.Repeat("1", 64), "sha256:"+strings.Repeat("1", 64))),
-			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
+			"True AllNodesHoldImages: 1 of 1 node has the image", "",
 		}, {
 			"an image that the spec of the node does not name any more is not kept there",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) {
 				s.nodes["a"].planNode.Entries[appV1] = plan.Entry{Status: ptr.To(present(appV1, one))}
 			}),
-			"False Distributing: 0 of 1 node holds the image", "",
+			"False Distributing: 0 of 1 node has the image", "",
 		}, {
 			"no node at all is never Ready",
 			prefetchOf(appV1),
-			"False NoMatchingNodes: no node is Linux, Ready and schedulable, has only taints that spec.tolerations tolerates, " +
-				"and has the labels of spec.nodeSelector: change the selector or the tolerations, or the nodes", "",
+			"False NoMatchingNodes: no node matches spec.nodeSelector and spec.nodeAffinity, runs Linux, is Ready and schedulable, " +
+				"and has only taints that spec.tolerations tolerates: change the spec or the nodes", "",
 		}, {
 			"a failure counts against the tolerance, which is none by default",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"as many failures as are allowed do not keep Ready from being True",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromInt32(1))),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
+			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"allowed failures do not make up for nodes that still pull",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).node("c", pulling(appV1, one)).with(tolerate(intstr.FromInt32(2))),
-			"False Distributing: 1 of 3 nodes hold the image; 1 pulling; 1 failed (ImageNotFound)",
+			"False Distributing: 1 of 3 nodes have the image; 1 pulling; 1 failed (ImageNotFound)",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"a percentage is rounded down: a third of two nodes is none",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromString("33%"))),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"half of two nodes is one",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromString("50%"))),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
+			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"a pull that is tried again is shown, though nothing has failed for good",
 			prefetchOf(appV1).node("a", upstream(fails(appV1, v1alpha1.ImagePending, v1alpha1.ReasonRegistryUnavailable))).node("b"),
-			"False WaitingForSeeds: 0 of 2 nodes hold the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
+			"False WaitingForSeeds: 0 of 2 nodes have the image; 1 trying again (RegistryUnavailable); 1 image is to be resolved",
 			"NodeFailures: 1 node is trying again (RegistryUnavailable)",
 		}, {
 			"a peer that waits for the mirror has no failure",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImagePulling, v1alpha1.ReasonNotOnMirror)),
-			"False Distributing: 1 of 2 nodes hold the image; 1 pulling", "",
+			"False Distributing: 1 of 2 nodes have the image; 1 pulling", "",
 		}, {
 			"an image that the mirror did not have waits for its turn at the upstream",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)).
 				with(func(s *inputBuilder) { s.outcome.WithoutMirror = true }),
-			"False Distributing: 1 of 2 nodes hold the image; 1 trying again (NotOnMirror)",
+			"False Distributing: 1 of 2 nodes have the image; 1 trying again (NotOnMirror)",
 			"NodeFailures: 1 node is trying again (NotOnMirror); the mirror served nothing, so nodes pull from the upstream registry, " +
 				"one after the other: check that Spegel runs and that hosts.toml on the nodes names it",
 		}, {
 			"and has failed if there is no fallback to the upstream",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror)).
 				with(func(s *inputBuilder) { s.mirrorFallback = false }),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (NotOnMirror); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (NotOnMirror); see status.failures",
 			"NodeFailures: 1 node failed (NotOnMirror)",
 		}, {
 			"another source does not help against a full disk",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk)),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (InsufficientDisk); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (InsufficientDisk); see status.failures",
 			"NodeFailures: 1 node failed (InsufficientDisk)",
 		}, {
 			"nodes that are not even sent to ask for a refused image will not get it either",
 			prefetchOf(appV1).node("a", notFound).node("b").node("c").with(func(s *inputBuilder) { s.outcome.Refused = map[string][]string{appV1: {""}} }),
-			"False NodesFailed: 0 of 3 nodes hold the image; 3 failed (ImageNotFound); see status.failures",
+			"False NodesFailed: 0 of 3 nodes have the image; 3 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 3 nodes failed (ImageNotFound)",
 		}, {
 			"an agent that does not answer is a failure of its node",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).
 				with(func(s *inputBuilder) { s.outcome.Silent = []string{"b"} }),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (AgentNotRunning); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (AgentNotRunning); see status.failures",
 			"NodeFailures: 1 node failed (AgentNotRunning)",
 		}, {
 			"so is a container runtime that does not answer",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
 				with(func(s *inputBuilder) { s.nodes["b"].planNode.RuntimeDown = true }),
-			"True FailuresTolerated: 1 of 2 nodes hold the image; 1 failed (RuntimeUnavailable); spec.failureTolerance allows 1",
+			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (RuntimeUnavailable); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (RuntimeUnavailable)",
 		}, {
 			"unless the node has all images",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.Silent = []string{"a"} }),
-			"True AllNodesHoldImages: 1 of 1 node holds the image", "",
+			"True AllNodesHoldImages: 1 of 1 node has the image", "",
 		}, {
 			"if fewer nodes match than replicas are asked for, Degraded says so",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.MissingReplicas = 1 }),
-			"True AllNodesHoldImages: 1 of 1 node holds the image",
+			"True AllNodesHoldImages: 1 of 1 node has the image",
 			"TooFewNodes: spec.replicas asks for 1 node more than match; all that match are used",
 		}, {
 			"a node whose set is full of older images gets none of these",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b").with(func(s *inputBuilder) { s.outcome.Full = []string{"b"} }),
-			"False NodesFailed: 1 of 2 nodes hold the image; 1 failed (TooManyImages); see status.failures",
+			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (TooManyImages); see status.failures",
 			"NodeFailures: 1 node failed (TooManyImages)",
 		}, {
 			"secrets that are left out are named",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).with(func(s *inputBuilder) { s.outcome.LeftOutSecrets = []string{"k1", "k2"} }),
-			"True AllNodesHoldImages: 1 of 1 node holds the image",
+			"True AllNodesHoldImages: 1 of 1 node has the image",
 			`PullSecretsLeftOut: spec.imagePullSecrets: 2 are not used everywhere, beginning with "k1": a node is given 64 for one image, ` +
 				"and ImagePrefetches of the same image that come first by namespace and name have as many",
 		}, {
@@ -317,8 +317,8 @@ func TestConditions(t *testing.T) {
 			}
 			test.of.prefetch.object.Status = status
 			test.of.now = noon.Add(time.Hour)
-			if again := test.of.summarize(); !cmp.Equal(status, again) {
-				t.Errorf("the same input gives another status an hour later: %s", cmp.Diff(status, again))
+			if later := test.of.summarize(); !cmp.Equal(status, later) {
+				t.Errorf("the same input gives another status an hour later: %s", cmp.Diff(status, later))
 			}
 		})
 	}

@@ -86,8 +86,8 @@ func TestCountsArePutOffAndConditionsAreNot(t *testing.T) {
 		recorded = append(recorded, event)
 	}
 	if !slices.Equal(recorded, []string{
-		"Normal Distributing 1 of 3 nodes hold the image",
-		"Normal AllNodesHoldImages 3 of 3 nodes hold the image",
+		"Normal Distributing 1 of 3 nodes have the image",
+		"Normal AllNodesHoldImages 3 of 3 nodes have the image",
 	}) {
 		t.Errorf("recorded %q, want one event for each transition", recorded)
 	}

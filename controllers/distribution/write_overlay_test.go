@@ -19,10 +19,10 @@ func set(name, uid, version string) *v1alpha1.NodeImageSet {
 
 func TestTheOverlayReplacesOlderVersionsInTheCache(t *testing.T) {
 	tests := []struct {
-		because         string
-		written, cached *v1alpha1.NodeImageSet
-		want            string // resource version
-		kept            bool
+		because          string
+		recorded, cached *v1alpha1.NodeImageSet
+		want             string // resource version
+		kept             bool
 	}{
 		{"the cache does not show the object yet", set("a", "1", "10"), nil, "10", true},
 		{"the cache has an older version", set("a", "1", "10"), set("a", "1", "9"), "10", true},
@@ -37,8 +37,8 @@ func TestTheOverlayReplacesOlderVersionsInTheCache(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.because, func(t *testing.T) {
 			var overlay writeOverlay[*v1alpha1.NodeImageSet]
-			if test.written != nil {
-				overlay.record(test.written, noon)
+			if test.recorded != nil {
+				overlay.record(test.recorded, noon)
 			}
 			cached := map[client.ObjectKey]*v1alpha1.NodeImageSet{}
 			if test.cached != nil {

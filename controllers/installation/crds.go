@@ -65,7 +65,7 @@ func applyCRD(ctx context.Context, c client.Client, wanted *unstructured.Unstruc
 			annotations[key] = value
 		}
 		next.SetAnnotations(annotations)
-		// The resource version tells whether the update changed anything.
+		// If the update changed anything, so did the resource version.
 		if err := c.Update(ctx, next); err != nil {
 			return err
 		}

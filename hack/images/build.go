@@ -42,9 +42,9 @@ var commands = []command{
 }
 
 // build compiles the command for each platform and makes an index of the images.
-func (c command) build(ctx context.Context, source source, platforms []string) (*image, error) {
+func (c command) build(ctx context.Context, source source, platforms []string) (*builtImage, error) {
 	labels := c.labels(source)
-	built := &image{command: c, source: source}
+	built := &builtImage{command: c, source: source}
 	annotated := mutate.Annotations(empty.Index, labels).(v1.ImageIndex)
 	for _, text := range slices.Sorted(slices.Values(platforms)) {
 		platform, err := v1.ParsePlatform(text)
@@ -73,8 +73,8 @@ func (c command) build(ctx context.Context, source source, platforms []string) (
 	return built, nil
 }
 
-// compile builds one static binary and returns its content. What the
-// environment says about building is left out, or it would decide the digest.
+// compile builds one static binary and returns its content. It leaves out the environment's
+// settings for Go, because they would change the digest.
 func compile(ctx context.Context, source source, name string, platform v1.Platform) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "sluice-image-")
 	if err != nil {

@@ -30,8 +30,8 @@ import (
 // home is where the released images are; the chart names them so.
 const home = "ghcr.io/sluice-dev"
 
-// image is an index and what was measured of it.
-type image struct {
+// builtImage is an index and what was measured of it.
+type builtImage struct {
 	command  command
 	source   source
 	index    v1.ImageIndex
@@ -51,8 +51,7 @@ type file struct {
 	mode    int64
 }
 
-// newLayer packs the files, owned by root and dated the same, behind the folders
-// that hold them.
+// newLayer packs the folders and then the files, all owned by root and with the same date.
 func newLayer(files []file, date time.Time) (v1.Layer, error) {
 	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
 	var buffer bytes.Buffer
@@ -103,9 +102,9 @@ func compressedSize(image v1.Image) (size int64, err error) {
 	return size, nil
 }
 
-// writeLayout replaces dir by an OCI image layout that holds the index under its
-// name, for tools that go by the specification and for containerd.
-func (i *image) writeLayout(dir string) error {
+// writeLayout replaces dir by an OCI image layout that has the index under its name, both as the
+// specification and as containerd writes it.
+func (i *builtImage) writeLayout(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -159,7 +158,7 @@ func writeTar(dir, to string, date time.Time) (err error) {
 }
 
 // report prints one line for the image and one for each platform.
-func (i *image) report(ctx context.Context, out io.Writer) error {
+func (i *builtImage) report(ctx context.Context, out io.Writer) error {
 	digest, err := i.index.Digest()
 	if err != nil {
 		return err

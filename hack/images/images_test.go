@@ -51,7 +51,7 @@ func smallTree(t *testing.T) source {
 	return source{dir: dir, version: "v1.2.3", revision: strings.Repeat("a", 40), date: time.Unix(1_700_000_000, 0).UTC()}
 }
 
-func mustBuild(t *testing.T, c command, s source, platforms ...string) *image {
+func mustBuild(t *testing.T, c command, s source, platforms ...string) *builtImage {
 	t.Helper()
 	built, err := c.build(t.Context(), s, platforms)
 	if err != nil {
@@ -60,7 +60,7 @@ func mustBuild(t *testing.T, c command, s source, platforms ...string) *image {
 	return built
 }
 
-func digestOf(t *testing.T, built *image) string {
+func digestOf(t *testing.T, built *builtImage) string {
 	t.Helper()
 	digest, err := built.index.Digest()
 	if err != nil {
@@ -370,7 +370,7 @@ func TestDescribe(t *testing.T) {
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
 	if _, err := describe(context.Background(), ""); err == nil {
-		t.Error("a date that is none was taken")
+		t.Error("a malformed date was accepted")
 	}
 }
 

@@ -85,7 +85,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 }
 
 // deliver writes and pushes what was built.
-func deliver(ctx context.Context, o options, command command, built *image) error {
+func deliver(ctx context.Context, o options, command command, built *builtImage) error {
 	dir := filepath.Join(o.out, command.name)
 	if err := built.writeLayout(dir); err != nil {
 		return fmt.Errorf("write %s: %w", dir, err)
@@ -114,7 +114,7 @@ type source struct {
 	dir      string
 	version  string
 	revision string
-	// date stands wherever a time is asked for.
+	// date is the only time in the images.
 	date time.Time
 }
 

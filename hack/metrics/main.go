@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command metrics prints docs/metrics.md: every metric that the packages given make
-// with prometheus.New…, as their source says. What it cannot read it refuses.
+// with prometheus.New…, as their source says. It fails on a metric that it cannot read.
 package main
 
 import (

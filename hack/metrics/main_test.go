@@ -31,7 +31,7 @@ var c = prometheus.NewRegistry()
 	}
 }
 
-func TestRunRefusesWhatItCannotRead(t *testing.T) {
+func TestRunFailsOnWhatItCannotRead(t *testing.T) {
 	for reason, source := range map[string]string{
 		"a name that is computed":   `package x; var a = prometheus.NewGauge(prometheus.GaugeOpts{Name: name(), Help: "x"})`,
 		"a metric without help":     `package x; var a = prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"})`,

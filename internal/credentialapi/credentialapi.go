@@ -15,15 +15,15 @@ const (
 	// Path is where the endpoint listens for POST requests.
 	Path = "/v1/credentials"
 
-	// Audience is what an agent's token must have been issued for. The token that
-	// a Pod gets for the API server is therefore of no use here, nor this one there.
+	// Audience is what an agent's token must have been issued for. So the endpoint accepts no
+	// token that a Pod gets for the API server, and the API server accepts none of these.
 	Audience = "sluice.dev/credentials"
 
 	// MaxRequestBytes bounds the body of a request: an image name and its JSON.
 	MaxRequestBytes = 4 << 10
 
-	// MaxResponseBytes bounds the body of a response. A Secret holds at most 1 MiB,
-	// and what remains of it after the lookup is a small part.
+	// MaxResponseBytes bounds the body of a response. A Secret has at most 1 MiB, and the
+	// response a small part of that.
 	MaxResponseBytes = 1 << 20
 )
 
@@ -33,23 +33,22 @@ type Request struct {
 	Image string `json:"image"`
 }
 
-// Response are the credentials to try, in this order, until the registry accepts
-// one. None means that the image is pulled without.
+// Response has the credentials to try, in this order, until the registry accepts one. If it has
+// none, the image is pulled without credentials.
 type Response struct {
 	Credentials []Credential `json:"credentials"`
 }
 
-// Reason is one word for why a request was refused.
+// Reason is one word for why credentials were denied.
 type Reason string
 
 const (
-	// ReasonBadRequest (400, 413): the request is not one. Asking again does not help.
+	// ReasonBadRequest (400, 413): the request is malformed or too large. Asking again does not help.
 	ReasonBadRequest Reason = "BadRequest"
 	// ReasonUnauthorized (401): the token is not a valid one of an agent, issued
 	// for Audience and bound to a node.
 	ReasonUnauthorized Reason = "Unauthorized"
-	// ReasonNotNeeded (403): the node shall pull the image from the mirror, without
-	// credentials.
+	// ReasonNotNeeded (403): the node is to pull the image from the mirror, without credentials.
 	ReasonNotNeeded Reason = "NotNeeded"
 	// ReasonNotWanted (404): the node's NodeImageSet does not name the image.
 	ReasonNotWanted Reason = "NotWanted"
@@ -59,15 +58,14 @@ const (
 	ReasonUnavailable Reason = "Unavailable"
 )
 
-// Error is the body of every answer but 200. It holds no credentials.
+// Error is the body of every answer but 200. It contains no credentials.
 type Error struct {
 	Reason  Reason `json:"reason"`
 	Message string `json:"message"`
 }
 
-// Credential is one way to log in to a registry: either a username with a password,
-// or an identity token. It shows itself neither in logs nor in errors; only JSON, the
-// wire format, holds what is in it.
+// Credential is one way to log in to a registry: either a username with a password, or an identity
+// token. Logs and errors never show its content; only JSON, the wire format, has it.
 type Credential struct {
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`

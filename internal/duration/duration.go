@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// zeroUnits are what time.Duration.String appends for units that are zero.
+// zeroUnits shortens what time.Duration.String writes for units that are zero.
 var zeroUnits = strings.NewReplacer("h0m0s", "h", "h0m", "h", "m0s", "m")
 
 // Format writes d in the syntax of time.ParseDuration, without the units that are zero:

@@ -14,13 +14,12 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// maxRefresh bounds the annotation that the status repeats as it is, in bytes; of a longer
-// one it has a hash.
+// maxRefresh is the longest value, in bytes, that the status repeats as it is. Of a longer one it
+// has a hash.
 const maxRefresh = 256
 
-// Refresh is what the tags of an ImagePrefetch are to be resolved for: the value of
-// sluice.dev/refresh, or the SHA-256 of a value of more than 256 bytes; empty if there is
-// none.
+// Refresh returns the value of sluice.dev/refresh, for which the tags of an ImagePrefetch are to be
+// resolved. Of a value of more than 256 bytes it is the SHA-256. It is empty if there is none.
 func Refresh(object metav1.Object) string {
 	refresh := object.GetAnnotations()[v1alpha1.RefreshAnnotation]
 	if len(refresh) > maxRefresh {
@@ -30,7 +29,7 @@ func Refresh(object metav1.Object) string {
 	return refresh
 }
 
-// AllowedFailures is how many of a number of nodes may fail, as spec.failureTolerance says.
+// AllowedFailures returns how many of so many nodes may fail, as spec.failureTolerance says.
 func AllowedFailures(spec *v1alpha1.ImagePrefetchSpec, nodes int) int {
 	if spec.FailureTolerance == nil {
 		return 0

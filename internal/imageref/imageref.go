@@ -17,14 +17,13 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
-	// CRI accepts sha256 and sha512 digests; go-digest knows only what is linked in.
+	// CRI accepts sha256 and sha512 digests; go-digest knows only those that are linked in.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 )
 
-// Reference is a normalized image reference: a repository with either a tag or a
-// digest. The zero value is no reference; Parse makes one. References are comparable
-// with ==.
+// Reference is a normalized image reference: a repository with either a tag or a digest. Parse
+// makes one; the zero value is none. References are comparable with ==.
 type Reference struct {
 	domain string
 	path   string
@@ -78,9 +77,8 @@ func (r Reference) WithDigest(d digest.Digest) Reference {
 	return Reference{domain: r.domain, path: r.path, digest: d}
 }
 
-// Names are the names that an image of digest d needs, so that a Pod finds it whether
-// it names the image as r does or by digest; String comes first. CRI makes neither
-// out of the other.
+// Names returns the names that an image of digest d needs: String, and the name by digest. A Pod
+// then finds the image under either. CRI does not derive one from the other.
 func (r Reference) Names(d digest.Digest) []string {
 	if r.digest != "" {
 		return []string{r.String()}

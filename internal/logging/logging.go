@@ -1,9 +1,9 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package logging is how the programs log: the same flags, and lines of the same shape.
+// Package logging gives the programs the same flags for logs, and lines of the same shape.
 //
-// A line has time, level (INFO, DEBUG or ERROR), msg and what the call adds; logger, if it
+// A line has time, level (INFO, DEBUG or ERROR), msg and what the call adds; logger, if the logger
 // has a name; and err, if there is an error. What is logged at V(1) or above has the level DEBUG.
 package logging
 
@@ -39,7 +39,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 		"what is logged: 0 changes of state, 1 the decisions of each pass as well, 2 each request as well")
 }
 
-// Validate names every flag that is wrong, and what it should be.
+// Validate returns an error that names every flag that is wrong, and what it should be.
 func (o Options) Validate() error {
 	var problems []error
 	if o.Format != FormatJSON && o.Format != FormatText {

@@ -13,9 +13,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// insideByExpression is an independent reading of the pattern language: the pattern
-// becomes a regular expression over the repository as the reference library itself
-// names it.
+// insideByExpression reads the pattern language in a second, independent way: it makes a regular
+// expression of the pattern, and matches it with the repository as the reference library names it.
 func insideByExpression(text, image string) bool {
 	named, err := reference.ParseDockerRef(image)
 	if err != nil {
@@ -48,14 +47,19 @@ func insideByExpression(text, image string) bool {
 	return regexp.MustCompile(expression.String()).MatchString(named.Name())
 }
 
-// FuzzWhatIsAdmittedIsInside feeds pairs of pattern and image: what a policy of that
-// pattern alone admits is inside it by the independent reading, and the other way
-// round; and what is denied by it is never admitted.
+// FuzzWhatIsAdmittedIsInside tries pairs of pattern and image. A policy that allows this pattern
+// alone admits the image if, and only if, the independent reading finds the image inside the
+// pattern. A policy that denies the pattern never admits the image.
 func FuzzWhatIsAdmittedIsInside(f *testing.F) {
-	for _, text := range []string{"ghcr.io/org/**", "ghcr.io/org/app", "ghcr.io/*/app", "*.example.com/**", "*.example.com:5000/*", "docker.io/library/*", "docker.io/org/**",
-		"registry:5000/app", "*/**", "[::1]:5000/**", "localhost/*/x/**", "nginx", "*", "*./x", "ghcr.io/**/x", "/x"} {
-		for _, image := range []string{"nginx", "ghcr.io/org/app", "ghcr.io/org-evil/app", "ghcr.io.evil.com/org/app", "evil.com/ghcr.io/org/app", "GHCR.IO/org/app",
-			"a.example.com:5000/x", "registry:5000/app", "[::1]:5000/a/b" + digest, "ghcr.io:443/org/app", "registry-1.docker.io/org/app", "localhost/a/x/b:v1", "ghcr.io/org/../app"} {
+	for _, text := range []string{
+		"ghcr.io/org/**", "ghcr.io/org/app", "ghcr.io/*/app", "*.example.com/**", "*.example.com:5000/*", "docker.io/library/*",
+		"docker.io/org/**", "registry:5000/app", "*/**", "[::1]:5000/**", "localhost/*/x/**", "nginx", "*", "*./x", "ghcr.io/**/x", "/x",
+	} {
+		for _, image := range []string{
+			"nginx", "ghcr.io/org/app", "ghcr.io/org-evil/app", "ghcr.io.evil.com/org/app", "evil.com/ghcr.io/org/app", "GHCR.IO/org/app",
+			"a.example.com:5000/x", "registry:5000/app", "[::1]:5000/a/b" + digest, "ghcr.io:443/org/app", "registry-1.docker.io/org/app",
+			"localhost/a/x/b:v1", "ghcr.io/org/../app",
+		} {
 			f.Add(text, image)
 		}
 	}
@@ -72,7 +76,8 @@ func FuzzWhatIsAdmittedIsInside(f *testing.F) {
 		}
 
 		both := v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**", text), DeniedRepositories: patterns(text)}
-		if stillAdmitted := len(Evaluate(teamA, images(image), []v1alpha1.PrefetchPolicy{policyFor("p", "", both)}, DefaultDeny)) == 0; stillAdmitted && (admitted || !valid) {
+		stillAdmitted := len(Evaluate(teamA, images(image), []v1alpha1.PrefetchPolicy{policyFor("p", "", both)}, DefaultDeny)) == 0
+		if stillAdmitted && (admitted || !valid) {
 			t.Fatalf("pattern %q denies image %q, which is admitted", text, image)
 		}
 	})

@@ -22,28 +22,28 @@ const (
 	dockerHub = "docker.io"
 )
 
-// dockerHubHosts are other names of the registry that images on docker.io come from.
-// To CRI they are different images, so allowing docker.io does not allow them; to the
-// network they are the same, so denying docker.io denies them.
+// dockerHubHosts are other names of the registry that images on docker.io come from. For CRI,
+// images under these names are different images, so a policy that allows docker.io does not allow
+// them. The network leads to the same registry, so a policy that denies docker.io denies them.
 var dockerHubHosts = []string{"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
 // pattern matches repositories: a domain, then path segments.
 type pattern struct {
-	// everywhere says that the domain may be any; domain is empty then.
+	// everywhere reports whether the domain may be any; domain is empty then.
 	everywhere bool
 	// domain is a host with the port if there is one.
 	domain string
-	// subdomains says that the host is any below the domain, but not the domain.
+	// subdomains reports whether the host is any below the domain, and not the domain itself.
 	subdomains bool
 	// segments are literal or "*", any one segment.
 	segments []string
-	// deep says that more segments follow, one or more.
+	// deep reports whether one or more further segments follow.
 	deep bool
 }
 
-// parse takes a pattern apart. Literal parts are not checked: what no image reference
-// can contain matches none, so an unchecked pattern is only ever too narrow. check
-// refuses such patterns where they are written.
+// parse parses a pattern. It does not check the literal parts: a part that no image reference can
+// contain makes the pattern match too little, never too much. Where a pattern is written, check
+// rejects it.
 func parse(text string) (pattern, error) {
 	domain, path, found := strings.Cut(text, "/")
 	switch {
@@ -81,9 +81,9 @@ func parse(text string) (pattern, error) {
 	return p, nil
 }
 
-// check tells why a pattern can match nothing, or something else than it seems to. It
-// makes up a repository that the pattern should match, and sees what an image of that
-// repository is.
+// check parses a pattern. It returns an error if the pattern can match nothing, or something else
+// than it seems to. To find that out, it makes up a repository that the pattern should match, and
+// parses an image of that repository.
 func check(text string) (pattern, error) {
 	if err := checkSpelling(text); err != nil {
 		return pattern{}, err
@@ -103,7 +103,7 @@ func check(text string) (pattern, error) {
 	return p, nil
 }
 
-// checkSpelling refuses what is usual elsewhere and means nothing here.
+// checkSpelling rejects what is usual in image references and has no meaning in a pattern.
 func checkSpelling(text string) error {
 	domain, path, _ := strings.Cut(text, "/")
 	switch {
@@ -145,7 +145,7 @@ func (p pattern) example() string {
 	return domain + "/" + strings.Join(segments, "/")
 }
 
-// misread tells what an image that is written as the pattern would be.
+// misread says what an image that is written like the pattern would mean.
 func (p pattern) misread(text string, ref imageref.Reference) error {
 	domain, path, _ := strings.Cut(text, "/")
 	switch {
@@ -158,13 +158,13 @@ func (p pattern) misread(text string, ref imageref.Reference) error {
 		domain, dockerHub+"/"+text)
 }
 
-// matches tells whether the repository of ref is inside the pattern, to the letter.
+// matches reports whether the repository of ref is inside the pattern, with its name as written.
 func (p pattern) matches(ref imageref.Reference) bool {
 	return p.matchesDomain(ref.Domain()) && p.matchesPath(ref.Path())
 }
 
-// matchesAnySpelling tells whether it is inside under some name that leads to the
-// same registry.
+// matchesAnySpelling reports whether the repository of ref is inside the pattern under any name
+// that leads to the same registry.
 func (p pattern) matchesAnySpelling(ref imageref.Reference) bool {
 	if !p.matchesPath(ref.Path()) {
 		return false
@@ -203,7 +203,8 @@ func (p pattern) matchesSegments(segments []string) bool {
 	return true
 }
 
-// covers tells whether p denies all that other allows, for then other is void.
+// covers reports whether p matches everything that other matches. If p denies, other then allows
+// nothing.
 func (p pattern) covers(other pattern) bool {
 	return p.coversDomain(other) && p.coversPath(other)
 }
@@ -228,8 +229,7 @@ func (p pattern) coversPath(other pattern) bool {
 	return p.matchesSegments(other.segments)
 }
 
-// splitPort parts a domain from its port. The colons of an IPv6 address are inside
-// brackets.
+// splitPort splits a domain into host and port. The colons of an IPv6 address are inside brackets.
 func splitPort(domain string) (host, port string) {
 	if !strings.Contains(domain, ":") || strings.HasSuffix(domain, "]") {
 		return domain, ""

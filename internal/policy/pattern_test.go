@@ -50,7 +50,10 @@ func TestAllowedPatternMatchesToTheLetter(t *testing.T) {
 		{
 			pattern: "*.example.com/**",
 			inside:  []string{"a.example.com/app", "a.b.example.com/org/app"},
-			outside: []string{"example.com/app", "evilexample.com/app", "a.example.com.evil.com/app", "a.example.com:5000/app", "evil.com/a.example.com/app", "A.EXAMPLE.COM/app"},
+			outside: []string{
+				"example.com/app", "evilexample.com/app", "a.example.com.evil.com/app", "a.example.com:5000/app",
+				"evil.com/a.example.com/app", "A.EXAMPLE.COM/app",
+			},
 		},
 		{"*.example.com:5000/app",
 			[]string{"a.example.com:5000/app"},
@@ -95,7 +98,10 @@ func TestDeniedPatternMatchesEverySpellingOfARegistry(t *testing.T) {
 			[]string{"ghcr.io/good/app", "ghcr.io/bad", "ghcr.io.example.com/bad/app", "registry-1.docker.io/bad/app"}},
 		{
 			pattern: "docker.io/bad/**",
-			inside:  []string{"bad/app", "index.docker.io/bad/app", "registry-1.docker.io/bad/app", "Registry-1.Docker.io:443/bad/app", "registry.hub.docker.com/bad/app", "docker.io:443/bad/app"},
+			inside: []string{
+				"bad/app", "index.docker.io/bad/app", "registry-1.docker.io/bad/app", "Registry-1.Docker.io:443/bad/app",
+				"registry.hub.docker.com/bad/app", "docker.io:443/bad/app",
+			},
 			outside: []string{"good/app", "registry-1.docker.io/good/app", "quay.io/bad/app"},
 		},
 		{"registry.example.com:443/**", []string{"registry.example.com/app", "REGISTRY.example.com:0443/app"}, []string{"registry.example.com:5000/app"}},
@@ -118,7 +124,7 @@ func TestDeniedPatternMatchesEverySpellingOfARegistry(t *testing.T) {
 	}
 }
 
-func TestCheckRefusesAndSaysWhatToWrite(t *testing.T) {
+func TestCheckRejectsAndSaysWhatToWrite(t *testing.T) {
 	for _, tt := range []struct{ pattern, says string }{
 		{"", "name the registry"},
 		{"*", `"*/**"`},
@@ -216,7 +222,10 @@ func TestCoversOnlyWhatIsWhollyInside(t *testing.T) {
 }
 
 func TestDenyingIsNeverNarrowerThanAllowing(t *testing.T) {
-	for _, text := range []string{"ghcr.io/org/**", "registry:5000/app", "*.example.com/**", "docker.io/library/*", "*/**", "[::1]:5000/**", "registry.example.com:443/app"} {
+	for _, text := range []string{
+		"ghcr.io/org/**", "registry:5000/app", "*.example.com/**", "docker.io/library/*", "*/**", "[::1]:5000/**",
+		"registry.example.com:443/app",
+	} {
 		p := mustCheck(t, text)
 		ref, err := imageref.Parse(p.example())
 		if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// Default is what holds for a namespace that no PrefetchPolicy selects.
+// Default is what applies to a namespace that no PrefetchPolicy selects.
 type Default string
 
 const (
@@ -45,19 +45,19 @@ type Namespace struct {
 // maxListed bounds the patterns that a message lists.
 const maxListed = 8
 
-// Evaluate tells everything that forbids spec in namespace: one error for each image
-// and each limit, in the order of the spec; none if it is allowed. The order of the
+// Evaluate returns everything that policies deny about spec in namespace: one error for each
+// image and each limit, in the order of the spec; none if it is allowed. The order of the
 // policies does not matter.
 func Evaluate(namespace Namespace, spec *v1alpha1.ImagePrefetchSpec, policies []v1alpha1.PrefetchPolicy, fallback Default) field.ErrorList {
 	rules := rulesFor(namespace, policies)
 	path := field.NewPath("spec")
 	var denied field.ErrorList
 	for i, image := range spec.Images {
-		if reason := rules.refuse(string(image), fallback); reason != "" {
+		if reason := rules.denyImage(string(image), fallback); reason != "" {
 			denied = append(denied, field.Forbidden(path.Child("images").Index(i), reason))
 		}
 	}
-	return append(denied, rules.exceeded(path, spec)...)
+	return append(denied, rules.denyLimits(path, spec)...)
 }
 
 // rules are the policies that select one namespace, by name.
@@ -66,8 +66,8 @@ type rules struct {
 	policies  []*v1alpha1.PrefetchPolicy
 	allowed   []rule
 	denied    []rule
-	// unusable are policies that cannot be understood: they were written past the
-	// webhook. What they were to forbid is unknown, so nothing is admitted.
+	// unusable are policies that cannot be understood, because they were written without the
+	// webhook. What they were to deny is unknown, so nothing is allowed.
 	unusable []unusable
 }
 
@@ -78,9 +78,10 @@ type rule struct {
 	policy *v1alpha1.PrefetchPolicy
 }
 
-// admits checks the pattern only where it matches: the check is dear, and a broken
-// pattern, written past the webhook, matches next to nothing.
-func (r rule) admits(ref imageref.Reference) bool {
+// allows reports whether the pattern matches ref and can be understood. It checks the second
+// after the first: the check is expensive, and a broken pattern, which was written without the
+// webhook, hardly ever matches.
+func (r rule) allows(ref imageref.Reference) bool {
 	if !r.matches(ref) {
 		return false
 	}
@@ -131,8 +132,8 @@ func (r *rules) add(policy *v1alpha1.PrefetchPolicy) {
 	}
 }
 
-// refuse tells why an image is not allowed, or "".
-func (r rules) refuse(image string, fallback Default) string {
+// denyImage returns why an image is not allowed; empty if it is.
+func (r rules) denyImage(image string, fallback Default) string {
 	ref, err := imageref.Parse(image)
 	if err != nil {
 		return fmt.Sprintf("%v: write it as in a Pod, such as ghcr.io/org/app:v2", err)
@@ -154,7 +155,7 @@ func (r rules) refuse(image string, fallback Default) string {
 			return fmt.Sprintf("image %q: PrefetchPolicy %q denies %q; %s", image, denied.policy.Name, denied.text, ask(denied.policy))
 		}
 	}
-	if !slices.ContainsFunc(r.allowed, func(allowed rule) bool { return allowed.admits(ref) }) {
+	if !slices.ContainsFunc(r.allowed, func(allowed rule) bool { return allowed.allows(ref) }) {
 		return fmt.Sprintf("image %q: %s is not among what namespace %q may prefetch from: %s; %s",
 			image, ref.Repository(), r.namespace, r.listAllowed(), ask(r.policies...))
 	}
@@ -166,9 +167,9 @@ func (r rules) refuse(image string, fallback Default) string {
 	return ""
 }
 
-// exceeded tells which limits spec is over; of several policies, the first by name
-// whose limit is the tightest.
-func (r rules) exceeded(path *field.Path, spec *v1alpha1.ImagePrefetchSpec) field.ErrorList {
+// denyLimits returns an error for each limit that spec exceeds. Of several policies, the error
+// names the one with the tightest limit, and of several such the first by name.
+func (r rules) denyLimits(path *field.Path, spec *v1alpha1.ImagePrefetchSpec) field.ErrorList {
 	var over field.ErrorList
 	if policy, limit := r.tightest(func(s *v1alpha1.PrefetchPolicySpec) *int32 { return s.MaxImages }); policy != nil && len(spec.Images) > int(limit) {
 		over = append(over, field.Forbidden(path.Child("images"),

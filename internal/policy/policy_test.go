@@ -41,7 +41,7 @@ func policyFor(name, team string, spec v1alpha1.PrefetchPolicySpec) v1alpha1.Pre
 	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
-// brokenSelector is a policy that the webhook refuses.
+// brokenSelector is a policy that the webhook rejects.
 func brokenSelector(name string) v1alpha1.PrefetchPolicy {
 	return v1alpha1.PrefetchPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.PrefetchPolicySpec{
 		NamespaceSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Like"}}}}}
@@ -71,7 +71,7 @@ func TestEvaluate(t *testing.T) {
 		{"no policy and Deny lets nothing through, and says so", images("nginx"), nil, DefaultDeny,
 			[]string{`spec.images[0]|"nginx"|no PrefetchPolicy selects namespace "team-a"|ask`}},
 		{"a default that is not set denies", images("nginx"), nil, "", []string{"spec.images[0]"}},
-		{"what does not parse is refused also without policies", images("nginx", "ghcr.io/Org/app"), nil, DefaultAllow,
+		{"what does not parse is denied also without policies", images("nginx", "ghcr.io/Org/app"), nil, DefaultAllow,
 			[]string{`spec.images[1]|"ghcr.io/Org/app"`}},
 		{"a policy that selects other namespaces is none", images("nginx"), []v1alpha1.PrefetchPolicy{others}, DefaultDeny,
 			[]string{"no PrefetchPolicy selects"}},
@@ -104,16 +104,22 @@ func TestEvaluate(t *testing.T) {
 		{
 			reason: "the tightest maxImages binds",
 			spec:   images("ghcr.io/org/a", "ghcr.io/org/b", "ghcr.io/org/c"),
-			policies: []v1alpha1.PrefetchPolicy{allowOrg,
-				policyFor("loose", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](9)}), policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})},
+			policies: []v1alpha1.PrefetchPolicy{
+				allowOrg,
+				policyFor("loose", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](9)}),
+				policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)}),
+			},
 			fallback: DefaultDeny,
 			want:     []string{`spec.images: |"tight" allows 2 images|has 3`},
 		},
 		{
 			reason: "of two that are as tight, the first by name is named",
 			spec:   images("ghcr.io/org/a", "ghcr.io/org/b", "ghcr.io/org/c"),
-			policies: []v1alpha1.PrefetchPolicy{allowOrg,
-				policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)}), policyFor("as-tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)})},
+			policies: []v1alpha1.PrefetchPolicy{
+				allowOrg,
+				policyFor("tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)}),
+				policyFor("as-tight", "", v1alpha1.PrefetchPolicySpec{MaxImages: ptr.To[int32](2)}),
+			},
 			fallback: DefaultDeny,
 			want:     []string{`spec.images: |"as-tight" allows 2 images`},
 		},
@@ -140,16 +146,18 @@ func TestEvaluate(t *testing.T) {
 			fallback: DefaultDeny,
 		},
 		{
-			reason:   "an allowed pattern written past the webhook that is broken allows nothing",
-			spec:     images("ghcr.io/org-evil/app", "org/app"),
-			policies: []v1alpha1.PrefetchPolicy{policyFor("p", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org*/app", "ghcr.io/org*", "*/org/**", "", "/", "*./app")})},
+			reason: "a broken pattern that was written without the webhook allows nothing",
+			spec:   images("ghcr.io/org-evil/app", "org/app"),
+			policies: []v1alpha1.PrefetchPolicy{policyFor("p", "", v1alpha1.PrefetchPolicySpec{
+				AllowedRepositories: patterns("ghcr.io/org*/app", "ghcr.io/org*", "*/org/**", "", "/", "*./app"),
+			})},
 			fallback: DefaultAllow,
 			want:     []string{"spec.images[0]", "spec.images[1]"},
 		},
-		{"a denied pattern written past the webhook that is broken denies everything", images("ghcr.io/org/app"),
+		{"a broken pattern that was to deny, written without the webhook, denies everything", images("ghcr.io/org/app"),
 			[]v1alpha1.PrefetchPolicy{allowOrg, policyFor("p", "", v1alpha1.PrefetchPolicySpec{DeniedRepositories: patterns("evil")})}, DefaultAllow,
 			[]string{`PrefetchPolicy "p" cannot be understood|"evil"|spec.deniedRepositories[0]`}},
-		{"a selector written past the webhook that is broken denies everything", images("ghcr.io/org/app"),
+		{"a broken selector that was written without the webhook denies everything", images("ghcr.io/org/app"),
 			[]v1alpha1.PrefetchPolicy{allowOrg, brokenSelector("p")}, DefaultAllow,
 			[]string{`PrefetchPolicy "p" cannot be understood|spec.namespaceSelector`}},
 		{"of two broken selectors, the first by name is named", images("ghcr.io/org/app"),
@@ -215,9 +223,12 @@ func TestValidate(t *testing.T) {
 	for _, err := range Validate(&spec) {
 		got = append(got, err.Field)
 	}
-	want := []string{"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[1]", "spec.deniedRepositories[4]", "spec.allowedRepositories[1]", "spec.allowedRepositories[2]"}
+	want := []string{
+		"spec.namespaceSelector.matchExpressions[0].values", "spec.deniedRepositories[1]", "spec.deniedRepositories[4]",
+		"spec.allowedRepositories[1]", "spec.allowedRepositories[2]",
+	}
 	if !slices.Equal(got, want) {
-		t.Errorf("refused %q, want %q", got, want)
+		t.Errorf("%q is invalid, want %q", got, want)
 	}
 
 	good := v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("*/**"), DeniedRepositories: patterns("docker.io/**")}
@@ -250,7 +261,7 @@ func TestUnchanged(t *testing.T) {
 	}{
 		{"the same", images("a", "b"), images("a", "b"), true},
 		{"the list is a set", images("a", "b"), images("b", "a"), true},
-		{"a policy does not speak of secrets", images("a", "b"), moreSecrets, true},
+		{"no policy denies secrets", images("a", "b"), moreSecrets, true},
 		{"another image", images("a", "b"), images("a", "c"), false},
 		{"one image less", images("a", "b"), images("a"), false},
 		{"one image more", images("a"), images("a", "b"), false},

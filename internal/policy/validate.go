@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// Validate refuses a policy that would mean something else than it says: a selector
-// or a pattern that does not parse, is ambiguous or can match nothing.
+// Validate returns an error for each part of a policy that would mean something else than it says:
+// a selector or a pattern that does not parse, is ambiguous or can match nothing.
 func Validate(spec *v1alpha1.PrefetchPolicySpec) field.ErrorList {
 	path := field.NewPath("spec")
 	invalid := metav1validation.ValidateLabelSelector(&spec.NamespaceSelector,
@@ -44,7 +44,7 @@ func Validate(spec *v1alpha1.PrefetchPolicySpec) field.ErrorList {
 	return invalid
 }
 
-// Warnings are what is valid and yet seldom meant.
+// Warnings returns a warning for each part of a policy that is valid and seldom intended.
 func Warnings(spec *v1alpha1.PrefetchPolicySpec) []string {
 	if len(spec.AllowedRepositories) == 0 {
 		return []string{`spec.allowedRepositories is empty: a namespace that no other policy selects may prefetch nothing; to add limits only, allow "*/**"`}
@@ -52,7 +52,7 @@ func Warnings(spec *v1alpha1.PrefetchPolicySpec) []string {
 	return nil
 }
 
-// Unchanged tells whether an update leaves alone everything that a policy speaks of.
+// Unchanged reports whether an update changes nothing that a policy can deny.
 func Unchanged(before, after *v1alpha1.ImagePrefetchSpec) bool {
 	if (before.Replicas == nil) != (after.Replicas == nil) || before.Replicas != nil && *before.Replicas != *after.Replicas {
 		return false

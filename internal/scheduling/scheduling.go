@@ -1,7 +1,7 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scheduling reports on which nodes a Pod may run. It is pure, and leaves labels,
+// Package scheduling decides on which nodes a Pod may run. It is pure, and leaves labels,
 // affinity and taints to the library that the scheduler itself uses.
 package scheduling
 
@@ -30,7 +30,7 @@ const (
 	FitNow
 )
 
-// Node is what the scheduler goes by.
+// Node has what the scheduler looks at.
 type Node struct {
 	Name   string
 	Labels map[string]string

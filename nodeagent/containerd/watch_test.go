@@ -15,7 +15,7 @@ func TestADaemonIsLostWhenItNoLongerAnswers(t *testing.T) {
 	const no, yes = false, true
 	for _, tt := range []struct {
 		reason  string
-		answers []bool // to the first questions; the later ones stay without an answer
+		replies []bool // to the first questions; the later ones stay without an answer
 		asked   int
 	}{
 		{"it hangs from the beginning", nil, 3},
@@ -28,7 +28,7 @@ func TestADaemonIsLostWhenItNoLongerAnswers(t *testing.T) {
 				began := time.Now()
 				err := pingUntilLost(t.Context(), func(context.Context) error {
 					asked++
-					if asked <= len(tt.answers) && tt.answers[asked-1] {
+					if asked <= len(tt.replies) && tt.replies[asked-1] {
 						return nil
 					}
 					return hung

@@ -19,15 +19,15 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// Trouble is what pulls from the upstream registry run into.
+// Trouble is why pulls from the upstream registry fail.
 type Trouble string
 
 const (
-	// NoTrouble is that of a registry that answers.
+	// NoTrouble: the registry answers.
 	NoTrouble Trouble = ""
-	// Unreachable is a registry that cannot be reached: trying again may help.
+	// Unreachable: the registry cannot be reached, and another try may help.
 	Unreachable Trouble = v1alpha1.ReasonRegistryUnavailable
-	// Unknown is an image that the registry does not know: trying again does not help.
+	// Unknown: the registry does not know the image, and another try cannot help.
 	Unknown Trouble = v1alpha1.ReasonImageNotFound
 )
 
@@ -40,7 +40,7 @@ type Fleet interface {
 	// Push has the tag of an image mean new content, and returns its digest. Whatever a
 	// node has is on the mirror.
 	Push(image string) (digest string)
-	// SetTrouble has pulls of any image from upstream run into it.
+	// SetTrouble makes all pulls from the upstream fail for this reason.
 	SetTrouble(Trouble)
 	// Lookups is how often the registry said what the tag of an image means.
 	Lookups(image string) int
@@ -92,7 +92,7 @@ func Contract(newFleet func() Fleet) {
 		Eventually(s.acknowledged(ctx)).WithTimeout(patience).Should(BeTrue())
 		s.ask(ctx)
 		Eventually(s.acknowledged(ctx)).WithTimeout(patience).Should(BeTrue())
-		Expect(s.read(ctx).Status.Images).To(BeEmpty(), "what is wanted no more is spoken of no more")
+		Expect(s.read(ctx).Status.Images).To(BeEmpty(), "the status names only images of the spec")
 	}, SpecTimeout(specTimeout))
 
 	It("asks the registry once what a tag means, and says for which request", func(ctx SpecContext) {
@@ -153,7 +153,7 @@ func Contract(newFleet func() Fleet) {
 		Expect(fleet.Lookups(image)).To(Equal(2))
 	}, SpecTimeout(specTimeout))
 
-	It("keeps what it has while it asks in vain, and says why nothing comes of it", func(ctx SpecContext) {
+	It("keeps what it has while the registry does not answer, and says why", func(ctx SpecContext) {
 		s, digest := node(ctx, "a"), fleet.Push(image)
 		s.ask(ctx, seed("", "one"))
 		s.present(ctx, image, digest, v1alpha1.SourceUpstream)
@@ -185,7 +185,7 @@ func Contract(newFleet func() Fleet) {
 		Expect(s.status(ctx, image)).To(HaveField("Reason", v1alpha1.ReasonImageNotFound))
 	}, SpecTimeout(specTimeout))
 
-	It("tells the size of what it has", func(ctx SpecContext) {
+	It("reports the size of what it has", func(ctx SpecContext) {
 		s, digest := node(ctx, "a"), fleet.Push(image)
 		s.ask(ctx, seed(digest, ""))
 		s.present(ctx, image, digest, v1alpha1.SourceUpstream)

@@ -103,7 +103,7 @@ func (s *Server) end() error {
 	return errors.Join(s.environment.Stop(), os.RemoveAll(s.wrappers))
 }
 
-// mortal makes a program out of another that the kernel kills with its parent.
+// mortal wraps a program so that the kernel kills it with its parent.
 func (s *Server) mortal(program string) (string, error) {
 	path := filepath.Join(s.wrappers, filepath.Base(program))
 	script := fmt.Sprintf("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '%s' \"$@\"\n", program)

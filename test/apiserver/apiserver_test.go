@@ -127,7 +127,7 @@ func childrenOf(t *testing.T, pid int) []string {
 	return children
 }
 
-// alive tells whether a process runs; one that nobody has waited for yet does not.
+// alive reports whether a process runs. A zombie does not.
 func alive(pid string) bool {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {

@@ -1,8 +1,8 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package audit counts what a program costs the API server, from the API server's
-// own audit log: what the program thinks that it does is not asked.
+// Package audit counts what a program costs the API server. The API server's own audit log is the
+// source, not what the program says.
 package audit
 
 import (
@@ -19,8 +19,7 @@ import (
 	"time"
 )
 
-// Write is one request that was to change an object, successful or not: a conflict
-// costs as much.
+// Write is one request to change an object. It may have failed: a conflict costs as much.
 type Write struct {
 	Time time.Time
 	User string
@@ -108,7 +107,7 @@ func (e *event) write() Write {
 	return w
 }
 
-// Where returns those that all matches pick.
+// Where returns the writes that all matches accept.
 func (w Writes) Where(matches ...Match) Writes {
 	return slices.DeleteFunc(slices.Clone(w), func(one Write) bool {
 		return slices.ContainsFunc(matches, func(match Match) bool { return !match(one) })
@@ -125,8 +124,8 @@ func After(t time.Time) Match {
 	return func(w Write) bool { return w.Time.After(t) }
 }
 
-// Distributing picks what is stored because images are distributed: not the leases,
-// which are renewed whatever happens, and not the reviews, which are questions.
+// Distributing picks the writes that the distribution of images causes. Leases are renewed in any
+// case, and reviews store nothing.
 func Distributing(w Write) bool {
 	switch w.Resource {
 	case "leases", "tokenreviews", "subjectaccessreviews":
@@ -135,7 +134,7 @@ func Distributing(w Write) bool {
 	return true
 }
 
-// Report says how often what was written by whom, a line each.
+// Report counts the writes by account, verb and resource, one line each.
 func (w Writes) Report() string {
 	counts := map[string]int{}
 	for _, one := range w {

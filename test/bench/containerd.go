@@ -19,7 +19,8 @@ import (
 	"github.com/sluice-dev/sluice/test/cluster"
 )
 
-// heard changes an image record until the subscription tells of it: it stands then.
+// heard changes an image record until an event of the change arrives. Then the subscription is
+// established.
 func heard(ctx context.Context, c *client.Client, told <-chan *containerdevents.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -89,8 +90,7 @@ type occurrence struct {
 	name, digest, snapshot string
 }
 
-// listen has all that the containerds of the nodes tell from now on. The channel is
-// never full.
+// listen returns the events of the nodes' containerds from now on. The channel is never full.
 func listen(ctx context.Context, nodes []*cluster.Node) (_ <-chan occurrence, stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	out := make(chan occurrence, 1<<16)
@@ -141,10 +141,10 @@ func listen(ctx context.Context, nodes []*cluster.Node) (_ <-chan occurrence, st
 	return out, stop, nil
 }
 
-// quiet is how long a containerd tells nothing when all that it did is told.
+// quiet is how long no event arrives once all have arrived.
 const quiet = 500 * time.Millisecond
 
-// gather reads what is told until nothing more comes.
+// gather reads events until none arrives for that long.
 func gather(ctx context.Context, told <-chan occurrence) (all []occurrence) {
 	for {
 		select {
@@ -158,8 +158,8 @@ func gather(ctx context.Context, told <-chan occurrence) (all []occurrence) {
 	}
 }
 
-// complete is when a node that was told of had an image: its record was there, and its last
-// snapshot. Later changes of the record are of its labels.
+// complete returns, from the events of a node, when it had the image: its record and its last
+// snapshot. Later changes of the record are changes of its labels.
 func complete(all []occurrence, name string) (time.Time, error) {
 	var record, snapshot time.Time
 	for _, o := range all {

@@ -176,7 +176,7 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 	if err := m.Client.Delete(ctx, prefetch); err != nil {
 		return 0, err
 	}
-	// The two watches are apart. Where the release was seen first, it is less than 0.
+	// The two watches are independent. If the release was seen first, the latency is negative.
 	return releasedAt.Sub(readyAt), nil
 }
 

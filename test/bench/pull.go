@@ -72,9 +72,9 @@ func (m *machinery) inTurn(ctx context.Context, measure func(name string) error)
 	return undisturbed(ctx, prepare, func() error { return measure(name) })
 }
 
-// pulled is a pull as one sees it from outside, whoever made it: the user begins, the
-// registry gets the first request, containerd tells of the last of the image, and the
-// user knows.
+// pulled has the times of a pull that can be seen from outside, whoever makes it: the user begins;
+// the registry gets the first request; the last event of the image arrives; the user knows of the
+// end.
 type pulled struct {
 	began, first, last, ended time.Time
 }
@@ -117,8 +117,8 @@ func (m *machinery) watched(ctx context.Context, node *cluster.Node, name string
 	return p, err
 }
 
-// memory measures how much an agent had at the most when it had pulled a small image, as a
-// seed and as a peer, and when it had pulled a large one. It is that of new processes.
+// memory measures the peak memory of new agents: after a small image, as a seed and as a peer, and
+// after a large one.
 func (m *machinery) memory(ctx context.Context, r *results, seed, peer *cluster.Node) error {
 	for _, node := range []*cluster.Node{seed, peer} {
 		m.Agent(node).Kill()

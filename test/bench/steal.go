@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// On a virtual machine, what the hypervisor gives to others is missing from what is
-// measured here, and pulls that keep every core busy take the longer for it.
+// On a virtual machine, the hypervisor may give time of the cores to others. Pulls that keep every
+// core busy then take longer.
 const (
 	// mostStolen is the share of the cores' time, 0 to 1, that may be missing.
 	mostStolen = 0.05
@@ -22,9 +22,8 @@ const (
 	mostTurns = 20
 )
 
-// undisturbed takes a measurement, from clean disks, again and again until the machine
-// was left alone in the meantime. What the disturbed ones measured does not count; how
-// many there were is returned.
+// undisturbed repeats a measurement, from clean disks, until no time was stolen during it. The
+// disturbed measurements do not count; their number is returned.
 func undisturbed(ctx context.Context, prepare func() error, measure func() error) (disturbed int, err error) {
 	for again := range mostTurns {
 		if err := prepare(); err != nil {

@@ -9,9 +9,9 @@
 //   - every node that is left has every image, by what its containerd finds of content and
 //     snapshots;
 //   - each blob was fetched from upstream once, or again only where the fault explains
-//     it: what was on its way when the fault struck, and what only a lost node held;
-//   - nobody asked the upstream who was not told to, and of each image there was
-//     never more than one such node at a time, watched through the whole round.
+//     it: what was on its way when the fault struck, and what only a lost node had;
+//   - no node asked the upstream unless its entry let it, and for each image no more than
+//     one node at a time did, watched through the whole round.
 //
 // The seed that is printed repeats the faults, their moments and their victims:
 //
@@ -40,8 +40,8 @@ var (
 	onlyFault = flag.String("fault", "", "the name of the only fault; empty: all, in turn")
 )
 
-// bound is how long everything may take to come right once a fault is over. What takes
-// longest is a registry that refuses two nodes: they are believed, for a while.
+// bound is how long the cluster may take to converge after the end of a fault. It takes longest
+// after a registry has refused two nodes: the plan then waits before it asks again.
 const bound = 90 * time.Second
 
 func TestChaos(t *testing.T) {
@@ -54,9 +54,9 @@ func TestChaos(t *testing.T) {
 	t.Logf("seed %d", *seed)
 	log.SetLogger(logr.Discard()) // a client's complaints while the API server is away
 	ctx := t.Context()
-	w := start(ctx, t, os.Getenv("SLUICE_TEST_LOGS"))
+	c := start(ctx, t, os.Getenv("SLUICE_TEST_LOGS"))
 	for n := *first; n < *first+*rounds; n++ {
-		r := newRound(w, n)
+		r := newRound(c, n)
 		began := time.Now()
 		r.play(ctx)
 		t.Logf("round %d was over after %v", n, time.Since(began).Round(100*time.Millisecond))

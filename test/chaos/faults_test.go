@@ -18,11 +18,11 @@ import (
 	"github.com/sluice-dev/sluice/test/upstream"
 )
 
-// fault is what breaks, and what of the counts that explains.
+// fault is what breaks, and which deviations from the usual counts it explains.
 type fault struct {
 	name string
-	// strike breaks something. mend, if not nil, ends it after a while.
-	strike func(ctx context.Context, r *round) (mend func(ctx context.Context) error, err error)
+	// strike breaks something. repair, if not nil, ends it after a while.
+	strike func(ctx context.Context, r *round) (repair func(ctx context.Context) error, err error)
 	// It lasts from least to longest, by chance.
 	least, longest time.Duration
 	// cuts: what was on its way from upstream while it lasted may be fetched again.
@@ -33,8 +33,8 @@ type fault struct {
 	fallsBack bool
 }
 
-// briefly is less than the mirror's or the registry's users bear without giving up.
-// They do, and a silent seed is replaced, when something lasts from lengthily on.
+// A fault that lasts briefly is over before clients of the mirror and of the registry give up. One
+// that lasts lengthily or more makes them give up, and a silent seed is replaced.
 const (
 	briefly      = 4 * time.Second
 	lengthily    = seedTimeout + 5*time.Second
@@ -63,9 +63,9 @@ var faults = []fault{
 	{name: "API server restarted", strike: restartAPIServer, longest: briefly},
 }
 
-type mend = func(ctx context.Context) error
+type repair = func(ctx context.Context) error
 
-func killAgent(_ context.Context, r *round) (mend, error) {
+func killAgent(_ context.Context, r *round) (repair, error) {
 	r.Agent(r.victim()).Kill()
 	return nil, nil
 }
@@ -76,7 +76,7 @@ func killAgent(_ context.Context, r *round) (mend, error) {
 const takeover = 15 * time.Second
 
 // killLeader keeps the leader down until the standby has taken over.
-func killLeader(_ context.Context, r *round) (mend, error) {
+func killLeader(_ context.Context, r *round) (repair, error) {
 	victim := r.leader()
 	r.keepDown(victim, true)
 	r.Controllers()[victim].Kill()
@@ -87,26 +87,26 @@ func killLeader(_ context.Context, r *round) (mend, error) {
 	}, nil
 }
 
-func killControllers(_ context.Context, r *round) (mend, error) {
+func killControllers(_ context.Context, r *round) (repair, error) {
 	for _, process := range r.Controllers() {
 		process.Kill()
 	}
 	return nil, nil
 }
 
-func restartContainerd(ctx context.Context, r *round) (mend, error) {
+func restartContainerd(ctx context.Context, r *round) (repair, error) {
 	node := r.victim()
 	node.Containerd.Kill()
 	return nil, node.Containerd.Start(ctx)
 }
 
-func stopMirror(_ context.Context, r *round) (mend, error) {
+func stopMirror(_ context.Context, r *round) (repair, error) {
 	node := r.victim()
 	node.Mirror.Kill()
 	return node.Mirror.Start, nil
 }
 
-func stopMirrors(_ context.Context, r *round) (mend, error) {
+func stopMirrors(_ context.Context, r *round) (repair, error) {
 	all := r.Cluster.Nodes()
 	for _, node := range all {
 		node.Mirror.Kill()
@@ -120,22 +120,22 @@ func stopMirrors(_ context.Context, r *round) (mend, error) {
 	}, nil
 }
 
-func cutOff(outage upstream.Outage) func(context.Context, *round) (mend, error) {
-	return func(_ context.Context, r *round) (mend, error) {
+func cutOff(outage upstream.Outage) func(context.Context, *round) (repair, error) {
+	return func(_ context.Context, r *round) (repair, error) {
 		return func(context.Context) error { return r.Upstream.Restore() }, r.Upstream.CutOff(outage)
 	}
 }
 
-func answer(status int) func(context.Context, *round) (mend, error) {
+func answer(status int) func(context.Context, *round) (repair, error) {
 	return inject(upstream.Any, upstream.Answer(status))
 }
 
-func reset(ctx context.Context, r *round) (mend, error) {
+func reset(ctx context.Context, r *round) (repair, error) {
 	return inject(upstream.Blobs, upstream.ResetAfter(images.MiB/2))(ctx, r)
 }
 
-func inject(match upstream.Match, effect upstream.Effect) func(context.Context, *round) (mend, error) {
-	return func(_ context.Context, r *round) (mend, error) {
+func inject(match upstream.Match, effect upstream.Effect) func(context.Context, *round) (repair, error) {
+	return func(_ context.Context, r *round) (repair, error) {
 		remove := r.Upstream.Inject(match, 0, effect)
 		return func(context.Context) error { remove(); return nil }, nil
 	}
@@ -143,7 +143,7 @@ func inject(match upstream.Match, effect upstream.Effect) func(context.Context, 
 
 // loseNode takes a node away with its disk; its Node object goes as a cloud's
 // controller deletes it. Another node comes after the round.
-func loseNode(ctx context.Context, r *round) (mend, error) {
+func loseNode(ctx context.Context, r *round) (repair, error) {
 	node := r.victim()
 	r.power(node, false)
 	r.lost = node
@@ -154,9 +154,9 @@ func loseNode(ctx context.Context, r *round) (mend, error) {
 	return nil, r.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})
 }
 
-// killNode takes a node away, of which Kubernetes knows nothing for a while. It must hold
-// up no other.
-func killNode(ctx context.Context, r *round) (mend, error) {
+// killNode takes a node away, and Kubernetes does not know that for a while. The node must not
+// delay others.
+func killNode(ctx context.Context, r *round) (repair, error) {
 	node := r.victim()
 	r.power(node, false)
 	r.lost = node
@@ -180,7 +180,7 @@ func (r *round) comeBack(ctx context.Context) error {
 	return nil
 }
 
-func powerCycle(_ context.Context, r *round) (mend, error) {
+func powerCycle(_ context.Context, r *round) (repair, error) {
 	node := r.victim()
 	r.power(node, false)
 	node.PowerOff()
@@ -190,7 +190,7 @@ func powerCycle(_ context.Context, r *round) (mend, error) {
 	}, nil
 }
 
-func restartAPIServer(_ context.Context, r *round) (mend, error) {
+func restartAPIServer(_ context.Context, r *round) (repair, error) {
 	r.Cluster.ControlPlane.APIServer.Kill()
 	return r.Cluster.ControlPlane.APIServer.Start, nil
 }

@@ -29,7 +29,7 @@ import (
 
 // round is one distribution, and the fault in its middle.
 type round struct {
-	*world
+	*supervisedCluster
 	*WithT
 	number int
 	fault  fault
@@ -39,13 +39,13 @@ type round struct {
 	content    map[string]int64  // sizes of all that is to be fetched, by digest
 	prefetches []*v1alpha1.ImagePrefetch
 
-	struck, mended time.Time
-	lost           *cluster.Node
+	struck, repaired time.Time
+	lost             *cluster.Node
 }
 
-func newRound(w *world, n int) *round {
+func newRound(c *supervisedCluster, n int) *round {
 	return &round{
-		world: w, WithT: NewWithT(w.T), number: n, fault: deal(n), dice: rand.New(rand.NewPCG(*seed, uint64(n)<<32)),
+		supervisedCluster: c, WithT: NewWithT(c.T), number: n, fault: deal(n), dice: rand.New(rand.NewPCG(*seed, uint64(n)<<32)),
 		digests: map[string]string{}, content: map[string]int64{},
 	}
 }
@@ -122,13 +122,13 @@ func (r *round) strike(ctx context.Context) {
 		lasts.Round(10*time.Millisecond), after.Round(10*time.Millisecond), moment/images.KiB, total/images.KiB)
 
 	r.struck = time.Now()
-	mend, err := r.fault.strike(ctx, r)
+	repair, err := r.fault.strike(ctx, r)
 	r.Expect(err).NotTo(HaveOccurred())
-	if mend != nil {
+	if repair != nil {
 		r.Expect(wait(ctx, lasts)).To(Succeed())
-		r.Expect(mend(ctx)).To(Succeed())
+		r.Expect(repair(ctx)).To(Succeed())
 	}
-	r.mended = time.Now()
+	r.repaired = time.Now()
 }
 
 // sent is how much the registry has sent.
@@ -162,7 +162,7 @@ func (r *round) converge(ctx context.Context) {
 			g.Expect(p.Status.DesiredNodes).To(BeEquivalentTo(len(r.Cluster.Nodes())))
 		}, bound, 50*time.Millisecond).Should(Succeed(), r.describe)
 	}
-	r.Logf("round %d: all is well %v after the fault was over", r.number, time.Since(r.mended).Round(10*time.Millisecond))
+	r.Logf("round %d: all is well %v after the fault was over", r.number, time.Since(r.repaired).Round(10*time.Millisecond))
 	r.everyNodeHasAll(ctx, r)
 }
 
@@ -205,7 +205,7 @@ func (r *round) report() string {
 		}
 		fmt.Fprintf(&text, "%s to %s %s %s %.19s status %d, %d bytes from %d\n", q.Time.Format("15:04:05.000"), end, q.Client, q.Method, q.Digest, q.Status, q.Bytes, q.Offset)
 	}
-	fmt.Fprintf(&text, "struck %s, mended %s\n", r.struck.Format("15:04:05.000"), r.mended.Format("15:04:05.000"))
+	fmt.Fprintf(&text, "struck %s, repaired %s\n", r.struck.Format("15:04:05.000"), r.repaired.Format("15:04:05.000"))
 	return text.String()
 }
 
@@ -255,12 +255,12 @@ func got(request upstream.Request) bool {
 	return request.Method == http.MethodGet && request.Status/100 == 2
 }
 
-// excused says that the fault explains why what was sent had to be sent again: it was
-// on its way while the fault lasted, or it was sent to a node that is no more.
+// excused reports whether the fault explains why content had to be sent again: it was on its way
+// while the fault lasted, or it was sent to a node that no longer exists.
 func (r *round) excused(request upstream.Request) bool {
 	// A client needs a moment to take in what was sent to it.
 	const moment = 500 * time.Millisecond
-	underWay := request.Time.Before(r.mended.Add(moment)) && (!request.Done || request.End.Add(moment).After(r.struck))
+	underWay := request.Time.Before(r.repaired.Add(moment)) && (!request.Done || request.End.Add(moment).After(r.struck))
 	return r.fault.cuts && underWay || r.lost != nil && request.Client == r.lost.IP
 }
 

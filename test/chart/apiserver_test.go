@@ -77,7 +77,7 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 	must(v1alpha1.AddToScheme(scheme))
 	typed, err := client.New(config, client.Options{Scheme: scheme})
 	must(err)
-	// What nodes shall hold is the controller's to say, whoever else is an administrator.
+	// Only the controller decides what nodes are to have, whatever rights others have.
 	controller, err := client.New(impersonate(config, "system:serviceaccount:"+namespace+":sluice-controller"), client.Options{Scheme: scheme})
 	must(err)
 	must(typed.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "registry"}}))
@@ -101,8 +101,8 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 
 	for what, try := range map[string]func() error{
 		"answer for another node":         func() error { return agent.Status().Patch(ctx, others, status) },
-		"change what its node shall hold": func() error { return agent.Patch(ctx, own.DeepCopy(), spec) },
-		"change what another node holds":  func() error { return agent.Patch(ctx, others.DeepCopy(), spec) },
+		"change what its node is to have": func() error { return agent.Patch(ctx, own.DeepCopy(), spec) },
+		"change what another node has":    func() error { return agent.Patch(ctx, others.DeepCopy(), spec) },
 		"delete its NodeImageSet":         func() error { return agent.Delete(ctx, own.DeepCopy()) },
 		"make a NodeImageSet":             func() error { return agent.Create(ctx, others.DeepCopy()) },
 		"read a Secret": func() error {

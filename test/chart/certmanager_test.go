@@ -40,10 +40,13 @@ func TestCertManagerIssuesAndInjects(t *testing.T) {
 	began := time.Now()
 	for _, text := range []string{
 		"{apiVersion: cert-manager.io/v1, kind: Issuer, metadata: {name: self, namespace: default}, spec: {selfSigned: {}}}",
-		"{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: ca, namespace: default}, spec: {isCA: true, commonName: ca, secretName: ca, issuerRef: {name: self}}}",
+		`{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: ca, namespace: default},
+		  spec: {isCA: true, commonName: ca, secretName: ca, issuerRef: {name: self}}}`,
 		"{apiVersion: cert-manager.io/v1, kind: Issuer, metadata: {name: ca, namespace: default}, spec: {ca: {secretName: ca}}}",
-		"{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: leaf, namespace: default}, spec: {dnsNames: [leaf.default.svc], secretName: leaf, issuerRef: {name: ca}}}",
-		`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration, metadata: {name: hook, annotations: {cert-manager.io/inject-ca-from: default/leaf}},
+		`{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: leaf, namespace: default},
+		  spec: {dnsNames: [leaf.default.svc], secretName: leaf, issuerRef: {name: ca}}}`,
+		`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration,
+		  metadata: {name: hook, annotations: {cert-manager.io/inject-ca-from: default/leaf}},
 		  webhooks: [{name: hook.example.org, sideEffects: None, admissionReviewVersions: [v1], clientConfig: {url: "https://leaf.default.svc/"}}]}`,
 	} {
 		if err := c.Create(t.Context(), parse(t, text)); err != nil {

@@ -31,7 +31,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// Whatever is installed, it runs with as little as it can.
+// Every Pod runs with as few rights as it can.
 func TestPodsAreConfined(t *testing.T) {
 	for name, pod := range render(t, "").pods(t) {
 		t.Run(name, func(t *testing.T) {
@@ -467,7 +467,7 @@ func TestWebhooksReachTheService(t *testing.T) {
 	}
 }
 
-// Whatever reason a status or an event gives, there is a page that explains it.
+// Every reason of a status or an event is explained on a page.
 func TestEveryReasonIsExplained(t *testing.T) {
 	guide, err := os.ReadFile("../../docs/troubleshooting.md")
 	if err != nil {

@@ -70,7 +70,7 @@ func run(t *testing.T, path string, args ...string) {
 	})
 }
 
-// eventually waits until the object, read anew each time, satisfies the condition.
+// eventually waits until the object, read again each time, satisfies the condition.
 func eventually(t *testing.T, c client.Client, object *unstructured.Unstructured, what string, holds func(*unstructured.Unstructured) bool) {
 	t.Helper()
 	wait(t, object.GetKind()+" "+object.GetName()+": "+what, func() bool {

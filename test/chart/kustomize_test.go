@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-dev/sluice/test/cluster"
 )
 
-// Whoever applies config/ gets what Helm installs, and the CRDs, and the namespace.
+// `kubectl apply -k config` installs what Helm installs, and the CRDs and the namespace.
 func TestKustomizeIsTheChart(t *testing.T) {
 	want := plain(render(t, ""), func(hook string) bool { return hook == "" })
 	for _, name := range []string{"imageprefetches", "nodeimagesets", "prefetchpolicies"} {

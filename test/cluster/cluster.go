@@ -34,8 +34,8 @@ type Options struct {
 	UpstreamNames []string
 	// Audit makes the API server log every request, see Cluster.AuditLog.
 	Audit bool
-	// AuditObjects has that log tell what became of Deployments, Nodes, ImagePrefetches and
-	// NodeImageSets.
+	// AuditObjects makes that log contain Deployments, Nodes, ImagePrefetches and NodeImageSets as
+	// they were stored.
 	AuditObjects bool
 	// LogDir keeps the logs of all programs; if empty they go with the cluster.
 	LogDir string
@@ -54,7 +54,7 @@ func Nodes(n int) []NodeOptions {
 
 // Cluster is a running cluster.
 type Cluster struct {
-	// Dir holds all files of the cluster. It goes when the cluster does.
+	// Dir has all files of the cluster. It is removed with the cluster.
 	Dir string
 	// GatewayIP is this host, as nodes see it. What listens there is their
 	// upstream: it has the names of all registries.
@@ -79,7 +79,7 @@ type Cluster struct {
 
 // Start builds what is needed (see Build) and starts a cluster. It returns
 // when the nodes' daemons answer, and with a control plane when the nodes are
-// Ready. Whoever starts a cluster calls Stop; if that does not happen because
+// Ready. The caller must call Stop; if that does not happen because
 // the process ends first, the cluster ends with it all the same.
 func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if os.Geteuid() != 0 {

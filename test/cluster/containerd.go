@@ -85,7 +85,7 @@ func (n *Node) cniConfig() string {
 }
 
 // WriteHostsTOML writes the hosts.toml that containerd uses for a registry
-// ("docker.io", "10.200.0.3:5000", or "_default"). containerd reads it anew
+// ("docker.io", "10.200.0.3:5000", or "_default"). containerd reads it again
 // for each pull.
 func (n *Node) WriteHostsTOML(registry, content string) error {
 	return writeFiles(n.CertsDir, map[string]string{filepath.Join(registry, "hosts.toml"): content})

@@ -81,7 +81,7 @@ func (p *ControlPlane) daemon(name string, ready readyFunc, flags []string) *Dae
 	}
 }
 
-// start starts all daemons, and tells those who wait for the API server.
+// start starts all daemons, and wakes those that wait for the API server.
 func (p *ControlPlane) start(ctx context.Context) error {
 	if err := p.Etcd.Start(ctx); err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 // comes to its end.
 const ownerVariable = "SLUICE_TEST_CLUSTER_OWNER"
 
-// The ways in which an owner ends without a word.
+// The ways in which an owner ends without calling Stop.
 const (
 	endKilled = "killed" // by whoever started it
 	endPanic  = "panic"

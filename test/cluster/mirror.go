@@ -87,7 +87,7 @@ func (n *Node) neighbour() *Node {
 	return n
 }
 
-// mirrorAnswers asks for what is served also when there are no peers, of which
+// mirrorAnswers asks for what a mirror serves even without peers, on which
 // Spegel's readiness depends.
 func mirrorAnswers(ctx context.Context, n *Node) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, n.MirrorURL()+"/v2/", nil)
@@ -119,7 +119,7 @@ func (n *Node) newMirror(mirror *Mirror) *Daemon {
 // peersFile lists the mirrors of all nodes, now and later.
 func (c *Cluster) peersFile() string { return filepath.Join(c.Dir, "peers") }
 
-// writePeers writes the file anew, in one step, for it is read at any time.
+// writePeers replaces the file in one step, because it is read at any time.
 // The caller has the lock.
 func (c *Cluster) writePeers() error {
 	var urls []string

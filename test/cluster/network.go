@@ -102,7 +102,7 @@ func (n *Node) connect(ctx context.Context) error {
 	)
 }
 
-// port is the bridge's port with the node's cable. Names are short by law.
+// port is the bridge's port with the node's cable. The kernel limits names to 15 bytes.
 func (n *Node) port() string { return fmt.Sprintf("node%d", n.index) }
 
 // mac stays the same over power failures, or others would take a while to find

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// traces are what a cluster is on its host. Everything is told apart by more
+// traces are what a cluster consists of on its host. Each is identified by more
 // than its name, because the next cluster has the same ones, and another test
 // may start it any time.
 type traces struct {

@@ -19,7 +19,7 @@ import (
 
 const (
 	nextImage   = "registry.sluice.test/demo/app:v2"
-	readyMoment = "the ImagePrefetch is Ready: every node holds the image"
+	readyMoment = "the ImagePrefetch is Ready: every node has the image"
 )
 
 // gate changes an image of the gated Deployment and shows that the rollout waits
@@ -116,7 +116,7 @@ func (s *show) await(ctx context.Context, held *appsv1.Deployment) ([]moment, er
 				if err := s.readyNow(ctx); err != nil {
 					return nil, err
 				}
-				if len(times) == 1 { // of two watches the slower one has not told yet
+				if len(times) == 1 { // the slower of the two watches has not delivered it yet
 					times = append(times, moment{readyMoment, time.Now()})
 				}
 				times = append(times, moment{"released: the rollout begins", time.Now()})

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command demo shows the main job of Sluice on a real cluster on this machine,
-// and leaves the cluster up to play with. It tells only what it has seen: when
+// and leaves the cluster up to play with. It prints only what it has seen: when
 // one of its claims does not hold, it says which and exits with 1.
 //
 // The cluster lives in a process of its own, the supervisor, which is this
@@ -44,7 +44,7 @@ func main() {
 	pflag.IntVar(&opts.nodes, "nodes", 3, "number of nodes")
 	pflag.BoolVar(&opts.exit, "exit", false, "take everything down at the end")
 	pflag.BoolVar(&opts.down, "down", false, "take down the cluster that an earlier run left up")
-	pflag.BoolVar(&opts.supervise, "supervise", false, "be the process that holds the cluster")
+	pflag.BoolVar(&opts.supervise, "supervise", false, "be the process that runs the cluster")
 	_ = pflag.CommandLine.MarkHidden("supervise")
 	pflag.Parse()
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT) // for good
@@ -74,7 +74,7 @@ func run(ctx context.Context, opts options) error {
 
 // demonstrate brings the cluster up, runs the show, and ends or leaves it.
 func demonstrate(ctx context.Context, opts options) (err error) {
-	world, err := bringUp(ctx, opts)
+	info, err := bringUp(ctx, opts)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func demonstrate(ctx context.Context, opts options) (err error) {
 			err = errors.Join(err, takeDown(context.WithoutCancel(ctx)))
 			return
 		}
-		world.farewell()
+		info.farewell()
 	}()
-	return newShow(world).run(ctx)
+	return newShow(info).run(ctx)
 }

@@ -52,7 +52,7 @@ func newDeployment(replicas int32) *appsv1.Deployment {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: deploymentName},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas,
-			// One Pod a node leaves no room for a surge.
+			// With one Pod for each node, there is no node for a surge.
 			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{
 				MaxSurge: ptr.To(intstr.FromInt32(0)), MaxUnavailable: ptr.To(intstr.FromInt32(1)),
 			}},

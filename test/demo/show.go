@@ -29,13 +29,13 @@ const bound = 2 * time.Minute
 
 // show is one run of the demo over a cluster that is up.
 type show struct {
-	*world
+	*clusterInfo
 	client client.WithWatch
 	took   []string // how long each part took, for the last line
 }
 
-func newShow(w *world) *show {
-	return &show{world: w, took: []string{fmt.Sprintf("cluster %.1fs", w.Took.Seconds())}}
+func newShow(info *clusterInfo) *show {
+	return &show{clusterInfo: info, took: []string{fmt.Sprintf("cluster %.1fs", info.Took.Seconds())}}
 }
 
 func (s *show) run(ctx context.Context) error {

@@ -18,9 +18,9 @@ import (
 	"github.com/sluice-dev/sluice/test/install"
 )
 
-// world is what the show must know of the cluster. The supervisor writes it
+// clusterInfo is what the show must know about the cluster. The supervisor writes it
 // down when the cluster is up.
-type world struct {
+type clusterInfo struct {
 	Kubeconfig string            `json:"kubeconfig"`
 	Kubectl    string            `json:"kubectl"`
 	Upstream   string            `json:"upstream"` // URL
@@ -42,7 +42,7 @@ func stateDir() (string, error) {
 }
 
 // bringUp starts the supervisor and waits until the cluster is up.
-func bringUp(ctx context.Context, opts options) (*world, error) {
+func bringUp(ctx context.Context, opts options) (*clusterInfo, error) {
 	dir, err := stateDir()
 	if err != nil {
 		return nil, err
@@ -54,10 +54,10 @@ func bringUp(ctx context.Context, opts options) (*world, error) {
 	if err := cluster.Detach(ctx, dir, os.Stdout, self, "--supervise", fmt.Sprintf("--nodes=%d", opts.nodes)); err != nil {
 		return nil, fmt.Errorf("start the cluster (if an earlier one is up, 'make demo-down' ends it): %w", err)
 	}
-	return readWorld(dir)
+	return readInfo(dir)
 }
 
-// supervise holds the cluster until it is told to end.
+// supervise runs the cluster until it is told to end.
 func supervise(ctx context.Context, opts options) (err error) {
 	began := time.Now()
 	dir, err := stateDir()
@@ -84,7 +84,7 @@ func supervise(ctx context.Context, opts options) (err error) {
 	if err := setUp(ctx, i, logf); err != nil {
 		return err
 	}
-	w := world{
+	info := clusterInfo{
 		Kubeconfig: i.Cluster.Kubeconfig(),
 		Kubectl:    i.Cluster.KubectlPath(),
 		Upstream:   i.Upstream.URL(),
@@ -92,9 +92,9 @@ func supervise(ctx context.Context, opts options) (err error) {
 		Took:       time.Since(began),
 	}
 	for _, node := range i.Cluster.Nodes() {
-		w.Nodes[node.IP] = node.Name
+		info.Nodes[node.IP] = node.Name
 	}
-	if err := w.write(dir); err != nil {
+	if err := info.write(dir); err != nil {
 		return err
 	}
 	ready()
@@ -132,23 +132,23 @@ func stock(ctx context.Context, i *install.Installation) error {
 	return nil
 }
 
-func worldFile(dir string) string { return filepath.Join(dir, "cluster.json") }
+func infoFile(dir string) string { return filepath.Join(dir, "cluster.json") }
 
-func (w *world) write(dir string) error {
-	content, err := json.MarshalIndent(w, "", "  ")
+func (i *clusterInfo) write(dir string) error {
+	content, err := json.MarshalIndent(i, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(worldFile(dir), content, 0o644)
+	return os.WriteFile(infoFile(dir), content, 0o644)
 }
 
-func readWorld(dir string) (*world, error) {
-	content, err := os.ReadFile(worldFile(dir))
+func readInfo(dir string) (*clusterInfo, error) {
+	content, err := os.ReadFile(infoFile(dir))
 	if err != nil {
 		return nil, err
 	}
-	w := &world{}
-	return w, json.Unmarshal(content, w)
+	info := &clusterInfo{}
+	return info, json.Unmarshal(content, info)
 }
 
 // takeDown ends the cluster and returns when it is gone.
@@ -161,7 +161,7 @@ func takeDown(ctx context.Context) error {
 }
 
 // farewell says how to go on with the cluster.
-func (w *world) farewell() {
+func (i *clusterInfo) farewell() {
 	fmt.Printf("\nThe cluster is up. To play with it:\n\n  export KUBECONFIG=%s PATH=%s:$PATH\n  kubectl get imageprefetches,nodeimagesets,pods -A\n\n'make demo-down' ends it.\n",
-		w.Kubeconfig, filepath.Dir(w.Kubectl))
+		i.Kubeconfig, filepath.Dir(i.Kubectl))
 }

@@ -71,7 +71,7 @@ func (t *table) redraw() {
 
 func (t *table) print(when, row string) { fmt.Println(when + "  " + row) }
 
-// complete fails unless each node holds each image it was seen with, and all
+// complete fails unless each node has each image that it was seen with, and all
 // nodes were seen.
 func (t *table) complete(nodes int) error {
 	seen := map[string]bool{}
@@ -83,7 +83,7 @@ func (t *table) complete(nodes int) error {
 		seen[node] = true
 	}
 	if len(seen) != nodes {
-		return fmt.Errorf("the prefetch is Ready, but only %d of %d nodes hold the images", len(seen), nodes)
+		return fmt.Errorf("the prefetch is Ready, but only %d of %d nodes have the images", len(seen), nodes)
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package distribution holds what test registries share: the paths of the pull
+// Package distribution has what test registries share: the paths of the pull
 // half of the OCI distribution API, and its error bodies.
 package distribution
 

@@ -62,7 +62,7 @@ var _ = Describe("A private image", func() {
 	)
 
 	Context("when no credential is right", func() {
-		DescribeTable("says so on the prefetch, tells nobody the credentials, and goes on when the Secret is rotated",
+		DescribeTable("says so on the prefetch, shows the credentials to nobody, and goes on when the Secret is rotated",
 			func(ctx SpecContext, repository string, auth upstream.Auth, entry func(password string) string) {
 				name, digest := private(ctx, repository, auth)
 				secret := pullSecret(ctx, strings.ReplaceAll(repository, "/", "-"), entry(wrong))
@@ -95,7 +95,7 @@ var _ = Describe("A private image", func() {
 		)
 	})
 
-	DescribeTable("is not told of by a registry that repeats the credentials which it refuses",
+	DescribeTable("does not leak where a registry repeats the credentials that it refuses",
 		func(ctx SpecContext, repository string, auth upstream.Auth, entry, echo string) {
 			name, _ := private(ctx, repository, auth)
 			DeferCleanup(s.Upstream.Inject(upstream.In(repository), 0, upstream.Echo(http.StatusForbidden)))

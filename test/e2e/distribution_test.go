@@ -79,12 +79,12 @@ var _ = Describe("A prefetch", func() {
 		}
 	})
 
-	It("gives one digest to nodes that held three different ones under one tag", func(ctx SpecContext) {
+	It("gives one digest to nodes that had three different ones under one tag", func(ctx SpecContext) {
 		nodes := s.Cluster.Nodes()
 		var name, digest string
 		for i, node := range nodes {
 			name, digest = push(ctx, "moved/app:latest", fmt.Sprintf("moved-%d", i))
-			// Not through the mirror, which may answer for a tag with what it held before.
+			// Not through the mirror, which may answer for a tag with what it had before.
 			_, err := node.Ctr(ctx, "images", "pull", "--plain-http", "--local", name)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(digestOn(ctx, node, name)).To(Equal(digest))

@@ -111,7 +111,7 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		Entry("with Recreate", "recreate", appsv1.RecreateDeploymentStrategyType),
 	)
 
-	It("is held for a node that fails if it is to be held whatever happens, and released once the failure is allowed", func(ctx SpecContext) {
+	It("is held for a failed node with on-timeout Hold, and released once the failure is allowed", func(ctx SpecContext) {
 		v1, _ := push(ctx, "gate/tolerant:v1", "tolerant v1")
 		v2, digest := push(ctx, "gate/tolerant:v2", "tolerant v2")
 		spec := imagesOf(v1)
@@ -138,7 +138,7 @@ var _ = Describe("A gated Deployment", Ordered, func() {
 		Expect(d.Spec.Paused).To(BeTrue())
 		Expect(podsOf(ctx, d, v2)).To(BeEmpty())
 
-		By("tolerating it")
+		By("allowing the failure")
 		before = p.DeepCopy()
 		p.Spec.FailureTolerance = ptr.To(intstr.FromInt32(1))
 		Expect(s.Client.Patch(ctx, p, client.MergeFrom(before))).To(Succeed())
@@ -210,7 +210,7 @@ func pods(ctx context.Context, d *appsv1.Deployment, image string) []corev1.Pod 
 	})
 }
 
-// pinned tells whether the kubelet's garbage collection spares an image of a node.
+// pinned reports whether the kubelet's garbage collection spares an image of a node.
 func pinned(ctx context.Context, node *cluster.Node, name string) bool {
 	GinkgoHelper()
 	out, err := node.Ctr(ctx, "images", "list", "name=="+name)

@@ -36,7 +36,7 @@ func TestE2E(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	// The logs are read for what must not be in them, so they are to hold all they can.
+	// The logs are read for what must not be in them, so everything is logged.
 	s = startStack(ctx, stack.Options{Audit: true, AgentFlags: []string{"--verbosity=2"}, ControllerFlags: []string{"--verbosity=2"}})
 	DeferCleanup(func() { Expect(s.Stop()).To(Succeed()) })
 })
@@ -45,7 +45,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 func startStack(ctx context.Context, opts stack.Options) *stack.Stack {
 	GinkgoHelper()
 	opts.Race, opts.Logf = true, GinkgoT().Logf
-	if logs := os.Getenv("SLUICE_TEST_LOGS"); logs != "" { // for who looks for a fault
+	if logs := os.Getenv("SLUICE_TEST_LOGS"); logs != "" { // for debugging
 		var err error
 		opts.LogDir, err = os.MkdirTemp(logs, "stack-")
 		Expect(err).NotTo(HaveOccurred())

@@ -71,7 +71,7 @@ func imagesOf(names ...string) v1alpha1.ImagePrefetchSpec {
 	return spec
 }
 
-// ready reads the prefetch anew and returns its Ready condition if it speaks of
+// ready reads the prefetch again and returns its Ready condition if that is about
 // the present generation.
 func ready(ctx context.Context, p *v1alpha1.ImagePrefetch) func(Gomega) metav1.Condition {
 	return func(g Gomega) metav1.Condition {
@@ -91,7 +91,7 @@ func eventuallyReady(ctx context.Context, p *v1alpha1.ImagePrefetch) {
 	})
 }
 
-// fetchedOnce says that each manifest and blob of an artifact was sent by the
+// fetchedOnce reports whether each manifest and blob of an artifact was sent by the
 // upstream registry exactly once and whole, and all of it to one node.
 func fetchedOnce(repository string, artifact images.Artifact) {
 	GinkgoHelper()

@@ -99,7 +99,7 @@ var _ = Describe("Several prefetches of images that share layers", Ordered, func
 // onTheWay is what the registry has sent and containerd not yet received, at most.
 const onTheWay = images.MiB
 
-// underWay says that a request was being answered at a time, or that its answer had
+// underWay reports whether a request was being answered at a time, or its answer had
 // been sent so shortly before that the client may not have taken it in.
 func underWay(r upstream.Request, at time.Time) bool {
 	const takenIn = 500 * time.Millisecond

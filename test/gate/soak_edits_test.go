@@ -80,8 +80,8 @@ var edits = map[string]randomEdit{
 	"server-side apply, not paused":           applied(subject.serverSideApplyNotPaused),
 	"server-side apply, paused":               applied(subject.serverSideApply, thatPauses),
 	"server-side apply, paused and opted out": applied(subject.serverSideApply, thatPauses, thatOptsOut),
-	"create anew":                             createdAnew(func(*appsv1.Deployment) {}),
-	"create from an export": createdAnew(func(d *appsv1.Deployment) {
+	"create again":                            createdAgain(func(*appsv1.Deployment) {}),
+	"create from an export": createdAgain(func(d *appsv1.Deployment) {
 		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, hold.ImagesOf(&d.Spec.Template.Spec).Hash())
 	}),
 	"prefetch ready":   prefetched(ready),
@@ -196,8 +196,8 @@ func gatedAgain(ctx context.Context, s subject, r *rand.Rand) error {
 	return annotated(v1alpha1.PrefetchAnnotation, s.name)(ctx, s, r)
 }
 
-// createdAnew deletes the Deployment and creates another under its name.
-func createdAnew(change func(*appsv1.Deployment)) randomEdit {
+// createdAgain deletes the Deployment and creates another under its name.
+func createdAgain(change func(*appsv1.Deployment)) randomEdit {
 	return func(ctx context.Context, s subject, r *rand.Rand) error {
 		d := s.manifest(freshTag(r))
 		if r.IntN(4) > 0 { // seldom

@@ -244,7 +244,7 @@ func (h *history) checkTakeover(e *entry, was, now *appsv1.Deployment) {
 	}
 }
 
-// saysPaused tells whether what was sent says paused: true.
+// saysPaused reports whether what was sent says paused: true.
 func (e *entry) saysPaused() bool {
 	GinkgoHelper()
 	return len(e.RequestObject) > 0 && e.sent().Spec.Paused
@@ -257,7 +257,7 @@ func (e *entry) sent() *appsv1.Deployment {
 	return &sent
 }
 
-// appliedPause tells whether the last client-side manifest pauses.
+// appliedPause reports whether the last client-side manifest pauses.
 func appliedPause(d *appsv1.Deployment) bool {
 	return strings.Contains(d.Annotations[corev1.LastAppliedConfigAnnotation], `"paused":true`)
 }

@@ -286,7 +286,7 @@ func isReady(p *v1alpha1.ImagePrefetch) bool {
 	return false
 }
 
-// lists tells whether a prefetch lists the one image of a subject's Deployment.
+// lists reports whether a prefetch lists the one image of a subject's Deployment.
 func lists(p *v1alpha1.ImagePrefetch, d *appsv1.Deployment) bool {
 	for _, image := range p.Spec.Images {
 		if string(image) == d.Spec.Template.Spec.Containers[0].Image {

@@ -7,7 +7,7 @@
 // Content follows from names alone. A layer's bytes are a cipher stream keyed
 // by its name, so they do not compress, and two layers of the same name and
 // size are the same blob: that is how images share layers. Nothing of a layer
-// is kept in memory; each reader makes the stream anew, a GiB in about a
+// is kept in memory; each reader makes the stream again, a GiB in about a
 // second. Only its digests are computed once, and kept.
 //
 // Layers are real gzipped tars (stored, not deflated) that any snapshotter

@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Layer returns a layer that holds one file, named as the layer, of size
+// Layer returns a layer with one file, named as the layer, of size
 // incompressible bytes. The blob is larger by some 2 KiB and 0.01 %.
 func Layer(name string, size int64) v1.Layer {
 	return newLayer(name, 0o644, size, func() io.Reader {
@@ -38,7 +38,7 @@ func Layers(name string, n int, size int64) []v1.Layer {
 	return layers
 }
 
-// programLayer returns a layer that holds the file as an executable at the root.
+// programLayer returns a layer with the file as an executable at the root.
 func programLayer(binaryPath string) (v1.Layer, error) {
 	program, err := os.ReadFile(binaryPath)
 	if err != nil {
@@ -49,7 +49,7 @@ func programLayer(binaryPath string) (v1.Layer, error) {
 	}), nil
 }
 
-// layer is a tar of one file, made anew for each reader.
+// layer is a tar of one file, made again for each reader.
 type layer struct {
 	header  tar.Header
 	content func() io.Reader

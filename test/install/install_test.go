@@ -183,7 +183,7 @@ var _ = Describe("An installation", Ordered, func() {
 		}
 	})
 
-	It("tells again and again of a pull secret that is missing, in one Event", func(ctx SpecContext) {
+	It("repeats in one Event that a pull secret is missing", func(ctx SpecContext) {
 		name := push(ctx, "team/no-secret:v1", images.MiB)
 		Expect(site.Upstream.CutOff(upstream.Refuse)).To(Succeed()) // so that there is more than one try
 		DeferCleanup(site.Upstream.Restore)
@@ -262,7 +262,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(agent.Status().Patch(ctx, set(own), client.RawPatch(types.MergePatchType, []byte(`{"status":{}}`)))).To(Succeed())
 		for what, try := range map[string]func() error{
 			"the status of another node": func() error { return agent.Status().Patch(ctx, set(others), change("status")) },
-			"what its node shall hold":   func() error { return agent.Patch(ctx, set(own), change("spec")) },
+			"what its node is to have":   func() error { return agent.Patch(ctx, set(own), change("spec")) },
 			"replacing its status":       func() error { return agent.Status().Update(ctx, set(own)) },
 			"deleting its NodeImageSet":  func() error { return agent.Delete(ctx, set(own)) },
 			"deleting all of them":       func() error { return agent.DeleteAllOf(ctx, &v1alpha1.NodeImageSet{}) },

@@ -205,7 +205,7 @@ func (i *Installation) Install(ctx context.Context, args ...string) (string, err
 }
 
 // InstallCertManager runs cert-manager: its CRDs, roles and Deployments as its chart
-// has them, its code in images of ours. Its webhook, whose code is not to be had, is
+// has them, its code in images of ours. Its webhook, whose code is not available, is
 // left out.
 func (i *Installation) InstallCertManager(ctx context.Context) error {
 	programs, err := cluster.CertManager(ctx, i.logf)

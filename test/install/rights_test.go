@@ -21,7 +21,7 @@ import (
 // right is one verb on one resource.
 type right struct{ verb, group, resource string }
 
-// compareRights tells which rights a service account of Sluice's has and never made
+// compareRights returns which rights a service account of Sluice has and never made
 // use of, and which it made use of and has not.
 func compareRights(ctx context.Context, account string) (surplus []right, denied map[right]bool) {
 	GinkgoHelper()

@@ -34,7 +34,7 @@ func TestInstall(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	opts := install.Options{Logf: GinkgoT().Logf, Audit: true}
-	if logs := os.Getenv("SLUICE_TEST_LOGS"); logs != "" { // for who looks for a fault
+	if logs := os.Getenv("SLUICE_TEST_LOGS"); logs != "" { // for debugging
 		var err error
 		opts.LogDir, err = os.MkdirTemp(logs, "install-")
 		Expect(err).NotTo(HaveOccurred())
@@ -45,7 +45,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	DeferCleanup(func() { Expect(site.Stop()).To(Succeed()) })
 })
 
-// What the Pods say tells more than a condition that did not come true.
+// The Pods' logs say more than a condition that did not become True.
 var _ = JustAfterEach(func(ctx SpecContext) {
 	if !CurrentSpecReport().Failed() {
 		return

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Manners are how a mirror treats those that ask it for what only peers hold.
+// Manners are how a mirror treats requests for what only peers have.
 // nil is well-behaved: every request is searched for, and found if a peer has
-// it. What the node itself holds, and what a peer asks for, is always answered.
+// it. What the node itself has, and what a peer asks for, is always answered.
 //
 // Spegel's, as they were measured:
 //   - A negative answer repeats for 2.5 s, whatever peers get meanwhile.
@@ -21,7 +21,7 @@ import (
 //     with two holders, and 5 times in 6 with more. Asking renews the 5 s.
 //   - One search in fifty is given up after 200 ms.
 //
-// So who asks for each key once, and again only 5 s after a miss, gets what
+// So a client that asks for each key once, and again only 5 s after a miss, gets what
 // there is, but for the last of these.
 type Manners struct {
 	seed uint64
@@ -67,16 +67,16 @@ type history struct {
 
 // visit is one request for a key.
 type visit struct {
-	refusal   string // why it is turned away at the door, if it is
-	gaveUp    bool   // the search is lost, whoever holds it
+	refusal   string // why it is refused before any search; empty if it is not
+	gaveUp    bool   // the search finds nothing, whoever has it
 	impatient bool   // it comes too soon after another
 	luck      float64
 }
 
-// refuses says whether the visit is refused with so many holders.
+// refuses reports whether the visit is refused with so many holders.
 func (v visit) refuses(holders int) bool { return v.impatient && v.luck < refusalOdds(holders) }
 
-// enter registers a request. Unless it is turned away, leave must follow.
+// enter registers a request. Unless that refuses it, leave must follow.
 func (m *Manners) enter(key string) visit {
 	if m == nil {
 		return visit{}

@@ -3,7 +3,7 @@
 
 // Package peermirror stands in for Spegel, the peer-to-peer mirror that our
 // users run: one instance on each node serves what the node's containerd
-// holds, and finds the rest at its peers. It never asks an upstream.
+// has, and finds the rest at its peers. It never asks an upstream.
 //
 //	containerd ──GET /v2/…?ns=docker.io──▶ mirror ──the node's own content
 //	                                          │ X-Spegel-Mirrored: true
@@ -22,7 +22,7 @@
 //   - spegel_mirror_requests_total and spegel_resolve_duration_seconds.
 //
 // It can behave Well, or as badly as Spegel was measured to: see Manners.
-// How peers are found is all that is its own: they are named to it.
+// It differs in how it finds its peers: it is given their addresses.
 package peermirror
 
 import (
@@ -43,7 +43,7 @@ import (
 )
 
 const (
-	// MirroredHeader marks the hop from peer to peer, "only what you hold".
+	// MirroredHeader marks the hop from peer to peer, "only what you have".
 	MirroredHeader = "X-Spegel-Mirrored"
 	// announceDelay passes before peers can know of a committed blob.
 	announceDelay = 30 * time.Millisecond
@@ -121,7 +121,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveToPeer answers from what this node holds and has announced.
+// serveToPeer answers from what this node has and has announced.
 func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err != nil {
@@ -136,7 +136,7 @@ func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target dist
 	serve(w, r, target, content)
 }
 
-// serveToNode answers from what this node holds, or else from a peer.
+// serveToNode answers from what this node has, and otherwise from a peer.
 func (m *Mirror) serveToNode(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err == nil {
@@ -251,7 +251,7 @@ func serve(w http.ResponseWriter, r *http.Request, target distribution.Target, c
 	}
 }
 
-// mediaTypeOf tells a manifest's type from its content: containerd does not
+// mediaTypeOf finds a manifest's type in its content: containerd does not
 // keep the one it was served with. It is "" for anything else.
 func mediaTypeOf(manifest []byte) string {
 	var fields struct {

@@ -19,7 +19,7 @@ type search struct {
 	transport *http.Transport
 }
 
-// holders yields the peers that hold what the request asks for, as they
+// holders yields the peers that have what the request asks for, as they
 // answer, until all have answered or the timeout is over.
 func (s *search) holders(r *http.Request) iter.Seq[string] {
 	probe := r.Clone(r.Context())
@@ -28,7 +28,7 @@ func (s *search) holders(r *http.Request) iter.Seq[string] {
 	return s.ask(probe)
 }
 
-// reachable says whether any peer is alive.
+// reachable reports whether any peer answers.
 func (s *search) reachable(r *http.Request) bool {
 	probe := r.Clone(r.Context())
 	probe.Method = http.MethodGet
@@ -48,7 +48,7 @@ func (s *search) ask(probe *http.Request) iter.Seq[string] {
 		}
 		ctx, cancel := context.WithTimeout(probe.Context(), s.timeout)
 		defer cancel()
-		answers := make(chan string, len(peers)) // so that none waits to be heard
+		answers := make(chan string, len(peers)) // so that no sender waits
 		for _, peer := range peers {
 			go func() {
 				response, err := s.send(ctx, probe, peer)

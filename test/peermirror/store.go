@@ -12,10 +12,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNotFound means that the node does not hold what was asked for.
+// ErrNotFound means that the node does not have what was asked for.
 var ErrNotFound = errors.New("content not found")
 
-// Store is what the node itself holds.
+// Store is what the node itself has.
 type Store interface {
 	// Resolve returns the digest that the image record of this full name, such
 	// as "docker.io/library/app:1.0", points at; or ErrNotFound.

@@ -14,7 +14,7 @@ const (
 	megabit  = 1e6 / 8
 )
 
-// model is what is assumed of the world. What it leaves out: routes within the
+// model is what is assumed about the cluster. It leaves out: routes within the
 // network, the manifest and the config, the disk but for unpacking.
 type model struct {
 	name   string
@@ -24,7 +24,7 @@ type model struct {
 	// and what it can receive. Bytes per second.
 	uplink, link float64
 	// peerStreams is how many layers a node gets from the mirror at a time. With more
-	// than one it may receive more than its link carries: the model is too kind there.
+	// than one it may receive more than its link carries: the model is too optimistic there.
 	peerStreams int
 	// unpack is compressed bytes per second; layers are unpacked as they come, one
 	// after the other.
@@ -33,7 +33,7 @@ type model struct {
 	// deaf is the share of nodes whose agent does not run. They are not counted.
 	deaf float64
 	// falseMiss is the share of requests that the mirror answers with 404 although
-	// somebody has the blob.
+	// some node has the blob.
 	falseMiss float64
 	// loseSeed is after what share of its pull the first seed is switched off.
 	loseSeed float64
@@ -59,7 +59,7 @@ const (
 	maxProgress = 30 * time.Second
 )
 
-// passInterval is how often the controller plans at the most. A pass over many nodes
+// passInterval is the shortest time between two passes. A pass over many nodes
 // takes its time.
 func passInterval(nodes int) time.Duration {
 	return 50*time.Millisecond + time.Duration(nodes)*20*time.Microsecond

@@ -11,10 +11,10 @@ import (
 
 // node is a machine with an agent that does what its spec says.
 type node struct {
-	world *world
-	index int
-	deaf  bool
-	gone  bool
+	simulation *simulation
+	index      int
+	deaf       bool
+	gone       bool
 
 	has       []bool // by layer
 	have      int
@@ -34,7 +34,7 @@ func (n *node) take(policy v1alpha1.RegistryPolicy) {
 	if n.deaf || n.gone {
 		return
 	}
-	n.world.acknowledge(n)
+	n.simulation.acknowledge(n)
 	if policy == n.policy {
 		return
 	}
@@ -56,16 +56,16 @@ func (n *node) take(policy v1alpha1.RegistryPolicy) {
 	}
 	if policy == v1alpha1.RegistryPolicyMirror {
 		// Each in an order of its own, so that peers have something to give each other.
-		n.world.random.Shuffle(len(n.queue), func(i, j int) { n.queue[i], n.queue[j] = n.queue[j], n.queue[i] })
+		n.simulation.random.Shuffle(len(n.queue), func(i, j int) { n.queue[i], n.queue[j] = n.queue[j], n.queue[i] })
 	}
 	begin, turn := resolving, n.turn
 	if policy == v1alpha1.RegistryPolicyMirror {
 		begin = 0
 	}
-	n.world.clock.after(begin, func() {
+	n.simulation.clock.after(begin, func() {
 		if n.turn == turn {
-			n.status.SizeBytes = int64(n.world.size())
-			n.world.report(n)
+			n.status.SizeBytes = int64(n.simulation.size())
+			n.simulation.report(n)
 			n.pump()
 		}
 	})
@@ -75,27 +75,27 @@ func (n *node) take(policy v1alpha1.RegistryPolicy) {
 
 // pump keeps as many downloads going as there are streams.
 func (n *node) pump() {
-	streams := n.world.peerStreams
+	streams := n.simulation.peerStreams
 	if n.policy == v1alpha1.RegistryPolicyDefault {
 		streams = seedStreams
 	}
 	for len(n.downloads) < streams && len(n.queue) > 0 && !n.gone {
 		layer := n.queue[0]
 		n.queue = n.queue[1:]
-		from := n.world.uplink
+		from := n.simulation.uplink
 		if n.policy == v1alpha1.RegistryPolicyMirror {
-			if from = n.world.mirror(n, layer); from == nil {
+			if from = n.simulation.mirror(n, layer); from == nil {
 				n.askAgain(layer)
 				continue
 			}
 		}
-		n.downloads[layer] = from.send(n.world.layer, func() { n.receive(layer) })
+		n.downloads[layer] = from.send(n.simulation.layer, func() { n.receive(layer) })
 	}
 }
 
 func (n *node) askAgain(layer int) {
 	turn := n.turn
-	n.world.clock.after(missPause, func() {
+	n.simulation.clock.after(missPause, func() {
 		if n.turn == turn {
 			n.queue = append(n.queue, layer)
 			n.pump()
@@ -107,11 +107,11 @@ func (n *node) receive(layer int) {
 	delete(n.downloads, layer)
 	n.has[layer] = true
 	n.have++
-	w := n.world
-	n.unpacked = max(n.unpacked, w.clock.now) + seconds(w.layer/w.unpack)
-	w.clock.after(visible, func() { w.holders[layer] = append(w.holders[layer], n) })
+	s := n.simulation
+	n.unpacked = max(n.unpacked, s.clock.now) + seconds(s.layer/s.unpack)
+	s.clock.after(visible, func() { s.holders[layer] = append(s.holders[layer], n) })
 	if n.policy == v1alpha1.RegistryPolicyDefault {
-		w.seedReceived(n)
+		s.seedReceived(n)
 	}
 	n.finish()
 	n.pump()
@@ -122,29 +122,29 @@ func (n *node) finish() {
 	if n.have < len(n.has) {
 		return
 	}
-	n.world.clock.after(max(0, n.unpacked-n.world.clock.now), func() {
+	n.simulation.clock.after(max(0, n.unpacked-n.simulation.clock.now), func() {
 		if n.ready || n.gone {
 			return
 		}
 		n.ready = true
-		n.world.readied(n)
+		n.simulation.readied(n)
 		n.status.State = v1alpha1.ImagePresent
 		n.status.Source = v1alpha1.SourceMirror
 		if n.policy == v1alpha1.RegistryPolicyDefault {
 			n.status.Source = v1alpha1.SourceUpstream
 		}
-		n.world.report(n)
+		n.simulation.report(n)
 	})
 }
 
 // keepReporting tells the controller how far the pull is, after ever longer pauses.
 func (n *node) keepReporting(turn int, pause time.Duration) {
-	n.world.clock.after(pause, func() {
-		if n.turn != turn || n.ready || n.gone || !n.world.listening(n) {
+	n.simulation.clock.after(pause, func() {
+		if n.turn != turn || n.ready || n.gone || !n.simulation.listening(n) {
 			return
 		}
-		n.status.PulledBytes = int64(float64(n.have) * n.world.layer)
-		n.world.report(n)
+		n.status.PulledBytes = int64(float64(n.have) * n.simulation.layer)
+		n.simulation.report(n)
 		n.keepReporting(turn, min(2*pause, maxProgress))
 	})
 }

@@ -82,7 +82,7 @@ func TestWithFaultsEverybodyWhoCanIsServed(t *testing.T) {
 	}
 }
 
-// TestDefaults asserts what docs/simulation.md says of the default limits.
+// TestDefaults asserts what docs/simulation.md says about the default limits.
 func TestDefaults(t *testing.T) {
 	slow, fast := scenarios[0], scenarios[1]
 	for _, c := range []struct {

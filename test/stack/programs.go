@@ -244,7 +244,7 @@ func (s *Stack) kubeconfig(ctx context.Context, dir, account, name string, bound
 	return path, clientcmd.WriteToFile(*config, path)
 }
 
-// raceEnv has a racing program go on, so that a test ends on its own terms, and
+// raceEnv makes a program go on after a race, so that the test ends as usual, and
 // what was found is found in the log.
 func raceEnv() []string { return append(os.Environ(), "GORACE=halt_on_error=0") }
 

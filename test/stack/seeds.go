@@ -33,11 +33,11 @@ type SeedWatch struct {
 	seeds map[string]map[string]bool // images by node
 	gone  map[string]bool
 	most  map[string]int
-	when  map[string]string          // who they were, when they were most
+	when  map[string]string          // the seeds at the time when there were most
 	ever  map[string]map[string]bool // nodes by image
 }
 
-// WatchSeeds begins to watch. Whoever calls it calls Stop.
+// WatchSeeds begins to watch. The caller must call Stop.
 func (s *Stack) WatchSeeds(ctx context.Context) (*SeedWatch, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &SeedWatch{
@@ -62,8 +62,8 @@ func (w *SeedWatch) Stop() {
 	<-w.done
 }
 
-// Gone says that a node has left for good: what its NodeImageSet still says until
-// Kubernetes removes it counts no more.
+// Gone records that a node has left for good. Its NodeImageSet stays until Kubernetes removes it,
+// and no longer counts.
 func (w *SeedWatch) Gone(node string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -77,7 +77,7 @@ func (p *protection) rule(repository string) *Auth {
 	return p.rules[""]
 }
 
-// authorize returns status 200 if the request may read the repository, and else the
+// authorize returns status 200 if the request may read the repository, and otherwise the
 // status to answer with, and the challenge.
 func (s *Server) authorize(r *http.Request, repository string) (status int, challenge string) {
 	s.mu.Lock()
@@ -113,7 +113,7 @@ func (s *Server) authorize(r *http.Request, repository string) (status int, chal
 	return http.StatusUnauthorized, challenge
 }
 
-// shown is what a request shows of who sends it, in clear and as it was sent; empty if
+// shown is the identity that a request shows, in clear and as it was sent; empty if
 // nothing. It is called with the lock held.
 func (p *protection) shown(r *http.Request) string {
 	header := r.Header.Get("Authorization")

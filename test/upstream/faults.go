@@ -106,7 +106,7 @@ func (e Effect) breaksAfter() (int64, bool) {
 	return e.after, e.action == resetting || e.action == stall
 }
 
-// reaches says that the request has a body long enough for the effect, and credentials
+// reaches reports whether the request has a body long enough for the effect, and credentials
 // if it repeats them.
 func (e Effect) reaches(r *Request, shown string) bool {
 	if e.echoes && shown == "" {

@@ -36,11 +36,11 @@ type Request struct {
 	// Bytes of the body that were handed to the kernel. The client may have got
 	// less, by what fits into a socket's buffers.
 	Bytes int64 `json:"bytes"`
-	// Done says that the server is through with the request; Complete, that the
-	// whole answer was sent, and was no refusal.
+	// Done reports whether the server has finished the request; Complete, whether the
+	// whole answer was sent, and was no error.
 	Done     bool `json:"done"`
 	Complete bool `json:"complete"`
-	// End is when it was through.
+	// End is when it finished.
 	End time.Time `json:"end,omitzero"`
 }
 
@@ -90,7 +90,7 @@ func (s *Server) Reset() {
 	clear(s.connections)
 }
 
-// Where returns those that all matches pick.
+// Where returns the requests that all matches accept.
 func (r Requests) Where(matches ...Match) Requests {
 	match := All(matches...)
 	return slices.DeleteFunc(slices.Clone(r), func(one Request) bool { return !match(one) })

@@ -44,9 +44,21 @@ func TestRequestsAreRecorded(t *testing.T) {
 	}
 	const oci = "application/vnd.oci.image."
 	want := upstream.Requests{
-		{Method: "HEAD", Kind: distribution.Tag, Repository: "team/app", Reference: "1.0", Digest: digest.String(), MediaType: oci + "manifest.v1+json", Size: int64(len(raw)), Status: 200, Complete: true},
-		{Method: "GET", Kind: distribution.Manifest, Repository: "team/app", Reference: digest.String(), Digest: digest.String(), MediaType: oci + "manifest.v1+json", Size: int64(len(raw)), Status: 200, Bytes: int64(len(raw)), Complete: true},
-		{Method: "GET", Kind: distribution.Blob, Repository: "team/app", Reference: f.layer, Digest: f.layer, MediaType: oci + "layer.v1.tar+gzip", Size: size, Status: 206, Offset: 1000, Bytes: size - 1000, Complete: true},
+		{
+			Method: "HEAD", Kind: distribution.Tag, Repository: "team/app", Reference: "1.0",
+			Digest: digest.String(), MediaType: oci + "manifest.v1+json", Size: int64(len(raw)),
+			Status: 200, Complete: true,
+		},
+		{
+			Method: "GET", Kind: distribution.Manifest, Repository: "team/app", Reference: digest.String(),
+			Digest: digest.String(), MediaType: oci + "manifest.v1+json", Size: int64(len(raw)),
+			Status: 200, Bytes: int64(len(raw)), Complete: true,
+		},
+		{
+			Method: "GET", Kind: distribution.Blob, Repository: "team/app", Reference: f.layer,
+			Digest: f.layer, MediaType: oci + "layer.v1.tar+gzip", Size: size,
+			Status: 206, Offset: 1000, Bytes: size - 1000, Complete: true,
+		},
 		{Method: "GET", Kind: distribution.Blob, Repository: "team/app", Reference: "sha256:none", Status: 404},
 		{Method: "GET", Kind: distribution.Ping, Status: 200, Complete: true},
 		{Method: "GET", Kind: distribution.Other, Status: 404},
@@ -99,7 +111,10 @@ func TestTallies(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	requests := upstream.Requests{
-		{Client: "10.0.0.1", Method: "GET", Digest: "sha256:0123456789abcdef", MediaType: "application/vnd.oci.image.layer.v1.tar+gzip", Size: 3 << 20, Status: 200, Bytes: 3 << 20, Complete: true},
+		{
+			Client: "10.0.0.1", Method: "GET", Digest: "sha256:0123456789abcdef", MediaType: "application/vnd.oci.image.layer.v1.tar+gzip",
+			Size: 3 << 20, Status: 200, Bytes: 3 << 20, Complete: true,
+		},
 		{Client: "10.0.0.2", Method: "GET", Digest: "sha256:0123456789abcdef", Size: 3 << 20, Status: 200, Bytes: 1536, Done: true},
 		{Client: "10.0.0.2", Method: "HEAD", Digest: "sha256:fedcba9876543210", MediaType: "application/vnd.oci.image.index.v1+json", Size: 512, Status: 200},
 	}

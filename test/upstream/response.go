@@ -65,7 +65,7 @@ func (r *response) Write(p []byte) (int, error) {
 		r.sent += int64(done)
 		r.note(func(request *Request) { request.Bytes = r.sent })
 		if err == nil && int64(granted) < n {
-			// The uplink is what holds the body up: do not hold it up further by
+			// The uplink delays the body: do not delay it further by
 			// collecting pieces.
 			err = http.NewResponseController(r.ResponseWriter).Flush()
 		}

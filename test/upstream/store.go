@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-dev/sluice/test/images"
 )
 
-// repository is what one name holds. Content is not shared between
+// repository is the content of one name. Content is not shared between
 // repositories, as in a registry that checks access.
 type repository struct {
 	tags    map[string]v1.Hash

@@ -163,8 +163,8 @@ func (s *Server) CAPEM() []byte {
 	return s.ca.pem
 }
 
-// Connections says how often each address connected. Unlike Requests it counts
-// also who connected and then asked for nothing, or spoke no HTTP.
+// Connections returns how often each address connected. Unlike Requests it counts
+// also clients that connected and then asked for nothing, or spoke no HTTP.
 func (s *Server) Connections() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,7 +20,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- with (index .root.Values .component).imageDigest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* What holds for a namespace that no policy selects. */}}
+{{/* What applies to a namespace that no policy selects. */}}
 {{- define "sluice.defaultPolicy" -}}
 {{- .Values.defaultPolicy | default (ternary "Deny" "Allow" (not (empty .Values.policies))) -}}
 {{- end }}

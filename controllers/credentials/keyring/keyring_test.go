@@ -184,7 +184,11 @@ func TestAnEntryIsReadAsDockerWritesIt(t *testing.T) {
 		{"auth without padding", `{"auth": "Zm9vOmJhcg"}`, password},
 		{"auth over several lines", `{"auth": "Zm9vOm\nJhcg==\n"}`, password},
 		{"auth goes before username and password", `{"username": "ping", "password": "pong", "auth": "Zm9vOmJhcg=="}`, password},
-		{"a colon in the password", `{"auth": "` + base64.StdEncoding.EncodeToString([]byte("foo:a:b")) + `"}`, credentialapi.Credential{Username: "foo", Password: "a:b"}},
+		{
+			"a colon in the password",
+			`{"auth": "` + base64.StdEncoding.EncodeToString([]byte("foo:a:b")) + `"}`,
+			credentialapi.Credential{Username: "foo", Password: "a:b"},
+		},
 		{"a username alone", `{"auth": "` + base64.StdEncoding.EncodeToString([]byte("token:")) + `"}`, credentialapi.Credential{Username: "token"}},
 		{"an identity token", `{"identitytoken": "refresh"}`, credentialapi.Credential{IdentityToken: "refresh"}},
 		{
@@ -215,37 +219,49 @@ func TestAnEntryIsReadAsDockerWritesIt(t *testing.T) {
 func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 	const good = `"good.example.com": {"username": "good", "password": "p"}`
 	const config, old = corev1.SecretTypeDockerConfigJson, corev1.SecretTypeDockercfg
+	const inConfig, inOld = "Secret shop/pull, key .dockerconfigjson", "Secret shop/pull, key .dockercfg"
+	besideGood := func(entry string) corev1.Secret {
+		return pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {`+entry+`, `+good+`}}`)
+	}
 	for _, tt := range []struct {
 		reason string
 		bad    corev1.Secret
 		want   string
 	}{
-		{"auth that is not base64", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "hunter2!"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noAuth},
-		{"auth without a colon", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "aHVudGVyMg=="}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noAuth},
-		{"auth with a space behind it", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg== "}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noAuth},
-		{"auth without a user", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Omh1bnRlcjI="}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noAuth},
-		{"an entry of the old form", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io:443": {"auth": "hunter2!"}, `+good+`}`), "Secret shop/pull, key .dockercfg, entry ghcr.io:443: " + noAuth},
-		{"an entry that is a string", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"*.ghcr.io/org": "hunter2", `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry *.ghcr.io: " + noObject},
-		{"a number for a password", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"username": "hunter2", "password": 2}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noObject},
-		{"a credential store", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"https://index.docker.io/v1/": {}, `+good+`}, "credsStore": "desktop"}`), "Secret shop/pull, key .dockerconfigjson, entry index.docker.io: " + noCredential},
-		{"a password without a user", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"password": "hunter2"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noCredential},
-		{"a registry token", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"registrytoken": "hunter2"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + registryToken},
-		{"a name that does not parse", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"hun ter2": {"auth": "Zm9vOmJhcg=="}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noRegistry},
-		{"an empty name", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"": {"auth": "Zm9vOmJhcg=="}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noRegistry},
-		{"a bracket in a name", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"gc[r.io": {"auth": "Zm9vOmJhcg=="}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noRegistry},
-		{"the password where the registry belongs", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"hunter2": {"auth": "ghcr.io"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noAuth},
-		{"user and password where the registry belongs", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"foo:12345": {"auth": "ghcr.io"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noAuth},
-		{"a token where the registry belongs", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"eyJhbGci.eyJzdWIi.hunter2": {"auth": "ghcr.io"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry 1" + notShown + ": " + noAuth},
-		{"a host without a dot, the second", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {`+good+`, "a-registry:5000": {"auth": "pants"}}}`), "Secret shop/pull, key .dockerconfigjson, entry 2" + notShown + ": " + noAuth},
-		{"and in the old form", pullSecret(old, corev1.DockerConfigKey, `{`+good+`, "a-registry:5000": {}}`), "Secret shop/pull, key .dockercfg, entry 2" + notShown + ": " + noCredential},
-		{"user and password before the registry", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"https://foo:hunter2@ghcr.io": {"auth": "pants"}, `+good+`}}`), "Secret shop/pull, key .dockerconfigjson, entry ghcr.io: " + noAuth},
+		{"auth that is not base64", besideGood(`"ghcr.io": {"auth": "hunter2!"}`), inConfig + ", entry ghcr.io: " + noAuth},
+		{"auth without a colon", besideGood(`"ghcr.io": {"auth": "aHVudGVyMg=="}`), inConfig + ", entry ghcr.io: " + noAuth},
+		{"auth with a space behind it", besideGood(`"ghcr.io": {"auth": "Zm9vOmJhcg== "}`), inConfig + ", entry ghcr.io: " + noAuth},
+		{"auth without a user", besideGood(`"ghcr.io": {"auth": "Omh1bnRlcjI="}`), inConfig + ", entry ghcr.io: " + noAuth},
+		{"an entry of the old form", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io:443": {"auth": "hunter2!"}, `+good+`}`), inOld + ", entry ghcr.io:443: " + noAuth},
+		{"an entry that is a string", besideGood(`"*.ghcr.io/org": "hunter2"`), inConfig + ", entry *.ghcr.io: " + noObject},
+		{"a number for a password", besideGood(`"ghcr.io": {"username": "hunter2", "password": 2}`), inConfig + ", entry ghcr.io: " + noObject},
+		{
+			reason: "a credential store",
+			bad:    pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {"https://index.docker.io/v1/": {}, `+good+`}, "credsStore": "desktop"}`),
+			want:   inConfig + ", entry index.docker.io: " + noCredential,
+		},
+		{"a password without a user", besideGood(`"ghcr.io": {"password": "hunter2"}`), inConfig + ", entry ghcr.io: " + noCredential},
+		{"a registry token", besideGood(`"ghcr.io": {"registrytoken": "hunter2"}`), inConfig + ", entry ghcr.io: " + registryToken},
+		{"a name that does not parse", besideGood(`"hun ter2": {"auth": "Zm9vOmJhcg=="}`), inConfig + ", entry 1" + notShown + ": " + noRegistry},
+		{"an empty name", besideGood(`"": {"auth": "Zm9vOmJhcg=="}`), inConfig + ", entry 1" + notShown + ": " + noRegistry},
+		{"a bracket in a name", besideGood(`"gc[r.io": {"auth": "Zm9vOmJhcg=="}`), inConfig + ", entry 1" + notShown + ": " + noRegistry},
+		{"the password where the registry belongs", besideGood(`"hunter2": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
+		{"user and password where the registry belongs", besideGood(`"foo:12345": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
+		{"a token where the registry belongs", besideGood(`"eyJhbGci.eyJzdWIi.hunter2": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
+		{
+			reason: "a host without a dot, the second",
+			bad:    pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {`+good+`, "a-registry:5000": {"auth": "pants"}}}`),
+			want:   inConfig + ", entry 2" + notShown + ": " + noAuth,
+		},
+		{"and in the old form", pullSecret(old, corev1.DockerConfigKey, `{`+good+`, "a-registry:5000": {}}`), inOld + ", entry 2" + notShown + ": " + noCredential},
+		{"user and password before the registry", besideGood(`"https://foo:hunter2@ghcr.io": {"auth": "pants"}`), inConfig + ", entry ghcr.io: " + noAuth},
 
-		{"no JSON", pullSecret(config, corev1.DockerConfigJsonKey, `hunter2`), "Secret shop/pull, key .dockerconfigjson: " + noJSON},
-		{"JSON cut off", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io": {"password": "hunter2"`), "Secret shop/pull, key .dockercfg: " + noJSON},
-		{"the old form under the new type", pullSecret(config, corev1.DockerConfigJsonKey, `{"ghcr.io": {"auth": "Zm9vOmJhcg=="}}`), "Secret shop/pull, key .dockerconfigjson: " + noEntries},
-		{"no entries at all", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": null}`), "Secret shop/pull, key .dockerconfigjson: " + noEntries},
-		{"the other type's key", pullSecret(old, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), "Secret shop/pull, key .dockercfg: " + noData},
-		{"an empty key", pullSecret(config, corev1.DockerConfigJsonKey, ``), "Secret shop/pull, key .dockerconfigjson: " + noData},
+		{"no JSON", pullSecret(config, corev1.DockerConfigJsonKey, `hunter2`), inConfig + ": " + noJSON},
+		{"JSON cut off", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io": {"password": "hunter2"`), inOld + ": " + noJSON},
+		{"the old form under the new type", pullSecret(config, corev1.DockerConfigJsonKey, `{"ghcr.io": {"auth": "Zm9vOmJhcg=="}}`), inConfig + ": " + noEntries},
+		{"no entries at all", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": null}`), inConfig + ": " + noEntries},
+		{"the other type's key", pullSecret(old, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), inOld + ": " + noData},
+		{"an empty key", pullSecret(config, corev1.DockerConfigJsonKey, ``), inConfig + ": " + noData},
 		{"another type", pullSecret(corev1.SecretTypeOpaque, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), "Secret shop/pull: " + wrongType},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

@@ -21,11 +21,11 @@ func BenchmarkNext(b *testing.B) {
 		{500, 10, 1}, {5_000, 10, 1}, {50_000, 10, 1}, {5_000, 100, 1}, {5_000, 10, 1_000},
 	} {
 		for _, stage := range []struct {
-			name string
-			held float64
+			name  string
+			share float64
 		}{{"begin", 0}, {"middle", 0.5}, {"end", 1}} {
 			b.Run(fmt.Sprintf("nodes=%d/images=%d/prefetches=%d/%s", size.nodes, size.images, size.prefetches, stage.name), func(b *testing.B) {
-				state := distributing(size.nodes, size.images, size.prefetches, stage.held)
+				state := distributing(size.nodes, size.images, size.prefetches, stage.share)
 				limits := DefaultLimits()
 				b.ReportAllocs()
 				for b.Loop() {
@@ -51,7 +51,7 @@ func exceedingCapacity(prefetches int) State {
 }
 
 // distributing is a cluster in which the first nodes, the given part of all, have every image.
-func distributing(nodes, images, prefetches int, held float64) State {
+func distributing(nodes, images, prefetches int, share float64) State {
 	s := State{Now: time.Unix(1_700_000_000, 0)}
 	var names []string
 	for i := range images {
@@ -71,7 +71,7 @@ func distributing(nodes, images, prefetches int, held float64) State {
 		for _, name := range names {
 			digest := "sha256:" + name
 			resolved[name] = Resolved{Digest: digest}
-			if float64(i) < held*float64(nodes) {
+			if float64(i) < share*float64(nodes) {
 				n.KubeletImages = append(n.KubeletImages, name, byDigest(name, digest))
 				n.Entries[name] = Entry{
 					Wanted: &v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: v1alpha1.RegistryPolicyMirror,
@@ -135,13 +135,13 @@ func cpuTime(b *testing.B) time.Duration {
 // withStarvedNodes has every tenth of the last nodes pull for a minute and receive nothing.
 func withStarvedNodes(s State) State {
 	for i := 0; i < len(s.Nodes)/2; i += 10 {
-		held, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
-		for image, entry := range held {
+		complete, starved := s.Nodes[i].Entries, s.Nodes[len(s.Nodes)-1-i].Entries
+		for image, entry := range complete {
 			status := *entry.Status
 			status.State, status.Attempts, entry.ProgressAt = v1alpha1.ImagePulling, 1, s.Now.Add(-time.Minute)
 			starved[image] = Entry{Wanted: entry.Wanted, Status: &status, ChangedAt: entry.ProgressAt, ProgressAt: entry.ProgressAt}
 			entry.ChangedAt = entry.ProgressAt
-			held[image] = entry
+			complete[image] = entry
 		}
 	}
 	return s

@@ -546,10 +546,10 @@ func (c *fakeCluster) nodesWithPolicy(image string, policy v1alpha1.RegistryPoli
 	return strings.Join(names, " ")
 }
 
-func (c *fakeCluster) seeds(image string) string {
+func (c *fakeCluster) seedsOf(image string) string {
 	return c.nodesWithPolicy(image, v1alpha1.RegistryPolicyDefault)
 }
-func (c *fakeCluster) peers(image string) string {
+func (c *fakeCluster) peersOf(image string) string {
 	return c.nodesWithPolicy(image, v1alpha1.RegistryPolicyMirror)
 }
 

@@ -40,23 +40,23 @@ func TestFailingNodesDelayOthersByNoMoreThanATimeout(t *testing.T) {
 		first := rapid.IntRange(1, d.nodes-failing).Draw(t, "first")
 		sideBySide := rapid.Bool().Draw(t, "side by side")
 		d.failures = make(map[int]string)
-		bound := time.Duration(0)
+		limit := time.Duration(0)
 		for i := range failing {
 			at := first + i
 			if !sideBySide {
 				at = rapid.IntRange(1, d.nodes-1).Draw(t, "node")
 			}
 			d.failures[at] = rapid.SampledFrom(slices.Sorted(maps.Keys(delayByFailure))).Draw(t, "way")
-			bound = max(bound, delayByFailure[d.failures[at]])
+			limit = max(limit, delayByFailure[d.failures[at]])
 		}
-		if without, with := d.duration(t, false), d.duration(t, true); with > without+bound {
+		if without, with := d.duration(t, false), d.duration(t, true); with > without+limit {
 			t.Fatalf("%v without the nodes that fail, %v with %d of %d: %v", without, with, len(d.failures), d.nodes, d.failures)
 		}
 	})
 }
 
 func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
-	for way, bound := range delayByFailure {
+	for way, limit := range delayByFailure {
 		t.Run(way, func(t *testing.T) {
 			for _, failing := range []int{8, 32, 128} {
 				d := distribution{limits: DefaultLimits(), nodes: 2*failing + 1, images: 1, failures: make(map[int]string)}
@@ -65,7 +65,7 @@ func TestDelayDoesNotGrowWithTheNodesThatFail(t *testing.T) {
 				}
 				without, with := d.duration(t, false), d.duration(t, true)
 				t.Logf("%v with %d of %d nodes in front that fail, %v without them", with, failing, d.nodes, without)
-				if with > without+bound {
+				if with > without+limit {
 					t.Error("they delay the others by more than a timeout")
 				}
 			}

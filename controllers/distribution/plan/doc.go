@@ -52,7 +52,7 @@
 //
 // The resolver is the seed whose entry has a request that it has not answered yet. There is one
 // for each image in the whole cluster: it asks the registry what the tag means, for every
-// prefetch that has no answer for its present generation and refresh. Its answer holds for all
+// prefetch that has no answer for its present generation and refresh. Its answer is for all
 // prefetches that want the image, and for all platforms. Until a prefetch has its answer, its
 // nodes get nothing new and keep what they have, also while the registry is down. The resolver
 // does the same: the digest in its entry is the one that it has, pinned and there for others,
@@ -74,7 +74,7 @@
 //
 // An agent that leaves a spec unacknowledged for AgentTimeout is silent. Its node is never a
 // seed or a holder, takes no opening of a wave, and gets nothing more until the agent answers.
-// The same holds for a node whose agent reports that its container runtime is not supported or
+// The same applies to a node whose agent reports that its container runtime is not supported or
 // does not answer.
 //
 // A node that the mirror serves nothing keeps its entry, and takes an opening only for seconds:

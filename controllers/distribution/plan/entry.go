@@ -113,8 +113,8 @@ func (e Entry) followable(digest string) bool {
 }
 
 // share is the part of an image, from 0 to 1, that a node has while it pulls and can serve already:
-// mirrors offer each blob as soon as it is complete. So followers of the seed make room for more
-// followers before the seed is done, and no late one has the whole image to fetch then.
+// mirrors offer each blob as soon as it is complete. So followers of the seed let in more followers
+// before the seed is done, and no late one has the whole image to fetch then.
 func (e Entry) share(digest string) float64 {
 	if e.Status == nil || e.Status.Digest != digest || e.Status.SizeBytes <= 0 {
 		return 0

@@ -67,10 +67,10 @@ func (pl *planner) findJoined(memory Memory) {
 	}
 }
 
-// dropJoined forgets who has the image by now, is not desired any more, or is asked for something
-// else.
+// dropJoined forgets each node that has the image by now, is not desired any more, or is to have
+// another digest.
 func (pl *planner) dropJoined() {
-	kept := make(JoinedTimes)
+	remaining := make(JoinedTimes)
 	for _, im := range pl.images {
 		for _, p := range im.placements {
 			at := pl.joined.At(p.node.Name, im.name)
@@ -80,13 +80,13 @@ func (pl *planner) dropJoined() {
 			if p.Wanted != nil && p.next != nil && p.next.Digest != p.Wanted.Digest && p.Wanted.Digest != "" {
 				continue // the tag has moved: the node was there already
 			}
-			kept.set(p.node.Name, im.name, at)
+			remaining.set(p.node.Name, im.name, at)
 		}
 	}
-	pl.joined = kept
+	pl.joined = remaining
 }
 
-// joinedAt is what an entry says of it.
+// joinedAt is the value of an entry's joinedAt.
 func (pl *planner) joinedAt(node, image string) *metav1.Time {
 	at := pl.joined.At(node, image)
 	if at.IsZero() {

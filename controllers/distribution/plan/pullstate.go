@@ -60,7 +60,7 @@ func (pl *planner) slotProgressAt(e Entry) time.Time {
 }
 
 // unresponsive reports whether an agent that should have answered by now has not. Its opening goes
-// to the next node, so that nodes without an agent do not hold up the others one after the other.
+// to the next node, so that nodes without an agent do not delay the others one after the other.
 // Should it answer after all, the wave is a little larger for a while.
 func (pl *planner) unresponsive(p *placement) bool {
 	if p.node.Acknowledged || p.Status != nil {

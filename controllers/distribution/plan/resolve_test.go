@@ -110,13 +110,13 @@ func TestWhileATagIsAskedForAgain(t *testing.T) {
 	if len(cluster.machines["n999"].spec) > 0 && cluster.machines["n999"].spec["reg/a:1"].RegistryPolicy == v1alpha1.RegistryPolicyMirror {
 		t.Errorf("a new node gets a digest that may be out of date: %v", cluster.machines["n999"].spec)
 	}
-	kept := 0
+	pinned := 0
 	for name, m := range cluster.machines {
 		if name != "n999" && len(m.spec) == 1 {
-			kept++
+			pinned++
 		}
 	}
-	if kept != 3 {
+	if pinned != 3 {
 		t.Errorf("nodes lost their pins while the registry was down:\n%s", cluster)
 	}
 	cluster.registryDown = false

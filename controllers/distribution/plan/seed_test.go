@@ -102,7 +102,7 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 			c.arrange(cluster)
 			cluster.plan()
 			cluster.check(t)
-			if got := cluster.seeds(image); got != c.want {
+			if got := cluster.seedsOf(image); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
@@ -128,7 +128,7 @@ func TestImagesOfOnePrefetchShareTheirSeed(t *testing.T) {
 	cluster.addPrefetch("web", "reg/a:1", "reg/b:1", "reg/c:1")
 	cluster.plan()
 	for _, image := range []string{"reg/a:1", "reg/b:1", "reg/c:1"} {
-		if got := cluster.seeds(image); got != "n003" {
+		if got := cluster.seedsOf(image); got != "n003" {
 			t.Errorf("the seed of %s is %q", image, got)
 		}
 	}
@@ -187,16 +187,16 @@ func TestSeedIsReplaced(t *testing.T) {
 			cluster.addNodes(3)
 			cluster.addPrefetch("web", "reg/a:1")
 			cluster.run(t, 2)
-			if got := cluster.seeds("reg/a:1"); got != "n000" {
+			if got := cluster.seedsOf("reg/a:1"); got != "n000" {
 				t.Fatalf("%q is the seed", got)
 			}
 			began := cluster.now
 			c.fail(cluster, cluster.machines["n000"])
-			for cluster.seeds("reg/a:1") != "n001" {
-				before := cluster.seeds("reg/a:1")
+			for cluster.seedsOf("reg/a:1") != "n001" {
+				before := cluster.seedsOf("reg/a:1")
 				_, changed := cluster.plan()
 				cluster.check(t)
-				if after := cluster.seeds("reg/a:1"); before != "" && after != "" && before != after && cluster.machines[before] != nil {
+				if after := cluster.seedsOf("reg/a:1"); before != "" && after != "" && before != after && cluster.machines[before] != nil {
 					t.Fatalf("%s was demoted and %s promoted in one step", before, after)
 				}
 				if cluster.round(); cluster.now.Sub(began) > 10*time.Minute && !changed {
@@ -255,7 +255,7 @@ func TestFailingNodesAreTriedOnceEachBeforeAnyoneTwice(t *testing.T) {
 	var tried []string
 	for range 300 {
 		cluster.run(t, 1)
-		if seed := cluster.seeds("reg/a:1"); seed != "" && (len(tried) == 0 || tried[len(tried)-1] != seed) {
+		if seed := cluster.seedsOf("reg/a:1"); seed != "" && (len(tried) == 0 || tried[len(tried)-1] != seed) {
 			tried = append(tried, seed)
 		}
 	}
@@ -272,7 +272,7 @@ func TestFailedSeedStaysVisibleUntilAnotherCanTakeOver(t *testing.T) {
 	cluster.machines["n000"].offline = true
 	cluster.addPrefetch("web", "reg/a:1")
 	cluster.run(t, 20)
-	if m := cluster.machines["n000"]; m.status["reg/a:1"].State != v1alpha1.ImageFailed || cluster.seeds("reg/a:1") != "n000" {
+	if m := cluster.machines["n000"]; m.status["reg/a:1"].State != v1alpha1.ImageFailed || cluster.seedsOf("reg/a:1") != "n000" {
 		t.Fatalf("no entry shows why nothing moves:\n%s", cluster)
 	}
 	cluster.machines["n000"].offline = false
@@ -298,7 +298,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		if o := cluster.next().Prefetches[p.Key]; len(o.Refused) != 1 || len(o.Refused["reg/a:1"]) != 1 {
 			t.Errorf("the outcome is %+v", o)
 		}
-		if cluster.machines[cluster.seeds("reg/a:1")].status["reg/a:1"].Reason != v1alpha1.ReasonImageNotFound {
+		if cluster.machines[cluster.seedsOf("reg/a:1")].status["reg/a:1"].Reason != v1alpha1.ReasonImageNotFound {
 			t.Errorf("no entry shows the reason:\n%s", cluster)
 		}
 	})
@@ -346,12 +346,12 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			m.hung = true // so that the seed of the other image stays one
 		}
 		cluster.run(t, 10)
-		if got := cluster.nodesAsked("reg/b:1"); cluster.seeds("reg/a:1") != "n000" || got != minRefusals {
+		if got := cluster.nodesAsked("reg/b:1"); cluster.seedsOf("reg/a:1") != "n000" || got != minRefusals {
 			t.Fatalf("%d nodes were refused\n%s", got, cluster)
 		}
 		cluster.tags["reg/b:1"] = "sha256:found"
 		cluster.run(t, int(refusalBackoff/time.Second)+5)
-		if got := cluster.seeds("reg/b:1"); got != "n000" {
+		if got := cluster.seedsOf("reg/b:1"); got != "n000" {
 			t.Errorf("%s brings it\n%s", got, cluster)
 		}
 	})
@@ -391,7 +391,7 @@ func TestSeedThatIsDoneIsASeedNoLonger(t *testing.T) {
 	cluster.addNodes(3)
 	cluster.addPrefetch("web", "reg/a:1")
 	cluster.settle(t)
-	if got := cluster.seeds("reg/a:1"); got != "" {
+	if got := cluster.seedsOf("reg/a:1"); got != "" {
 		t.Fatalf("%q would go upstream if its image were deleted", got)
 	}
 	clear(cluster.machines["n000"].content)
@@ -413,7 +413,7 @@ func TestSeedOfADigestThatIsSupersededStops(t *testing.T) {
 		m.hung = true
 	}
 	cluster.run(t, 2)
-	if got := cluster.seeds("reg/a:1"); got != "arm n001" {
+	if got := cluster.seedsOf("reg/a:1"); got != "arm n001" {
 		t.Fatalf("%q are seeds", got)
 	}
 	p.Refresh = "2"

@@ -29,7 +29,7 @@ func TestImagesThatWaitForASlotOnTheirSeed(t *testing.T) {
 	// moved counts the images of which another node is the seed.
 	moved := func(cluster *fakeCluster, images []string) (count int) {
 		for _, image := range images {
-			if seeds := cluster.seeds(image); seeds != "" && seeds != "n000" {
+			if seed := cluster.seedsOf(image); seed != "" && seed != "n000" {
 				count++
 			}
 		}
@@ -112,7 +112,7 @@ func TestSeedThatUnpacks(t *testing.T) {
 		}
 		cluster.run(t, 2*layers)
 		seed = cluster.machines["n000"]
-		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || cluster.seeds("reg/a:1") != "n000" {
+		if s := seed.status["reg/a:1"]; s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || cluster.seedsOf("reg/a:1") != "n000" {
 			t.Fatalf("it does not unpack\n%s", cluster)
 		}
 		return cluster, seed
@@ -130,11 +130,11 @@ func TestSeedThatUnpacks(t *testing.T) {
 		cluster, seed := setUp(t, 2)
 		seed.hung = true
 		cluster.run(t, int(unpackFactor*cluster.limits.SeedTimeout/time.Second)-2*layers)
-		if got := cluster.seeds("reg/a:1"); got != "n000" {
+		if got := cluster.seedsOf("reg/a:1"); got != "n000" {
 			t.Errorf("too soon %q was\n%s", got, cluster)
 		}
 		cluster.run(t, 2*layers)
-		if got := cluster.seeds("reg/a:1"); got != "n001" {
+		if got := cluster.seedsOf("reg/a:1"); got != "n001" {
 			t.Errorf("%q is the seed\n%s", got, cluster)
 		}
 	})

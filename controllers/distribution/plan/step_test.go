@@ -116,14 +116,14 @@ func TestSeedUnderDiskPressureMayPullUntilItsAgentHasSeenTheDemotion(t *testing.
 		cluster.report(m)
 		m.node.DiskPressure = true
 		cluster.planUntilStable(t)
-		if got := cluster.seeds(image); got != "" {
+		if got := cluster.seedsOf(image); got != "" {
 			t.Errorf("%q is the seed of %s while n000 may begin", got, image)
 		}
 		m.deliver()
 		cluster.work(m)
 		cluster.report(m)
 		cluster.planUntilStable(t)
-		if got := cluster.seeds(image); got != "n001" {
+		if got := cluster.seedsOf(image); got != "n001" {
 			t.Errorf("%q is the seed of %s once the agent of n000 has seen it", got, image)
 		}
 	}

@@ -140,9 +140,9 @@ func (c *fakeCluster) boundsViolation(seen State) string {
 	pulls := newPullCount(seen, c.state(), c.limits)
 	for _, key := range slices.Sorted(maps.Keys(pulls.groups)) {
 		g := pulls.groups[key]
-		bound := float64(c.limits.Fanout) * (g.sources + min(g.shares, 3*g.sources))
-		if g.admitted > 0 && float64(g.admitted+g.receiving) > bound {
-			return fmt.Sprintf("%d begin to pull %s and %d receive it, of %v", g.admitted, key, g.receiving, bound)
+		most := float64(c.limits.Fanout) * (g.sources + min(g.shares, 3*g.sources))
+		if g.admitted > 0 && float64(g.admitted+g.receiving) > most {
+			return fmt.Sprintf("%d begin to pull %s and %d receive it, of %v", g.admitted, key, g.receiving, most)
 		}
 	}
 	if limit := c.limits.MaxConcurrentPulls; pulls.begun > 0 && limit > 0 && pulls.begun+pulls.underWay > limit {

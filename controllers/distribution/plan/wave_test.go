@@ -27,7 +27,7 @@ func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
 	cluster := newClusterWithHolder(100)
 	cluster.planUntilStable(t)
 	for _, want := range []int{1 + 4, 5 + 20, 100} {
-		if got := len(strings.Fields(cluster.peers(waveImage))); got != want {
+		if got := len(strings.Fields(cluster.peersOf(waveImage))); got != want {
 			t.Fatalf("%d nodes have it or were admitted, want %d", got, want)
 		}
 		for cluster.pullingCount() > 0 {
@@ -203,7 +203,7 @@ func TestRetriesCountForTheLimitOfTheCluster(t *testing.T) {
 	cluster.cutOff("n001", 2)
 	cluster.cutOff("n002", 3)
 	cluster.planUntilStable(t)
-	if got := cluster.peers(waveImage); got != "n000 n001 n002 n003" {
+	if got := cluster.peersOf(waveImage); got != "n000 n001 n002 n003" {
 		t.Errorf("admitted %q while two may pull again at any moment", got)
 	}
 }
@@ -235,10 +235,10 @@ func TestSmallPrefetchDoesNotWaitForALargeOne(t *testing.T) {
 		cluster.machines[name].node.Labels = p.NodeSelector
 	}
 	cluster.run(t, 30)
-	if got := cluster.peers("reg/z@sha256:z"); got != "n047 n048 n049" {
+	if got := cluster.peersOf("reg/z@sha256:z"); got != "n047 n048 n049" {
 		t.Errorf("after half a minute only %q have it", got)
 	}
-	if got := len(strings.Fields(cluster.peers("reg/a@sha256:a"))); got == 50 {
+	if got := len(strings.Fields(cluster.peersOf("reg/a@sha256:a"))); got == 50 {
 		t.Error("the large one is done already: this shows nothing")
 	}
 }
@@ -255,7 +255,7 @@ func TestFollowingASeed(t *testing.T) {
 		cluster.planUntilStable(t)
 		cluster.round()
 		cluster.planUntilStable(t)
-		if got := cluster.peers("reg/a:1"); got != c.want {
+		if got := cluster.peersOf("reg/a:1"); got != c.want {
 			t.Errorf("follow %v: %q, want %q", c.follow, got, c.want)
 		}
 	}
@@ -294,7 +294,7 @@ func TestFollowersOpenWavesByWhatTheyHave(t *testing.T) {
 				cluster.report(m)
 			}
 			cluster.planUntilStable(t)
-			if got := len(strings.Fields(cluster.peers("reg/a:1"))); got != c.followed {
+			if got := len(strings.Fields(cluster.peersOf("reg/a:1"))); got != c.followed {
 				t.Errorf("%d follow, want %d", got, c.followed)
 			}
 		})
@@ -306,8 +306,8 @@ func TestNoPeerFollowsASeedWithoutManifests(t *testing.T) {
 	cluster.addNodes(3)
 	cluster.addPrefetch("web", waveImage)
 	cluster.planUntilStable(t)
-	if seeds, peers := cluster.seeds(waveImage), cluster.peers(waveImage); seeds != "n000" || peers != "" {
-		t.Errorf("%q follow %q", peers, seeds)
+	if cluster.seedsOf(waveImage) != "n000" || cluster.peersOf(waveImage) != "" {
+		t.Errorf("%q follow %q", cluster.peersOf(waveImage), cluster.seedsOf(waveImage))
 	}
 	cluster.round() // it pulls, and does not say yet how much
 	seed := cluster.machines["n000"].cached
@@ -315,8 +315,8 @@ func TestNoPeerFollowsASeedWithoutManifests(t *testing.T) {
 	s.SizeBytes = 0
 	seed[waveImage] = s
 	cluster.planUntilStable(t)
-	if peers := cluster.peers(waveImage); s.State != v1alpha1.ImagePulling || peers != "" {
-		t.Errorf("%q follow %+v", peers, s)
+	if s.State != v1alpha1.ImagePulling || cluster.peersOf(waveImage) != "" {
+		t.Errorf("%q follow %+v", cluster.peersOf(waveImage), s)
 	}
 }
 
@@ -330,7 +330,7 @@ func TestNodesThatHaveTheDigestNeedNoOpening(t *testing.T) {
 	cluster.addPrefetch("web", "reg/a:1")
 	cluster.run(t, 1)
 	cluster.plan()
-	if got := len(strings.Fields(cluster.peers("reg/a:1"))); got != 50 && got != 49 {
+	if got := len(strings.Fields(cluster.peersOf("reg/a:1"))); got != 50 && got != 49 {
 		t.Errorf("only %d were pinned at once", got)
 	}
 	cluster.settle(t)
@@ -357,7 +357,7 @@ func TestOrderOfAWave(t *testing.T) {
 	cluster.makeHolder("n000", "reg/a:1", "sha256:a")
 	cluster.machines["n002"].node.KubeletImages = []string{"reg/a:1"}
 	cluster.planUntilStable(t)
-	if got := cluster.peers("reg/a:1"); got != "n000 n002 n004 n005" {
+	if got := cluster.peersOf("reg/a:1"); got != "n000 n002 n004 n005" {
 		t.Errorf("admitted %q", got)
 	}
 }
@@ -370,7 +370,7 @@ func TestNodesThatGetNothingComeLastForOtherImages(t *testing.T) {
 	cluster.addPrefetch("other", "reg/o@sha256:o")
 	cluster.makeHolder("n000", "reg/o@sha256:o", "sha256:o")
 	cluster.planUntilStable(t)
-	if got := cluster.peers("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
+	if got := cluster.peersOf("reg/o@sha256:o"); got != "n000 n001 n003 n004 n005" {
 		t.Errorf("admitted %q", got)
 	}
 }

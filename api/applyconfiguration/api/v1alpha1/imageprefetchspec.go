@@ -21,23 +21,23 @@ type ImagePrefetchSpecApplyConfiguration struct {
 	// nodeSelector chooses nodes by their labels, as in a Pod. Default: every node
 	// that takes ordinary Pods.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-	// nodeAffinity chooses nodes by its required terms, as in a Pod; nodeSelector holds
-	// beside it. Default: none.
+	// nodeAffinity chooses nodes by its required terms, as in a Pod. A node must match
+	// nodeSelector as well. Default: none.
 	NodeAffinity *v1.NodeAffinity `json:"nodeAffinity,omitempty"`
 	// tolerations admit tainted nodes, as in a Pod. Default: untainted nodes only.
 	Tolerations []v1.Toleration `json:"tolerations,omitempty"`
-	// replicas is the number of nodes that shall hold the images, chosen among the
+	// replicas is the number of nodes that are to have the images, chosen among the
 	// matching ones and spread over zones. Default: all matching nodes.
 	Replicas *int32 `json:"replicas,omitempty"`
-	// imagePullSecrets are Secrets of the same namespace that hold registry
-	// credentials, as in a Pod. Default: none.
+	// imagePullSecrets are Secrets of the same namespace with registry credentials, as
+	// in a Pod. Default: none.
 	ImagePullSecrets []SecretReferenceApplyConfiguration `json:"imagePullSecrets,omitempty"`
-	// imageDownloadRetryLimit is how often a node tries an image again after the
-	// first failure before it counts as failed and, for a node that pulls from the
-	// mirror, the fallback decides. Default: 3.
+	// imageDownloadRetryLimit is how often a node tries an image again after the first
+	// failure. Then the node counts as failed, and one that pulls from the mirror may get
+	// a turn at the upstream registry (--mirror-fallback). Default: 3.
 	ImageDownloadRetryLimit *int32 `json:"imageDownloadRetryLimit,omitempty"`
-	// failureTolerance is how many nodes may fail and Ready still be True: a number,
-	// or a percentage of the desired nodes, rounded down. Default: 0.
+	// failureTolerance is how many nodes may fail while Ready is True: a number, or a
+	// percentage of the desired nodes, rounded down. Default: 0.
 	FailureTolerance *intstr.IntOrString `json:"failureTolerance,omitempty"`
 	// retention says how long the images stay: Pinned (default) keeps them from the
 	// kubelet's garbage collection while this object wants them, BestEffort does not.

@@ -13,30 +13,30 @@ import (
 // ImagePrefetchStatusApplyConfiguration represents a declarative configuration of the ImagePrefetchStatus type for use
 // with apply.
 //
-// ImagePrefetchStatus tells how far the distribution is. No list in it grows with
-// the cluster: node detail is in the NodeImageSets.
+// ImagePrefetchStatus says how far the distribution is. No list in it grows with the
+// cluster: node detail is in the NodeImageSets.
 type ImagePrefetchStatusApplyConfiguration struct {
-	// observedGeneration is the generation of the spec that this status speaks of.
+	// observedGeneration is the generation of the spec that this status describes.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are Ready and Degraded.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// desiredNodes is the number of nodes that shall hold the images.
+	// desiredNodes is the number of nodes that are to have the images.
 	DesiredNodes *int32 `json:"desiredNodes,omitempty"`
-	// readyNodes is the number of desired nodes that hold every image.
+	// readyNodes is the number of desired nodes that have every image.
 	ReadyNodes *int32 `json:"readyNodes,omitempty"`
 	// pullingNodes is the number of desired nodes that are pulling some image now.
 	PullingNodes *int32 `json:"pullingNodes,omitempty"`
 	// failedNodes is the number of desired nodes on which some image failed.
 	FailedNodes *int32 `json:"failedNodes,omitempty"`
 	// joiningNodes is the number of desired nodes that came after this object was Ready,
-	// and do not hold every image yet. Ready does not wait for them.
+	// and do not have every image yet. Ready does not wait for them.
 	JoiningNodes *int32 `json:"joiningNodes,omitempty"`
-	// uncoveredNodes is the number of selected nodes that nothing can bring images to: no
-	// agent is meant to run there, or their runtime is not supported. They are not desired.
+	// uncoveredNodes is the number of selected nodes that cannot get images: no agent is
+	// meant to run there, or their runtime is not supported. They are not desired.
 	UncoveredNodes *int32 `json:"uncoveredNodes,omitempty"`
 	// firstReadyTime is when Ready was True for the first time.
 	FirstReadyTime *metav1.Time `json:"firstReadyTime,omitempty"`
-	// images tells of each image of the spec, in the order of the spec.
+	// images has one entry for each image of the spec, in the order of the spec.
 	Images []ImageStatusApplyConfiguration `json:"images,omitempty"`
 	// failures are examples of what went wrong, at most 10, ordered by node and image.
 	Failures []NodeFailureApplyConfiguration `json:"failures,omitempty"`

@@ -8,11 +8,11 @@ package v1alpha1
 // ImageStatusApplyConfiguration represents a declarative configuration of the ImageStatus type for use
 // with apply.
 //
-// ImageStatus tells of one image of an ImagePrefetch.
+// ImageStatus says how far one image of an ImagePrefetch is.
 type ImageStatusApplyConfiguration struct {
 	// name is the image as the spec writes it.
 	Name *string `json:"name,omitempty"`
-	// digest is what every node shall hold under the name. Empty until the tag is resolved.
+	// digest is what every node is to have under the name. Empty until the tag is resolved.
 	Digest *string `json:"digest,omitempty"`
 	// refresh is the value of the sluice.dev/refresh annotation that digest was resolved
 	// for, or the SHA-256 of a value of more than 256 bytes; empty if there was none. While
@@ -21,10 +21,10 @@ type ImageStatusApplyConfiguration struct {
 	// sizeBytes is the compressed size of the image: the bytes that a node without
 	// any of its layers receives, in bytes.
 	SizeBytes *int64 `json:"sizeBytes,omitempty"`
-	// readyNodes is the number of desired nodes that hold the image.
+	// readyNodes is the number of desired nodes that have the image.
 	ReadyNodes *int32 `json:"readyNodes,omitempty"`
-	// upstreamPulls is the number of desired nodes that got the image from the
-	// upstream registry rather than from the mirror or from what they held.
+	// upstreamPulls is the number of desired nodes that got the image from the upstream
+	// registry, and neither from the mirror nor from what they had.
 	UpstreamPulls *int32 `json:"upstreamPulls,omitempty"`
 }
 

@@ -16,7 +16,7 @@ type NodeFailureApplyConfiguration struct {
 	Image *string `json:"image,omitempty"`
 	// reason is one word, such as ImageNotFound.
 	Reason *string `json:"reason,omitempty"`
-	// message explains the reason for a person. It holds no credentials.
+	// message explains the reason for a person. It contains no credentials.
 	Message *string `json:"message,omitempty"`
 }
 

@@ -13,17 +13,17 @@ import (
 // NodeImageApplyConfiguration represents a declarative configuration of the NodeImage type for use
 // with apply.
 //
-// NodeImage is one image that a node shall hold.
+// NodeImage is one image that a node is to have.
 type NodeImageApplyConfiguration struct {
 	// name is the normalized reference, as CRI names it:
 	// "docker.io/library/nginx:latest", "ghcr.io/org/app@sha256:…".
 	Name *string `json:"name,omitempty"`
-	// digest is what the node shall hold under the name. Empty: the node asks the
-	// registry what the tag means and reports it; only a seed is asked to.
+	// digest is what the node is to have under the name. If it is empty, a seed asks the
+	// registry what the tag means and reports it, and a peer waits.
 	Digest *string `json:"digest,omitempty"`
-	// request asks the node to resolve the tag (again): while it differs from the
-	// request in the status, the registry is asked what the tag means now. It is a
-	// list, separated by commas, of marks of those who ask.
+	// request asks the node to resolve the tag: while it has an ID that the request in the
+	// status lacks, the node asks the registry what the tag means now. The IDs, separated by
+	// commas, are those of the ImagePrefetches for which the tag is to be resolved.
 	Request *string `json:"request,omitempty"`
 	// registryPolicy says where the image may come from. Default: Mirror.
 	RegistryPolicy *apiv1alpha1.RegistryPolicy `json:"registryPolicy,omitempty"`
@@ -36,9 +36,9 @@ type NodeImageApplyConfiguration struct {
 	// that want the image, whose credentials may be used for it. The agent cannot
 	// read them: it asks the controller.
 	ImagePullSecrets []NamespacedSecretReferenceApplyConfiguration `json:"imagePullSecrets,omitempty"`
-	// joinedAt is when the node became one that shall hold the image, if the image was
-	// being brought to other nodes by then; empty otherwise. Rollouts that were held before
-	// do not wait for the node.
+	// joinedAt is when the node became one that is to have the image, if other nodes were to
+	// have it before; empty otherwise. Rollouts that have been held since before that time do
+	// not wait for the node.
 	JoinedAt *v1.Time `json:"joinedAt,omitempty"`
 }
 

@@ -17,15 +17,15 @@ import (
 // NodeImageSetApplyConfiguration represents a declarative configuration of the NodeImageSet type for use
 // with apply.
 //
-// NodeImageSet is what one node shall hold and holds; it is named as its node and
-// goes with it.
+// NodeImageSet is what one node is to have (spec) and has (status). It is named as its node,
+// and deleted with it.
 type NodeImageSetApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is the standard object's metadata.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what the node shall hold.
+	// spec is what the node is to have.
 	Spec *NodeImageSetSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what it holds.
+	// status is what it has.
 	Status *NodeImageSetStatusApplyConfiguration `json:"status,omitempty"`
 }
 

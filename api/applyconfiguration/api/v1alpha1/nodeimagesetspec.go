@@ -8,11 +8,11 @@ package v1alpha1
 // NodeImageSetSpecApplyConfiguration represents a declarative configuration of the NodeImageSetSpec type for use
 // with apply.
 //
-// NodeImageSetSpec is what one node shall hold. Only the controller writes it.
+// NodeImageSetSpec is what one node is to have. Only the controller writes it.
 type NodeImageSetSpecApplyConfiguration struct {
-	// nodeName is the node; it equals the object's name.
+	// nodeName is the name of the node, and of this object.
 	NodeName *string `json:"nodeName,omitempty"`
-	// imageSet are the images that the node shall hold or pull now.
+	// imageSet are the images that the node is to keep or to pull now.
 	ImageSet []NodeImageApplyConfiguration `json:"imageSet,omitempty"`
 }
 

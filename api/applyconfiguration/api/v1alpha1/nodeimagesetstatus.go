@@ -12,13 +12,13 @@ import (
 // NodeImageSetStatusApplyConfiguration represents a declarative configuration of the NodeImageSetStatus type for use
 // with apply.
 //
-// NodeImageSetStatus is what the node holds. Only the node's agent writes it.
+// NodeImageSetStatus is what the node has. Only the node's agent writes it.
 type NodeImageSetStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that the agent has taken up.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions: Ready is True when every image of the spec is Present.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// images tells of each image of the spec.
+	// images has one entry for each image of the spec.
 	Images []NodeImageStatusApplyConfiguration `json:"images,omitempty"`
 }
 

@@ -19,28 +19,28 @@ type NodeImageStatusApplyConfiguration struct {
 	Name *string `json:"name,omitempty"`
 	// state is Pending, Pulling, Present or Failed.
 	State *apiv1alpha1.ImageState `json:"state,omitempty"`
-	// digest is what the node holds, or is pulling, under the name. A seed reports
-	// it as soon as the tag is resolved, before the content is complete.
+	// digest is what the node has, or is pulling, under the name. A seed reports it as
+	// soon as the tag is resolved, before the content is complete.
 	Digest *string `json:"digest,omitempty"`
-	// request is the request of the spec that digest answers.
+	// request has the IDs of the spec's request that digest answers.
 	Request *string `json:"request,omitempty"`
 	// sizeBytes is the compressed size of the image for the node's platform, in bytes.
 	SizeBytes *int64 `json:"sizeBytes,omitempty"`
-	// pulledBytes is how much of it was received over the network by the present
-	// or the last pull, in bytes.
+	// pulledBytes is how much of it the running or the last pull received over the
+	// network, in bytes.
 	PulledBytes *int64 `json:"pulledBytes,omitempty"`
 	// source is where it comes or came from.
 	Source *apiv1alpha1.ImageSource `json:"source,omitempty"`
-	// attempts is how many pulls were started for the present digest, request and policy.
+	// attempts is how many pulls were started for the spec's digest, request and policy.
 	Attempts *int32 `json:"attempts,omitempty"`
 	// reason is one word for what went wrong last; empty when nothing did.
 	Reason *string `json:"reason,omitempty"`
-	// message explains the reason for a person. It holds no credentials.
+	// message explains the reason for a person. It contains no credentials.
 	Message *string `json:"message,omitempty"`
-	// startedAt is when the present or the last pull began.
+	// startedAt is when the running or the last pull began.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
-	// finishedAt is when it ended. While the state is Pulling: since when everything has
-	// been received, and what is left is work on the node, such as unpacking.
+	// finishedAt is when that pull ended. While the state is Pulling, it is since when
+	// everything has been received, so that only work on the node is left, such as unpacking.
 	FinishedAt *v1.Time `json:"finishedAt,omitempty"`
 }
 

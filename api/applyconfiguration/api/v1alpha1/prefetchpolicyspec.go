@@ -25,7 +25,8 @@ type PrefetchPolicySpecApplyConfiguration struct {
 	DeniedRepositories []apiv1alpha1.RepositoryPattern `json:"deniedRepositories,omitempty"`
 	// requireDigest admits only images that are named by digest. Default: false.
 	RequireDigest *bool `json:"requireDigest,omitempty"`
-	// maxImages is the number of images that one ImagePrefetch may list. Default: no limit but that of the kind, 100.
+	// maxImages is the number of images that one ImagePrefetch may list. Default: the limit
+	// of the kind, 100.
 	MaxImages *int32 `json:"maxImages,omitempty"`
 	// maxNodes is the number of nodes that one ImagePrefetch may use. With it, an
 	// ImagePrefetch must set replicas, to this or less. Default: no limit.

@@ -191,7 +191,7 @@ func removeTree(dir string, owner int) error {
 	}
 	for field := range bytes.FieldsSeq(procs) {
 		if pid, err := strconv.Atoi(string(field)); err == nil && pid > 0 && pid != owner {
-			_ = unix.Kill(pid, unix.SIGKILL) // gone already: as well
+			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone already
 		}
 	}
 	if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {

@@ -23,7 +23,7 @@ type Claim struct {
 	Index int
 	// Name is that of the control group and of the host's network interface.
 	Name string
-	// Dir holds all files of the cluster.
+	// Dir has all files of the cluster.
 	Dir string
 }
 

@@ -31,7 +31,7 @@ import (
 )
 
 // removeTimeout bounds the end of a cluster. Seconds suffice; a process stuck
-// in the kernel should not hold up a test run for ever.
+// in the kernel must not block a test run for ever.
 const removeTimeout = time.Minute
 
 func main() {

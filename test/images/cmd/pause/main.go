@@ -1,7 +1,7 @@
 // Copyright The Sluice Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pause waits for SIGTERM and exits with 0. It holds a Pod's sandbox,
+// Command pause waits for SIGTERM and exits with 0. It keeps a Pod's sandbox,
 // and runs in test Pods that have nothing else to do.
 package main
 

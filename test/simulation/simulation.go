@@ -17,8 +17,8 @@ const (
 	digest = "sha256:d"
 )
 
-// world is one run of the model.
-type world struct {
+// simulation is one run of the model.
+type simulation struct {
 	model
 	clock   *clock
 	random  *rand.Rand
@@ -32,16 +32,16 @@ type world struct {
 	controller *controller
 }
 
-// outcome is what a run came to.
+// outcome is the result of a run.
 type outcome struct {
 	all    time.Duration // until every node that counts is ready; 0 if that never came
 	copies float64       // of the image, over the uplink
 	passes int
 }
 
-func newWorld(m model, nodes int) *world {
+func newSimulation(m model, nodes int) *simulation {
 	c := &clock{}
-	w := &world{
+	s := &simulation{
 		model:   m,
 		clock:   c,
 		random:  rand.New(rand.NewPCG(1, uint64(nodes))),
@@ -49,15 +49,15 @@ func newWorld(m model, nodes int) *world {
 		holders: make([][]*node, m.layers),
 	}
 	for i := range nodes {
-		n := &node{world: w, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer)}
+		n := &node{simulation: s, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer)}
 		n.upload = &pipe{clock: c, bandwidth: m.link}
-		n.deaf = w.random.Float64() < m.deaf
+		n.deaf = s.random.Float64() < m.deaf
 		if !n.deaf {
-			w.waiting++
+			s.waiting++
 		}
-		w.nodes = append(w.nodes, n)
+		s.nodes = append(s.nodes, n)
 	}
-	return w
+	return s
 }
 
 // limit is when a run is given up.
@@ -65,88 +65,88 @@ const limit = 30 * 24 * time.Hour
 
 // everyoneFromUpstream is what happens without Sluice and without a mirror.
 func everyoneFromUpstream(m model, nodes int) outcome {
-	w := newWorld(m, nodes)
-	w.lost = true // there is no seed
-	for _, n := range w.nodes {
+	s := newSimulation(m, nodes)
+	s.lost = true // there is no seed
+	for _, n := range s.nodes {
 		n.take(v1alpha1.RegistryPolicyDefault)
 	}
-	return w.run()
+	return s.run()
 }
 
-// planned is what the plan makes of it.
+// planned is the outcome with the plan in control.
 func planned(m model, nodes int, limits plan.Limits) outcome {
-	w := newWorld(m, nodes)
-	w.controller = newController(w, limits)
-	w.controller.trigger()
-	return w.run()
+	s := newSimulation(m, nodes)
+	s.controller = newController(s, limits)
+	s.controller.trigger()
+	return s.run()
 }
 
-func (w *world) run() outcome {
-	w.clock.run(limit, func() bool { return w.waiting == 0 })
-	o := outcome{all: w.last, copies: w.uplink.carried / w.size()}
-	if w.waiting > 0 {
+func (s *simulation) run() outcome {
+	s.clock.run(limit, func() bool { return s.waiting == 0 })
+	o := outcome{all: s.last, copies: s.uplink.carried / s.size()}
+	if s.waiting > 0 {
 		o.all = 0
 	}
-	if w.controller != nil {
-		o.passes = w.controller.passes
+	if s.controller != nil {
+		o.passes = s.controller.passes
 	}
 	return o
 }
 
 // mirror is whom a node gets a layer from; nil is a miss.
-func (w *world) mirror(to *node, layer int) *pipe {
-	known := w.holders[layer]
-	if len(known) == 0 || w.random.Float64() < w.falseMiss {
+func (s *simulation) mirror(to *node, layer int) *pipe {
+	known := s.holders[layer]
+	if len(known) == 0 || s.random.Float64() < s.falseMiss {
 		return nil
 	}
-	from := known[w.random.IntN(len(known))]
+	from := known[s.random.IntN(len(known))]
 	if from == to || from.gone {
 		return nil
 	}
 	return from.upload
 }
 
-func (w *world) readied(n *node) {
+func (s *simulation) readied(n *node) {
 	if !n.deaf {
-		w.waiting--
-		w.last = w.clock.now
+		s.waiting--
+		s.last = s.clock.now
 	}
 }
 
 // seedReceived switches the first seed off when its time has come.
-func (w *world) seedReceived(n *node) {
-	if w.loseSeed == 0 || w.lost || float64(n.have) < w.loseSeed*float64(w.layers) {
+func (s *simulation) seedReceived(n *node) {
+	if s.loseSeed == 0 || s.lost || float64(n.have) < s.loseSeed*float64(s.layers) {
 		return
 	}
-	w.lost = true
+	s.lost = true
 	n.vanish()
-	w.waiting--
-	w.clock.after(notReady, func() { w.controller.lose(n) })
+	s.waiting--
+	s.clock.after(notReady, func() { s.controller.lose(n) })
 }
 
-func (w *world) acknowledge(n *node) {
-	if w.controller != nil {
-		w.controller.acknowledge(n)
+func (s *simulation) acknowledge(n *node) {
+	if s.controller != nil {
+		s.controller.acknowledge(n)
 	}
 }
 
-func (w *world) report(n *node) {
-	if w.controller != nil {
+func (s *simulation) report(n *node) {
+	if s.controller != nil {
 		status := n.status
-		w.clock.after(message, func() { w.controller.hear(n, status) })
+		s.clock.after(message, func() { s.controller.hear(n, status) })
 	}
 }
 
-// listening says that what a node reports on its way decides something: a seed's does,
-// and while nodes wait for their turn everybody's. The rest would be most of the
+// listening reports whether a node's progress decides something: a seed's does,
+// and while nodes wait for their turn every node's. Without this the reports would be most of the
 // simulation's work.
-func (w *world) listening(n *node) bool {
-	return w.controller != nil && (w.controller.waiting() || n.policy == v1alpha1.RegistryPolicyDefault)
+func (s *simulation) listening(n *node) bool {
+	return s.controller != nil && (s.controller.waiting() || n.policy == v1alpha1.RegistryPolicyDefault)
 }
 
 // controller is the controller's part: it sees, plans and writes.
 type controller struct {
-	world      *world
+	simulation *simulation
 	limits     plan.Limits
 	state      plan.State
 	generation []int // of each node's spec
@@ -159,9 +159,9 @@ type controller struct {
 // epoch is when the simulation begins; the plan only compares times.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func newController(w *world, limits plan.Limits) *controller {
-	c := &controller{world: w, limits: limits, generation: make([]int, len(w.nodes)), unasked: len(w.nodes)}
-	for i := range w.nodes {
+func newController(s *simulation, limits plan.Limits) *controller {
+	c := &controller{simulation: s, limits: limits, generation: make([]int, len(s.nodes)), unasked: len(s.nodes)}
+	for i := range s.nodes {
 		c.state.Nodes = append(c.state.Nodes, plan.Node{
 			Name: fmt.Sprintf("node-%05d", i), Platform: "linux/amd64", Ready: true, Acknowledged: true,
 			Entries: make(map[string]plan.Entry, 1),
@@ -171,13 +171,13 @@ func newController(w *world, limits plan.Limits) *controller {
 	return c
 }
 
-func (c *controller) now() time.Time { return epoch.Add(c.world.clock.now) }
+func (c *controller) now() time.Time { return epoch.Add(c.simulation.clock.now) }
 
-// trigger has a pass made soon, together with what else happens until then.
+// trigger schedules a pass, which sees all changes until then.
 func (c *controller) trigger() {
 	if !c.due {
 		c.due = true
-		c.world.clock.after(passInterval(len(c.world.nodes)), c.pass)
+		c.simulation.clock.after(passInterval(len(c.simulation.nodes)), c.pass)
 	}
 }
 
@@ -202,7 +202,7 @@ func (c *controller) pass() {
 
 func (c *controller) wakeAt(at time.Duration) {
 	c.wake = at
-	c.world.clock.after(max(0, at-c.world.clock.now), func() {
+	c.simulation.clock.after(max(0, at-c.simulation.clock.now), func() {
 		if c.wake == at {
 			c.trigger()
 		}
@@ -228,13 +228,13 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 		policy = set[0].RegistryPolicy
 	}
 	n.Entries[image] = entry
-	c.world.clock.after(message, func() { c.world.nodes[i].take(policy) })
+	c.simulation.clock.after(message, func() { c.simulation.nodes[i].take(policy) })
 }
 
-// acknowledge is a node having seen its spec.
+// acknowledge records that a node has seen its spec.
 func (c *controller) acknowledge(n *node) {
 	generation := c.generation[n.index]
-	c.world.clock.after(message, func() {
+	c.simulation.clock.after(message, func() {
 		if generation == c.generation[n.index] && !c.state.Nodes[n.index].Acknowledged {
 			c.state.Nodes[n.index].Acknowledged = true
 			if c.waiting() {
@@ -244,7 +244,7 @@ func (c *controller) acknowledge(n *node) {
 	})
 }
 
-// waiting says that some node has yet to be asked for the image. Once none is, news
+// waiting reports whether some node has no entry for the image yet. Once all have one, news
 // that a node gets on or is done change nothing, and passes that would say so are left
 // out: they would be most of the simulation's work.
 func (c *controller) waiting() bool { return c.unasked > 0 }
@@ -264,7 +264,7 @@ func (c *controller) hear(n *node, status v1alpha1.NodeImageStatus) {
 	view.Entries[image] = entry
 }
 
-// lose is Kubernetes having noticed that a node is gone.
+// lose records that Kubernetes has noticed the loss of a node.
 func (c *controller) lose(n *node) {
 	c.state.Nodes[n.index].Ready = false
 	c.trigger()

@@ -34,9 +34,9 @@ const (
 	other = "chaos"
 )
 
-// world is the cluster, and what stands in for the kubelet and the Deployment: it
+// supervisedCluster is the cluster, and what stands in for the kubelet and the Deployment: it
 // starts our programs again when they end.
-type world struct {
+type supervisedCluster struct {
 	*testing.T
 	*stack.Stack
 	seeds *stack.SeedWatch
@@ -49,7 +49,7 @@ type world struct {
 	down map[int]bool    // controllers that are not started again
 }
 
-func start(ctx context.Context, t *testing.T, logs string) *world {
+func start(ctx context.Context, t *testing.T, logs string) *supervisedCluster {
 	g := NewWithT(t)
 	if logs != "" {
 		var err error
@@ -64,85 +64,85 @@ func start(ctx context.Context, t *testing.T, logs string) *world {
 	})
 	g.Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(ctx)
-	w := &world{T: t, Stack: s, ctx: ctx, off: map[string]bool{}, down: map[int]bool{}}
+	c := &supervisedCluster{T: t, Stack: s, ctx: ctx, off: map[string]bool{}, down: map[int]bool{}}
 	t.Cleanup(func() {
 		cancel()
-		w.work.Wait()
+		c.work.Wait()
 		g.Expect(s.Stop()).To(Succeed())
 	})
 	g.Expect(s.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}})).To(Succeed())
-	w.seeds, err = s.WatchSeeds(ctx)
+	c.seeds, err = s.WatchSeeds(ctx)
 	g.Expect(err).NotTo(HaveOccurred())
-	t.Cleanup(w.seeds.Stop)
+	t.Cleanup(c.seeds.Stop)
 	s.Upstream.SetRate(rate)
 	for i, process := range s.Controllers() {
 		up := func() bool {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			return !w.down[i]
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return !c.down[i]
 		}
-		w.keep(process, up, func() (*cluster.Process, error) { return s.RestartController(ctx, i) })
+		c.keep(process, up, func() (*cluster.Process, error) { return s.RestartController(ctx, i) })
 	}
 	for _, node := range s.Cluster.Nodes() {
-		w.keepAgent(node)
+		c.keepAgent(node)
 	}
-	return w
+	return c
 }
 
-func (w *world) keepAgent(node *cluster.Node) {
+func (c *supervisedCluster) keepAgent(node *cluster.Node) {
 	on := func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return !w.off[node.Name]
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !c.off[node.Name]
 	}
-	w.keep(w.Agent(node), on, func() (*cluster.Process, error) { return w.StartAgent(w.ctx, node) })
+	c.keep(c.Agent(node), on, func() (*cluster.Process, error) { return c.StartAgent(c.ctx, node) })
 }
 
 // keep starts a program again whenever it has ended, as long as its machine runs.
-func (w *world) keep(process *cluster.Process, may func() bool, start func() (*cluster.Process, error)) {
+func (c *supervisedCluster) keep(process *cluster.Process, may func() bool, start func() (*cluster.Process, error)) {
 	const pause = 100 * time.Millisecond
-	w.work.Go(func() {
+	c.work.Go(func() {
 		for {
 			select {
 			case <-process.Done():
-			case <-w.ctx.Done():
+			case <-c.ctx.Done():
 				return
 			}
 			if may() {
 				if next, err := start(); next != nil {
 					process = next
 				} else {
-					w.Logf("starting again: %v", err)
+					c.Logf("starting again: %v", err)
 				}
 			}
-			if wait(w.ctx, pause) != nil {
+			if wait(c.ctx, pause) != nil {
 				return
 			}
 		}
 	})
 }
 
-// power says whether a node is to have its agent.
-func (w *world) power(node *cluster.Node, on bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.off[node.Name] = !on
+// power turns a node on or off. A node that is off gets no agent.
+func (c *supervisedCluster) power(node *cluster.Node, on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.off[node.Name] = !on
 }
 
-// keepDown says whether a controller is left down when it has ended.
-func (w *world) keepDown(controller int, down bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.down[controller] = down
+// keepDown sets whether a controller that has ended stays down.
+func (c *supervisedCluster) keepDown(controller int, down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down[controller] = down
 }
 
 // leader is the controller that got the lease last, by what they log.
-func (w *world) leader() (leader int) {
+func (c *supervisedCluster) leader() (leader int) {
 	var since time.Time
-	for i, process := range w.Controllers() {
+	for i, process := range c.Controllers() {
 		log, err := os.ReadFile(process.Log)
 		if err != nil {
-			w.Fatal(err)
+			c.Fatal(err)
 		}
 		for lines := bufio.NewScanner(bytes.NewReader(log)); lines.Scan(); {
 			var line struct {
@@ -158,8 +158,8 @@ func (w *world) leader() (leader int) {
 }
 
 // nodeAt is the node with an address; nil if there is none any more.
-func (w *world) nodeAt(address string) *cluster.Node {
-	all := w.Cluster.Nodes()
+func (c *supervisedCluster) nodeAt(address string) *cluster.Node {
+	all := c.Cluster.Nodes()
 	if at := slices.IndexFunc(all, func(n *cluster.Node) bool { return n.IP == address }); at >= 0 {
 		return all[at]
 	}
