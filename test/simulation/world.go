@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -36,7 +37,15 @@ type world struct {
 type outcome struct {
 	all    time.Duration // until every node that counts is ready; 0 if that never came
 	copies float64       // of the image, over the uplink
-	passes int
+	writes float64       // of NodeImageSets, for each node: its spec and its status
+}
+
+// compare is by time; never is longest.
+func (o outcome) compare(other outcome) int {
+	if (o.all == 0) != (other.all == 0) {
+		return -cmp.Compare(o.all, other.all)
+	}
+	return cmp.Compare(o.all, other.all)
 }
 
 func newWorld(m model, nodes int) *world {
@@ -44,12 +53,13 @@ func newWorld(m model, nodes int) *world {
 	w := &world{
 		model:   m,
 		clock:   c,
-		random:  rand.New(rand.NewPCG(1, uint64(nodes))),
+		random:  rand.New(rand.NewPCG(1+m.draw, uint64(nodes))),
 		uplink:  &pipe{clock: c, bandwidth: m.uplink},
 		holders: make([][]*node, m.layers),
 	}
 	for i := range nodes {
-		n := &node{world: w, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer)}
+		n := &node{world: w, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer),
+			resting: make([]time.Duration, m.layers), lookups: make([]lookup, m.layers)}
 		n.upload = &pipe{clock: c, bandwidth: m.link}
 		n.deaf = w.random.Float64() < m.deaf
 		if !n.deaf {
@@ -68,7 +78,7 @@ func everyoneFromUpstream(m model, nodes int) outcome {
 	w := newWorld(m, nodes)
 	w.lost = true // there is no seed
 	for _, n := range w.nodes {
-		n.take(v1alpha1.RegistryPolicyDefault)
+		n.take(0, v1alpha1.RegistryPolicyDefault)
 	}
 	return w.run()
 }
@@ -88,22 +98,9 @@ func (w *world) run() outcome {
 		o.all = 0
 	}
 	if w.controller != nil {
-		o.passes = w.controller.passes
+		o.writes = float64(w.controller.writes) / float64(len(w.nodes))
 	}
 	return o
-}
-
-// mirror is whom a node gets a layer from; nil is a miss.
-func (w *world) mirror(to *node, layer int) *pipe {
-	known := w.holders[layer]
-	if len(known) == 0 || w.random.Float64() < w.falseMiss {
-		return nil
-	}
-	from := known[w.random.IntN(len(known))]
-	if from == to || from.gone {
-		return nil
-	}
-	return from.upload
 }
 
 func (w *world) readied(n *node) {
@@ -124,24 +121,18 @@ func (w *world) seedReceived(n *node) {
 	w.clock.after(notReady, func() { w.controller.lose(n) })
 }
 
-func (w *world) acknowledge(n *node) {
-	if w.controller != nil {
-		w.controller.acknowledge(n)
-	}
-}
-
+// report is a write of the status of the node's set, and the controller seeing it.
 func (w *world) report(n *node) {
-	if w.controller != nil {
-		status := n.status
-		w.clock.after(message, func() { w.controller.hear(n, status) })
+	if w.controller == nil {
+		return
 	}
-}
-
-// listening says that what a node reports on its way decides something: a seed's does,
-// and while nodes wait for their turn everybody's. The rest would be most of the
-// simulation's work.
-func (w *world) listening(n *node) bool {
-	return w.controller != nil && (w.controller.waiting() || n.policy == v1alpha1.RegistryPolicyDefault)
+	w.controller.writes++
+	generation, status := n.generation, n.status
+	if status != nil {
+		told := *status
+		status = &told
+	}
+	w.clock.after(message, func() { w.controller.hear(n, generation, status) })
 }
 
 // controller is the controller's part: it sees, plans and writes.
@@ -153,7 +144,7 @@ type controller struct {
 	unasked    int   // nodes that have no entry yet
 	due        bool
 	wake       time.Duration
-	passes     int
+	writes     int // of sets, by the controller and the agents
 }
 
 // epoch is when the simulation begins; the plan only compares times.
@@ -183,7 +174,6 @@ func (c *controller) trigger() {
 
 func (c *controller) pass() {
 	c.due = false
-	c.passes++
 	c.state.Now = c.now()
 	step := plan.Next(c.state, c.limits)
 	c.state.Memory = step.Memory
@@ -216,6 +206,7 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 		n.HeardAt = c.now()
 	}
 	n.Acknowledged = false
+	c.writes++
 	c.generation[i]++
 	entry := plan.Entry{Status: n.Entries[image].Status, ChangedAt: c.now(), ProgressAt: c.now()}
 	var policy v1alpha1.RegistryPolicy
@@ -228,20 +219,8 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 		policy = set[0].RegistryPolicy
 	}
 	n.Entries[image] = entry
-	c.world.clock.after(message, func() { c.world.nodes[i].take(policy) })
-}
-
-// acknowledge is a node having seen its spec.
-func (c *controller) acknowledge(n *node) {
-	generation := c.generation[n.index]
-	c.world.clock.after(message, func() {
-		if generation == c.generation[n.index] && !c.state.Nodes[n.index].Acknowledged {
-			c.state.Nodes[n.index].Acknowledged = true
-			if c.waiting() {
-				c.trigger()
-			}
-		}
-	})
+	generation := c.generation[i]
+	c.world.clock.after(message, func() { c.world.nodes[i].take(generation, policy) })
 }
 
 // waiting says that some node has yet to be asked for the image. Once none is, news
@@ -249,15 +228,16 @@ func (c *controller) acknowledge(n *node) {
 // out: they would be most of the simulation's work.
 func (c *controller) waiting() bool { return c.unasked > 0 }
 
-func (c *controller) hear(n *node, status v1alpha1.NodeImageStatus) {
+func (c *controller) hear(n *node, generation int, status *v1alpha1.NodeImageStatus) {
 	if c.waiting() {
 		c.trigger()
 	}
 	view := &c.state.Nodes[n.index]
 	view.HeardAt = c.now()
+	view.Acknowledged = generation == c.generation[n.index]
 	was := view.Entries[image]
 	entry := was
-	entry.Status, entry.ChangedAt = &status, c.now()
+	entry.Status, entry.ChangedAt = status, c.now()
 	if plan.Progressed(was, entry) {
 		entry.ProgressAt = c.now()
 	}
