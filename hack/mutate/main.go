@@ -79,7 +79,7 @@ func find(ctx context.Context, gremlins, folder string) ([]mutant, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(report.Name()) //nolint:errcheck // a temporary file
+	defer os.Remove(report.Name())
 	if err := report.Close(); err != nil {
 		return nil, err
 	}

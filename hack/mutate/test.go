@@ -26,7 +26,7 @@ func test(ctx context.Context, folder string, mutants []mutant, survives func(pl
 	if err != nil {
 		return c, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir)
 	for _, m := range mutants {
 		fails, compiles, err := try(ctx, dir, folder, m)
 		if err != nil {
