@@ -11,6 +11,7 @@ LDFLAGS := -X main.version=$(VERSION)
 CONTROLLER_GEN := go tool -modfile=tools/go.mod controller-gen
 CRD_REF_DOCS := go tool -modfile=tools/go.mod crd-ref-docs
 GOLANGCI_LINT := $(BIN)/golangci-lint
+GREMLINS := $(BIN)/gremlins
 CLUSTER := go run ./test/cluster/cmd/cluster
 
 DEMO_NODES ?= 3
@@ -18,6 +19,9 @@ DEMO_EXIT ?=
 
 # The packages of our own code, as against the test harness: these run under -race.
 RACE_PACKAGES := ./api/... ./cmd/... ./controllers/... ./internal/... ./nodeagent/... ./webhook/...
+
+# The packages that decide, and parse. The tests of the last take longest, by far.
+PURE_PACKAGES := internal/imageref internal/scheduling internal/policy internal/hold controllers/credentials/keyring controllers/distribution/plan
 
 ##@ Use
 
@@ -58,7 +62,7 @@ bench: deps ## Print the figures that Sluice is measured by, one line each, and 
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go run ./test/bench --runs=$(or $(RUNS),5) $(BENCH)
 
 .PHONY: simulate
-simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the table.
+simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the tables.
 	go run ./test/simulation
 
 .PHONY: chaos
@@ -80,6 +84,14 @@ soak: deps ## Edit 200 gated Deployments at random for SOAK (default 3m) while S
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s).
 	./hack/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: mutate
+mutate: $(GREMLINS) ## Break the pure packages in one place at a time and fail if their tests do not notice, unless hack/mutate/survivors.yaml has the reason (takes hours; PACKAGE=internal/policy for one).
+	go run ./hack/mutate --gremlins=$(GREMLINS) $(or $(PACKAGE),$(PURE_PACKAGES))
+
+$(GREMLINS): tools/mutation/go.mod tools/mutation/go.sum
+	@mkdir -p $(BIN)
+	go build -modfile=tools/mutation/go.mod -o $@ github.com/go-gremlins/gremlins/cmd/gremlins
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run golangci-lint, which vets too, in each module that has code of ours.

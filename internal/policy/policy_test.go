@@ -184,12 +184,29 @@ func TestEvaluate(t *testing.T) {
 	}
 }
 
-func TestMessagesNameTheContact(t *testing.T) {
-	policy := policyFor("p", "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org/**")})
-	policy.Annotations = map[string]string{v1alpha1.ContactAnnotation: "#platform on chat"}
-	got := Evaluate(teamA, images("nginx"), []v1alpha1.PrefetchPolicy{policy}, DefaultDeny).ToAggregate().Error()
-	if !strings.Contains(got, "ask #platform on chat") {
-		t.Error(got)
+func TestMessagesNameTheContacts(t *testing.T) {
+	of := func(name, contact string) v1alpha1.PrefetchPolicy {
+		policy := policyFor(name, "", v1alpha1.PrefetchPolicySpec{AllowedRepositories: patterns("ghcr.io/org/**")})
+		if contact != "" {
+			policy.Annotations = map[string]string{v1alpha1.ContactAnnotation: contact}
+		}
+		return policy
+	}
+	for _, tt := range []struct {
+		reason   string
+		policies []v1alpha1.PrefetchPolicy
+		want     string
+	}{
+		{"the one", []v1alpha1.PrefetchPolicy{of("p", "#platform on chat")}, "; ask #platform on chat"},
+		{"each once, in order", []v1alpha1.PrefetchPolicy{of("p", "#platform on chat"), of("q", "#apps on chat"), of("r", "#platform on chat")},
+			"; ask #apps on chat, #platform on chat"},
+		{"policies are named only if none has a contact", []v1alpha1.PrefetchPolicy{of("p", ""), of("q", "#apps on chat")}, "; ask #apps on chat"},
+		{"an administrator where none has", []v1alpha1.PrefetchPolicy{of("p", ""), of("q", "")},
+			`; ask an administrator of the cluster about PrefetchPolicy "p", "q"`},
+	} {
+		if got := Evaluate(teamA, images("nginx"), tt.policies, DefaultDeny).ToAggregate().Error(); !strings.HasSuffix(got, tt.want) {
+			t.Errorf("%s: %s, want it to end with %q", tt.reason, got, tt.want)
+		}
 	}
 }
 

@@ -23,18 +23,26 @@ type node struct {
 	upload    *pipe
 	downloads map[int]*transfer // by layer
 
-	policy v1alpha1.RegistryPolicy
-	turn   int   // changes with the policy, and makes what was begun before void
-	queue  []int // layers to ask for, for want of a stream
-	status v1alpha1.NodeImageStatus
+	policy  v1alpha1.RegistryPolicy
+	turn    int             // changes with the policy, and makes what was begun before void
+	queue   []int           // layers to ask for, for want of a stream
+	resting []time.Duration // by layer, until when it is not asked for
+	lookups []lookup        // by layer, what this node's mirror remembers
+
+	generation int // of the spec that it has seen
+	reports    int // that were made or announced
+	pause      time.Duration
+	status     *v1alpha1.NodeImageStatus // nil without an entry
 }
 
 // take is the agent seeing its spec.
-func (n *node) take(policy v1alpha1.RegistryPolicy) {
+func (n *node) take(generation int, policy v1alpha1.RegistryPolicy) {
 	if n.deaf || n.gone {
 		return
 	}
-	n.simulation.acknowledge(n)
+	n.generation = generation
+	n.pause = progress
+	n.reportAfter(transient)
 	if policy == n.policy {
 		return
 	}
@@ -45,10 +53,15 @@ func (n *node) take(policy v1alpha1.RegistryPolicy) {
 		delete(n.downloads, layer)
 	}
 	n.queue = nil
-	if n.ready || policy == "" {
+	switch {
+	case policy == "":
+		n.status = nil
+		return
+	case n.ready:
+		n.status = n.present(v1alpha1.SourceLocal)
 		return
 	}
-	n.status = v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: v1alpha1.ImagePulling}
+	n.status = &v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: v1alpha1.ImagePulling}
 	for layer := range n.has {
 		if !n.has[layer] {
 			n.queue = append(n.queue, layer)
@@ -65,11 +78,9 @@ func (n *node) take(policy v1alpha1.RegistryPolicy) {
 	n.simulation.clock.after(begin, func() {
 		if n.turn == turn {
 			n.status.SizeBytes = int64(n.simulation.size())
-			n.simulation.report(n)
 			n.pump()
 		}
 	})
-	n.keepReporting(turn, progress)
 	n.finish()
 }
 
@@ -84,8 +95,13 @@ func (n *node) pump() {
 		n.queue = n.queue[1:]
 		from := n.simulation.uplink
 		if n.policy == v1alpha1.RegistryPolicyMirror {
+			if n.resting[layer] > n.simulation.clock.now {
+				n.askLater(layer)
+				continue
+			}
 			if from = n.simulation.mirror(n, layer); from == nil {
-				n.askAgain(layer)
+				n.resting[layer] = n.simulation.clock.now + n.simulation.rest
+				n.askLater(layer)
 				continue
 			}
 		}
@@ -93,9 +109,10 @@ func (n *node) pump() {
 	}
 }
 
-func (n *node) askAgain(layer int) {
+// askLater asks for a layer once its rest is over.
+func (n *node) askLater(layer int) {
 	turn := n.turn
-	n.simulation.clock.after(missPause, func() {
+	n.simulation.clock.after(n.resting[layer]-n.simulation.clock.now, func() {
 		if n.turn == turn {
 			n.queue = append(n.queue, layer)
 			n.pump()
@@ -127,26 +144,45 @@ func (n *node) finish() {
 			return
 		}
 		n.ready = true
-		n.simulation.readied(n)
-		n.status.State = v1alpha1.ImagePresent
-		n.status.Source = v1alpha1.SourceMirror
+		source := v1alpha1.SourceMirror
 		if n.policy == v1alpha1.RegistryPolicyDefault {
-			n.status.Source = v1alpha1.SourceUpstream
+			source = v1alpha1.SourceUpstream
 		}
-		n.simulation.report(n)
+		n.status = n.present(source)
+		n.simulation.readied(n)
+		n.report()
 	})
 }
 
-// keepReporting tells the controller how far the pull is, after ever longer pauses.
-func (n *node) keepReporting(turn int, pause time.Duration) {
-	n.simulation.clock.after(pause, func() {
-		if n.turn != turn || n.ready || n.gone || !n.simulation.listening(n) {
-			return
+func (n *node) present(source v1alpha1.ImageSource) *v1alpha1.NodeImageStatus {
+	return &v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: v1alpha1.ImagePresent, Source: source,
+		SizeBytes: int64(n.simulation.size()), PulledBytes: int64(n.simulation.size())}
+}
+
+// reportAfter tells the controller what there is to tell then, unless a report comes before.
+func (n *node) reportAfter(delay time.Duration) {
+	if n.simulation.controller == nil {
+		return
+	}
+	n.reports++
+	report := n.reports
+	n.simulation.clock.after(delay, func() {
+		if report == n.reports && !n.gone {
+			n.report()
 		}
-		n.status.PulledBytes = int64(float64(n.have) * n.simulation.layer)
-		n.simulation.report(n)
-		n.keepReporting(turn, min(2*pause, maxProgress))
 	})
+}
+
+// report tells the controller how far the pull is, and while it goes on does so after ever longer
+// pauses.
+func (n *node) report() {
+	n.reports++
+	if n.status != nil && !n.ready {
+		n.status.PulledBytes = int64(float64(n.have) * n.simulation.layer)
+		n.reportAfter(n.pause)
+		n.pause = min(2*n.pause, maxProgress)
+	}
+	n.simulation.report(n)
 }
 
 // vanish switches the machine off.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -32,11 +33,19 @@ type simulation struct {
 	controller *controller
 }
 
-// outcome is the result of a run.
+// outcome is what a run came to.
 type outcome struct {
 	all    time.Duration // until every node that counts is ready; 0 if that never came
 	copies float64       // of the image, over the uplink
-	passes int
+	writes float64       // of NodeImageSets, for each node: its spec and its status
+}
+
+// compare is by time; never is longest.
+func (o outcome) compare(other outcome) int {
+	if (o.all == 0) != (other.all == 0) {
+		return -cmp.Compare(o.all, other.all)
+	}
+	return cmp.Compare(o.all, other.all)
 }
 
 func newSimulation(m model, nodes int) *simulation {
@@ -44,12 +53,13 @@ func newSimulation(m model, nodes int) *simulation {
 	s := &simulation{
 		model:   m,
 		clock:   c,
-		random:  rand.New(rand.NewPCG(1, uint64(nodes))),
+		random:  rand.New(rand.NewPCG(1+m.draw, uint64(nodes))),
 		uplink:  &pipe{clock: c, bandwidth: m.uplink},
 		holders: make([][]*node, m.layers),
 	}
 	for i := range nodes {
-		n := &node{simulation: s, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer)}
+		n := &node{simulation: s, index: i, has: make([]bool, m.layers), downloads: make(map[int]*transfer),
+			resting: make([]time.Duration, m.layers), lookups: make([]lookup, m.layers)}
 		n.upload = &pipe{clock: c, bandwidth: m.link}
 		n.deaf = s.random.Float64() < m.deaf
 		if !n.deaf {
@@ -68,12 +78,12 @@ func everyoneFromUpstream(m model, nodes int) outcome {
 	s := newSimulation(m, nodes)
 	s.lost = true // there is no seed
 	for _, n := range s.nodes {
-		n.take(v1alpha1.RegistryPolicyDefault)
+		n.take(0, v1alpha1.RegistryPolicyDefault)
 	}
 	return s.run()
 }
 
-// planned is the outcome with the plan in control.
+// planned is what the plan makes of it.
 func planned(m model, nodes int, limits plan.Limits) outcome {
 	s := newSimulation(m, nodes)
 	s.controller = newController(s, limits)
@@ -88,22 +98,9 @@ func (s *simulation) run() outcome {
 		o.all = 0
 	}
 	if s.controller != nil {
-		o.passes = s.controller.passes
+		o.writes = float64(s.controller.writes) / float64(len(s.nodes))
 	}
 	return o
-}
-
-// mirror is whom a node gets a layer from; nil is a miss.
-func (s *simulation) mirror(to *node, layer int) *pipe {
-	known := s.holders[layer]
-	if len(known) == 0 || s.random.Float64() < s.falseMiss {
-		return nil
-	}
-	from := known[s.random.IntN(len(known))]
-	if from == to || from.gone {
-		return nil
-	}
-	return from.upload
 }
 
 func (s *simulation) readied(n *node) {
@@ -124,24 +121,18 @@ func (s *simulation) seedReceived(n *node) {
 	s.clock.after(notReady, func() { s.controller.lose(n) })
 }
 
-func (s *simulation) acknowledge(n *node) {
-	if s.controller != nil {
-		s.controller.acknowledge(n)
-	}
-}
-
+// report is a write of the status of the node's set, and the controller seeing it.
 func (s *simulation) report(n *node) {
-	if s.controller != nil {
-		status := n.status
-		s.clock.after(message, func() { s.controller.hear(n, status) })
+	if s.controller == nil {
+		return
 	}
-}
-
-// listening reports whether a node's progress decides something: a seed's does,
-// and while nodes wait for their turn every node's. Without this the reports would be most of the
-// simulation's work.
-func (s *simulation) listening(n *node) bool {
-	return s.controller != nil && (s.controller.waiting() || n.policy == v1alpha1.RegistryPolicyDefault)
+	s.controller.writes++
+	generation, status := n.generation, n.status
+	if status != nil {
+		told := *status
+		status = &told
+	}
+	s.clock.after(message, func() { s.controller.hear(n, generation, status) })
 }
 
 // controller is the controller's part: it sees, plans and writes.
@@ -153,7 +144,7 @@ type controller struct {
 	unasked    int   // nodes that have no entry yet
 	due        bool
 	wake       time.Duration
-	passes     int
+	writes     int // of sets, by the controller and the agents
 }
 
 // epoch is when the simulation begins; the plan only compares times.
@@ -173,7 +164,7 @@ func newController(s *simulation, limits plan.Limits) *controller {
 
 func (c *controller) now() time.Time { return epoch.Add(c.simulation.clock.now) }
 
-// trigger schedules a pass, which sees all changes until then.
+// trigger has a pass made soon, together with what else happens until then.
 func (c *controller) trigger() {
 	if !c.due {
 		c.due = true
@@ -183,7 +174,6 @@ func (c *controller) trigger() {
 
 func (c *controller) pass() {
 	c.due = false
-	c.passes++
 	c.state.Now = c.now()
 	step := plan.Next(c.state, c.limits)
 	c.state.Memory = step.Memory
@@ -216,6 +206,7 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 		n.HeardAt = c.now()
 	}
 	n.Acknowledged = false
+	c.writes++
 	c.generation[i]++
 	entry := plan.Entry{Status: n.Entries[image].Status, ChangedAt: c.now(), ProgressAt: c.now()}
 	var policy v1alpha1.RegistryPolicy
@@ -228,43 +219,32 @@ func (c *controller) write(i int, set []v1alpha1.NodeImage) {
 		policy = set[0].RegistryPolicy
 	}
 	n.Entries[image] = entry
-	c.simulation.clock.after(message, func() { c.simulation.nodes[i].take(policy) })
+	generation := c.generation[i]
+	c.simulation.clock.after(message, func() { c.simulation.nodes[i].take(generation, policy) })
 }
 
-// acknowledge records that a node has seen its spec.
-func (c *controller) acknowledge(n *node) {
-	generation := c.generation[n.index]
-	c.simulation.clock.after(message, func() {
-		if generation == c.generation[n.index] && !c.state.Nodes[n.index].Acknowledged {
-			c.state.Nodes[n.index].Acknowledged = true
-			if c.waiting() {
-				c.trigger()
-			}
-		}
-	})
-}
-
-// waiting reports whether some node has no entry for the image yet. Once all have one, news
+// waiting says that some node has yet to be asked for the image. Once none is, news
 // that a node gets on or is done change nothing, and passes that would say so are left
 // out: they would be most of the simulation's work.
 func (c *controller) waiting() bool { return c.unasked > 0 }
 
-func (c *controller) hear(n *node, status v1alpha1.NodeImageStatus) {
+func (c *controller) hear(n *node, generation int, status *v1alpha1.NodeImageStatus) {
 	if c.waiting() {
 		c.trigger()
 	}
 	view := &c.state.Nodes[n.index]
 	view.HeardAt = c.now()
+	view.Acknowledged = generation == c.generation[n.index]
 	was := view.Entries[image]
 	entry := was
-	entry.Status, entry.ChangedAt = &status, c.now()
+	entry.Status, entry.ChangedAt = status, c.now()
 	if plan.Progressed(was, entry) {
 		entry.ProgressAt = c.now()
 	}
 	view.Entries[image] = entry
 }
 
-// lose records that Kubernetes has noticed the loss of a node.
+// lose is Kubernetes having noticed that a node is gone.
 func (c *controller) lose(n *node) {
 	c.state.Nodes[n.index].Ready = false
 	c.trigger()

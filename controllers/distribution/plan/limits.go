@@ -17,8 +17,7 @@ const (
 	serveTimeout = 10 * time.Second
 	// maxPartialWeight caps the weight of partial holders at this multiple of that of holders.
 	// Without a cap the plan lets every node in while a slow seed fetches its last layers, and
-	// then all ask the one node that has them. test/simulation measures what too low and too
-	// high a cap cost.
+	// then all ask the one node that has them.
 	maxPartialWeight = 3
 	// unpackFactor is how many times SeedTimeout a seed may take to unpack: its agent has nothing
 	// to report meanwhile, and its peers can fetch the content already.
