@@ -61,7 +61,7 @@ var _ = Describe("A node that more images are wanted on than its NodeImageSet ha
 			Eventually(statusOf(ctx, all[7])).Should(And(notReady(v1alpha1.ReasonNodesFailed),
 				messageOf(v1alpha1.ConditionReady, ContainSubstring("1 failed (TooManyImages)")),
 				HaveField("Failures", ContainElement(And(HaveField("Node", "node-1"), HaveField("Reason", v1alpha1.ReasonTooManyImages))))))
-			Expect(statusOf(ctx, all[0])(Default).Failures).To(BeEmpty())
+			Eventually(statusOf(ctx, all[0])).Should(HaveField("Failures", BeEmpty()))
 
 			var set v1alpha1.NodeImageSet
 			Eventually(func(g Gomega) {
