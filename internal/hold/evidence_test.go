@@ -226,7 +226,9 @@ func TestReleaseFailsWhenThePlacementMoved(t *testing.T) {
 	selecting := func(value string) edit {
 		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": value} }
 	}
-	affine := func(d *appsv1.Deployment) { d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}} }
+	affine := func(d *appsv1.Deployment) {
+		d.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
+	}
 	tolerant := func(d *appsv1.Deployment) {
 		d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	}
