@@ -107,7 +107,10 @@ func (p observedPrefetch) resolved() map[string]plan.Resolved {
 	resolved := make(map[string]plan.Resolved, len(p.images))
 	for i, image := range p.images {
 		last, ok := recorded[string(p.object.Spec.Images[i])]
-		if !ok || last.Digest == "" {
+		if !ok {
+			last = p.recordedOtherwise(image.name)
+		}
+		if last.Digest == "" {
 			continue
 		}
 		// Of two names of one image, the spec may have had one longer than the other.
@@ -117,6 +120,17 @@ func (p observedPrefetch) resolved() map[string]plan.Resolved {
 		resolved[image.name] = plan.Resolved{Digest: last.Digest, Refresh: last.Refresh}
 	}
 	return resolved
+}
+
+// recordedOtherwise returns the status of an image that the spec has written in another way before,
+// such as "nginx" for "docker.io/library/nginx:latest"; empty if there is none.
+func (p observedPrefetch) recordedOtherwise(name string) v1alpha1.ImageStatus {
+	for _, image := range p.object.Status.Images {
+		if ref, err := imageref.Parse(image.Name); err == nil && ref.String() == name {
+			return image
+		}
+	}
+	return v1alpha1.ImageStatus{}
 }
 
 // referenceMemo keeps the parsed images of each ImagePrefetch until its spec changes, because every

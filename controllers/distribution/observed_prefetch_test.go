@@ -52,3 +52,15 @@ func TestPlanOfPrefetch(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// An image that the spec writes in another way is no new image: its tag is not asked for again.
+func TestResolvedOfAnImageWrittenOtherwise(t *testing.T) {
+	object := &v1alpha1.ImagePrefetch{
+		Spec:   v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{"docker.io/library/nginx:latest", "ghcr.io/org/app:v2"}},
+		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{{Name: "ghcr.io/org/app:v1", Digest: two}, {Name: "nginx", Digest: one}}},
+	}
+	want := map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: one}}
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).resolved()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -71,6 +71,9 @@ func imagesOf(names ...string) v1alpha1.ImagePrefetchSpec {
 	return spec
 }
 
+// notObservedYet is the reason of a Ready condition that is about an earlier generation.
+const notObservedYet = "NotObservedYet"
+
 // ready reads the prefetch again and returns its Ready condition if that is about
 // the present generation.
 func ready(ctx context.Context, p *v1alpha1.ImagePrefetch) func(Gomega) metav1.Condition {
@@ -78,7 +81,7 @@ func ready(ctx context.Context, p *v1alpha1.ImagePrefetch) func(Gomega) metav1.C
 		g.Expect(s.Client.Get(ctx, client.ObjectKeyFromObject(p), p)).To(Succeed())
 		condition := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
 		if condition == nil || condition.ObservedGeneration != p.Generation {
-			return metav1.Condition{Reason: "NotObservedYet"}
+			return metav1.Condition{Reason: notObservedYet}
 		}
 		return *condition
 	}
@@ -169,4 +172,21 @@ func seedOf(repository string) *cluster.Node {
 	clients := s.Upstream.Requests().Where(upstream.In(repository)).Clients()
 	Expect(clients).To(HaveLen(1))
 	return nodeAt(clients[0])
+}
+
+// addNode adds a node, with an agent, until the spec ends.
+func addNode(ctx context.Context, opts cluster.NodeOptions) *cluster.Node {
+	GinkgoHelper()
+	node, err := s.AddNode(ctx, opts)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(func(ctx SpecContext) {
+		Expect(s.Cluster.RemoveNode(ctx, node)).To(Succeed())
+		Expect(s.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}})).To(Succeed())
+	})
+	return node
+}
+
+// on selects one node.
+func on(node *cluster.Node) map[string]string {
+	return map[string]string{corev1.LabelHostname: node.Name}
 }
