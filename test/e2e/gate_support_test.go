@@ -87,7 +87,7 @@ func kubectl(ctx context.Context, input string, args ...string) string {
 	cmd := exec.CommandContext(ctx, s.Cluster.KubectlPath(), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Cluster.Kubeconfig())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &out
-	Expect(cmd.Run()).To(Succeed(), func() string { return out.String() })
+	Expect(cmd.Run()).To(Succeed(), out.String)
 	return out.String()
 }
 
