@@ -34,7 +34,7 @@ type Options struct {
 	UpstreamNames []string
 	// Audit makes the API server log every request, see Cluster.AuditLog.
 	Audit bool
-	// AuditObjects has that log tell what became of Deployments and ImagePrefetches.
+	// AuditObjects has that log tell what became of Deployments, ImagePrefetches and NodeImageSets.
 	AuditObjects bool
 	// LogDir keeps the logs of all programs; if empty they go with the cluster.
 	LogDir string

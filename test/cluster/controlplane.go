@@ -135,7 +135,8 @@ func (p *ControlPlane) auditPolicy() string {
 	objects := ""
 	if p.cluster.options.AuditObjects {
 		objects = "{level: RequestResponse, verbs: [create, update, patch, delete], resources: [" +
-			"{group: apps, resources: [deployments]}, {group: sluice.dev, resources: [imageprefetches, imageprefetches/status]}]}, "
+			"{group: apps, resources: [deployments]}, " +
+			"{group: sluice.dev, resources: [imageprefetches, imageprefetches/status, nodeimagesets, nodeimagesets/status]}]}, "
 	}
 	return "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [" + objects + "{level: Metadata}]\n"
 }
