@@ -91,6 +91,33 @@ func TestProgressOfALongPullIsReportedSeldomAndOnlyIfItChanged(t *testing.T) {
 	})
 }
 
+// docs/benchmarks.md states these intervals, and test/e2e counts by them what a pull costs.
+func TestProgressIsReportedAfterTheDocumentedIntervals(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		image, err := images.Image(images.Options{Layers: images.Layers("long", 150, images.KiB)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.runtime.Upstream.Push("team/app:v1", image); err != nil {
+			t.Fatal(err)
+		}
+		a.runtime.PerBlob = time.Second
+		began := time.Now()
+		a.apply(seedOf("v1", "m")) // whose answer is the first report
+		var reported []int
+		for len(reported) < 8 {
+			before := len(a.written.all())
+			a.advance(blink)
+			if len(a.written.all()) > before {
+				reported = append(reported, int(time.Since(began)/time.Second))
+			}
+		}
+		if diff := cmp.Diff([]int{0, 2, 6, 14, 30, 60, 90, 120}, reported); diff != "" {
+			t.Errorf("reports after so many seconds: %s", diff)
+		}
+	})
+}
+
 func TestTheEndOfReceivingIsReportedOnceWhileTheImageIsUnpacked(t *testing.T) {
 	withAgent(t, func(a *agentTest) {
 		a.push("v1", a.runtime.Upstream)

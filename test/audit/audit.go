@@ -29,6 +29,8 @@ type Write struct {
 	Namespace string
 	Name      string
 	Status    int
+	// Object is what became of the object, if the log tells that of its kind.
+	Object json.RawMessage
 }
 
 // Writes are in the order of the log.
@@ -53,7 +55,8 @@ type event struct {
 	ResponseStatus struct {
 		Code int `json:"code"`
 	} `json:"responseStatus"`
-	ReceivedAt time.Time `json:"requestReceivedTimestamp"`
+	ResponseObject json.RawMessage `json:"responseObject"`
+	ReceivedAt     time.Time       `json:"requestReceivedTimestamp"`
 }
 
 // Read returns the writes in a log. A last line that is not written to its end yet is
@@ -99,7 +102,7 @@ func (e *event) write() Write {
 	w := Write{
 		Time: e.ReceivedAt, User: e.User.Username, Verb: e.Verb,
 		Resource: e.ObjectRef.Resource, Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name,
-		Status: e.ResponseStatus.Code,
+		Status: e.ResponseStatus.Code, Object: e.ResponseObject,
 	}
 	if e.ObjectRef.Subresource != "" {
 		w.Resource += "/" + e.ObjectRef.Subresource

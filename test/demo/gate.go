@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -58,7 +59,10 @@ func (s *show) gate(ctx context.Context) error {
 		fmt.Printf("%6.1fs  %s\n", moment.at.Sub(began).Seconds(), moment.what)
 	}
 	fmt.Println()
-	return s.showEvents(ctx, nextImage)
+	if err := s.showEvents(ctx, nextImage); err != nil {
+		return err
+	}
+	return s.onEveryNode(ctx, append(slices.Clone(sampleImages), nextImage)...)
 }
 
 // addImage is a JSON patch that puts an image behind those of an ImagePrefetch.

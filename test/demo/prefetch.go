@@ -33,7 +33,10 @@ func (s *show) prefetch(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("\nReady after %.1f s.\n\n", time.Since(began).Seconds())
-	return s.kubectl(ctx, "get", "imageprefetches")
+	if err := s.kubectl(ctx, "get", "imageprefetches"); err != nil {
+		return err
+	}
+	return s.onEveryNode(ctx, sampleImages...)
 }
 
 // follow draws the table at each change, and returns when the sample is Ready.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,11 +22,14 @@ import (
 // clusterInfo is what the show must know about the cluster. The supervisor writes it
 // down when the cluster is up.
 type clusterInfo struct {
-	Kubeconfig string            `json:"kubeconfig"`
-	Kubectl    string            `json:"kubectl"`
-	Upstream   string            `json:"upstream"` // URL
-	Nodes      map[string]string `json:"nodes"`    // names by address
-	Took       time.Duration     `json:"took"`     // from nothing to all started
+	Kubeconfig string             `json:"kubeconfig"`
+	Kubectl    string             `json:"kubectl"`
+	Upstream   string             `json:"upstream"` // URL
+	Nodes      map[string]string  `json:"nodes"`    // names by address
+	Mirror     string             `json:"mirror"`   // in words
+	Contents   string             `json:"contents"` // socket of serveContents
+	Images     map[string]stocked `json:"images"`   // that were pushed, by name
+	Took       time.Duration      `json:"took"`     // from nothing to all started
 }
 
 // uplink is what the upstream registry sends in all, in bytes per second:
@@ -70,25 +74,36 @@ func supervise(ctx context.Context, opts options) (err error) {
 	}
 	logf := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 	i, err := install.Start(ctx, install.Options{
-		Nodes:  cluster.Nodes(opts.nodes),
-		LogDir: filepath.Join(dir, "log"),
-		Logf:   logf,
+		Nodes:       cluster.Nodes(opts.nodes),
+		MirrorFlags: []string{"--behave=spegel"},
+		LogDir:      filepath.Join(dir, "log"),
+		Logf:        logf,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, i.Stop()) }()
-	if err := stock(ctx, i); err != nil {
+	pushed, err := stock(ctx, i)
+	if err != nil {
 		return fmt.Errorf("fill the upstream registry: %w", err)
 	}
 	if err := setUp(ctx, i, logf); err != nil {
 		return err
 	}
+	socket := filepath.Join(dir, "contents.sock")
+	stop, err := serveContents(socket, i.Cluster, slices.Sorted(maps.Keys(pushed)))
+	if err != nil {
+		return fmt.Errorf("serve what the nodes have: %w", err)
+	}
+	defer func() { err = errors.Join(err, stop()) }()
 	info := clusterInfo{
 		Kubeconfig: i.Cluster.Kubeconfig(),
 		Kubectl:    i.Cluster.KubectlPath(),
 		Upstream:   i.Upstream.URL(),
 		Nodes:      map[string]string{},
+		Mirror:     mirrorInWords(),
+		Contents:   socket,
+		Images:     pushed,
 		Took:       time.Since(began),
 	}
 	for _, node := range i.Cluster.Nodes() {
@@ -115,21 +130,46 @@ func setUp(ctx context.Context, i *install.Installation, logf func(string, ...an
 	return nil
 }
 
+// mirrorInWords says what runs as the mirror of each node.
+func mirrorInWords() string {
+	if binary := os.Getenv("SPEGEL"); binary != "" {
+		return "nothing: it is " + binary
+	}
+	return "test/peermirror, which misses as Spegel was measured to; SPEGEL=BINARY runs Spegel itself"
+}
+
+// stocked is an image that was pushed. What the nodes and the registry are to say is worked out
+// from it.
+type stocked struct {
+	Digest  string   `json:"digest"`
+	Content []string `json:"content"` // digests of the manifest, the config and the layers
+}
+
 // stock puts images into the upstream registry that share their base: five layers of
 // 8 MiB below, and two of their own.
-func stock(ctx context.Context, i *install.Installation) error {
+func stock(ctx context.Context, i *install.Installation) (map[string]stocked, error) {
+	pushed := map[string]stocked{}
 	base := images.Layers("demo-base", 5, 8*images.MiB)
 	for _, name := range []string{"app:v1", "app:v2", "sidecar:v1"} {
 		image, err := images.Pause(ctx, slices.Concat(base, images.Layers("demo-"+name, 2, 6*images.MiB))...)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := i.Upstream.Push("demo/"+name, image); err != nil {
-			return err
+			return nil, err
 		}
+		var content []string
+		err = images.Walk(image, func(blob images.Blob) error { // the manifest comes last
+			content = append(content, blob.Digest.String())
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		pushed[install.Registry+"/demo/"+name] = stocked{Digest: content[len(content)-1], Content: content}
 	}
 	i.Upstream.SetRate(uplink)
-	return nil
+	return pushed, nil
 }
 
 func infoFile(dir string) string { return filepath.Join(dir, "cluster.json") }

@@ -52,6 +52,8 @@ type Options struct {
 	Race bool
 	// Audit has the API server log every request.
 	Audit bool
+	// AuditObjects has that log tell what became of ImagePrefetches and NodeImageSets.
+	AuditObjects bool
 	// LogDir keeps the logs; if empty they go with the stack.
 	LogDir string
 	// Logf is told what takes time.
@@ -99,6 +101,7 @@ func Start(ctx context.Context, opts Options) (_ *Stack, err error) {
 		Mirror:        mirror,
 		UpstreamNames: []string{Registry},
 		Audit:         opts.Audit,
+		AuditObjects:  opts.AuditObjects,
 		LogDir:        opts.LogDir,
 		Logf:          opts.Logf,
 	})

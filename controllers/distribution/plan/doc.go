@@ -7,9 +7,10 @@
 // # One image on one node
 //
 // A node's spec names an image only from the node's turn on. So a node that pulls from the
-// mirror costs one write of its spec, and one or two writes of its status by its agent. The
-// digest in the entry is the one that the node is to have. A node that waits for its turn at a
-// new digest keeps the entry of the old one, and with it the pin.
+// mirror costs one write of its spec, and one or two writes of its status by its agent, and
+// more only while a long pull makes progress (docs/benchmarks.md). The digest in the entry is
+// the one that the node is to have. A node that waits for its turn at a new digest keeps the
+// entry of the old one, and with it the pin.
 //
 //	             no entry, or another digest ◀───────────────┐
 //	                │                │                       │
