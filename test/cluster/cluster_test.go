@@ -194,7 +194,7 @@ var _ = Describe("Daemons of a node", func() {
 		node := shared.Nodes()[1]
 		pod := runPod(ctx, node)
 		for _, daemon := range []*cluster.Daemon{node.Containerd, node.Kubelet, node.Mirror} {
-			pid := daemon.Process().Pid()
+			pid := running(daemon).Pid()
 			daemon.Kill()
 			Expect(daemon.Process()).To(BeNil())
 			Expect(daemon.Start(ctx)).To(Succeed())
@@ -215,6 +215,38 @@ var _ = Describe("Daemons of a node", func() {
 		Expect(node.Ctr(ctx, "version")).NotTo(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
+	It("have a mirror that is started again when it ends by itself", func(ctx context.Context) {
+		node := shared.Nodes()[1]
+		killed := running(node.Mirror)
+		killed.Kill()
+		Expect(running(node.Mirror)).NotTo(BeIdenticalTo(killed))
+		Eventually(dial).WithArguments(ctx, node.IP, "5000").Should(Succeed())
+		Expect(logOf(node.Mirror)).To(ContainSubstring("cluster: mirror ended by itself (signal: killed), is started again"))
+	}, SpecTimeout(specTimeout))
+
+	It("start a mirror again for as long as it is meant to run, and not after a power failure", func(ctx context.Context) {
+		ends := &cluster.Mirror{Command: func(*cluster.Node) *exec.Cmd { return exec.Command("sh", "-c", "exit 3") }}
+		other, err := cluster.Start(ctx, cluster.Options{
+			ContainerdOnly: true, Nodes: cluster.Nodes(1), Mirror: ends, LogDir: GinkgoT().TempDir(),
+		})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(other.Stop)
+		node := other.Nodes()[0]
+		restarts := func() int {
+			return strings.Count(logOf(node.Mirror), "ended by itself (exit status 3), is started again")
+		}
+		const slowest = 2 * time.Second // between two starts
+		for _, end := range []func(){node.Mirror.Stop, node.Mirror.Kill, node.PowerOff} {
+			before := restarts()
+			Expect(node.Mirror.Start(ctx)).To(Succeed())
+			Eventually(restarts).Should(BeNumerically(">=", before+2))
+			end()
+			ended := restarts()
+			Consistently(restarts, 2*slowest).Should(Equal(ended))
+		}
+		Expect(logOf(node.Mirror)).NotTo(ContainSubstring("cannot be started"))
+	}, SpecTimeout(specTimeout))
+
 	It("come back, with their Pods, after a power failure", func(ctx context.Context) {
 		node := shared.Nodes()[0]
 		pod := runPod(ctx, node)
@@ -229,6 +261,22 @@ var _ = Describe("Daemons of a node", func() {
 		))
 	}, SpecTimeout(specTimeout))
 })
+
+// running is the daemon's process, awaited: a mirror ends with its containerd, and is
+// started again.
+func running(daemon *cluster.Daemon) (process *cluster.Process) {
+	GinkgoHelper()
+	Eventually(func() *cluster.Process {
+		process = daemon.Process()
+		return process
+	}).ShouldNot(BeNil())
+	return process
+}
+
+func logOf(daemon *cluster.Daemon) string {
+	GinkgoHelper()
+	return string(must(os.ReadFile(daemon.Log())))
+}
 
 func client() *kubernetes.Clientset {
 	GinkgoHelper()

@@ -26,9 +26,12 @@ type Daemon struct {
 	log     string
 	command func() *exec.Cmd
 	ready   readyFunc
+	// restarts has the daemon started again when it ends by itself.
+	restarts bool
 
 	mu      sync.Mutex
 	process *Process
+	keeper  *keeper // while a daemon that restarts is meant to run
 }
 
 func (n *Node) newDaemon(name string, command func() *exec.Cmd, ready readyFunc) *Daemon {
@@ -62,16 +65,20 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if d.process != nil && d.process.Running() {
 		return nil
 	}
+	d.dismissKeeper() // the caller does not wait for its next try
 	process, err := startProcess(d.machine(), d.command(), d.log)
 	if err != nil {
 		return err
 	}
 	d.process = process
-	if d.ready == nil {
-		return nil
+	if d.ready != nil {
+		if err := d.await(ctx, process); err != nil {
+			return fmt.Errorf("start %s on %s: %w\n%s", d.name, d.machine().name, err, tail(d.log))
+		}
 	}
-	if err := d.await(ctx, process); err != nil {
-		return fmt.Errorf("start %s on %s: %w\n%s", d.name, d.machine().name, err, tail(d.log))
+	if d.restarts {
+		d.keeper = newKeeper()
+		go d.keep(d.keeper, process)
 	}
 	return nil
 }
@@ -96,6 +103,7 @@ func (d *Daemon) await(ctx context.Context, process *Process) error {
 
 // Stop asks the daemon to end, and waits until it has.
 func (d *Daemon) Stop() {
+	d.letEnd()
 	if process := d.Process(); process != nil {
 		process.Stop()
 	}
@@ -104,6 +112,7 @@ func (d *Daemon) Stop() {
 // Kill kills the daemon and waits until it is gone. Containers, which are
 // children of their shims, live on.
 func (d *Daemon) Kill() {
+	d.letEnd()
 	if process := d.Process(); process != nil {
 		process.Kill()
 	}

@@ -18,7 +18,9 @@ import (
 // mirrorPort is where mirrors listen, each at its node's address.
 const mirrorPort = "5000"
 
-// Mirror is a peer-to-peer mirror that runs on every node.
+// Mirror is a peer-to-peer mirror that runs on every node. It is started again
+// when it ends by itself, as the kubelet does with Spegel's Pod: Spegel ends when
+// its containerd does.
 type Mirror struct {
 	// Command is what to run on a node.
 	Command func(n *Node) *exec.Cmd
@@ -113,7 +115,9 @@ func (n *Node) newMirror(mirror *Mirror) *Daemon {
 		}
 		return mirror.Ready(ctx, n)
 	}
-	return n.newDaemon("mirror", command, ready)
+	daemon := n.newDaemon("mirror", command, ready)
+	daemon.restarts = true
+	return daemon
 }
 
 // peersFile lists the mirrors of all nodes, now and later.

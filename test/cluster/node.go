@@ -134,8 +134,12 @@ func (n *Node) PowerOn(ctx context.Context) error {
 // PowerOff ends the node as a power failure does: at once, with all that runs
 // on it. Its disk is kept.
 func (n *Node) PowerOff() {
+	daemons := []*Daemon{n.Containerd, n.Mirror, n.Kubelet, n.KubeProxy}
+	for _, daemon := range daemons {
+		daemon.letEnd()
+	}
 	n.machine.kill()
-	for _, daemon := range []*Daemon{n.Containerd, n.Mirror, n.Kubelet, n.KubeProxy} {
+	for _, daemon := range daemons {
 		daemon.forget()
 	}
 }
