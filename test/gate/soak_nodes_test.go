@@ -54,16 +54,18 @@ func (s *soak) disturbNodes(ctx context.Context, random *rand.Rand) {
 		case <-time.After(time.Duration(20+random.Int64N(200)) * time.Millisecond):
 		}
 		n := s.nodes[random.IntN(len(s.nodes))]
+		// What has trouble is well again the next time, so that most nodes are well.
+		trouble := random.IntN(3) == 0
 		switch choice := random.IntN(20); {
 		case choice < 12:
 			s.bring(ctx, random)
 		case choice < 14:
-			n.dead = !n.dead
+			n.dead = !n.dead && trouble
 			n.report(ctx)
 		case choice < 16:
-			editNode(ctx, n.name, func(node *corev1.Node) { node.Spec.Unschedulable = !node.Spec.Unschedulable })
+			editNode(ctx, n.name, func(node *corev1.Node) { node.Spec.Unschedulable = !node.Spec.Unschedulable && trouble })
 		case choice < 18:
-			toggleReady(ctx, n.name)
+			setReady(ctx, n.name, trouble)
 		case len(s.nodes) < mostSoakNodes && ctx.Err() == nil:
 			s.addNode(ctx)
 		}
@@ -148,17 +150,18 @@ func editNode(ctx context.Context, name string, change func(*corev1.Node)) {
 	expectUnless(ctx, err)
 }
 
-// toggleReady does what a kubelet does that has trouble, or that has it no more.
-func toggleReady(ctx context.Context, name string) {
+// setReady does what a kubelet does that has trouble, or that has it no more.
+func setReady(ctx context.Context, name string, trouble bool) {
 	GinkgoHelper()
 	node, err := getNode(ctx, name)
 	if err == nil {
 		before := node.DeepCopy()
 		for i := range node.Status.Conditions {
 			if condition := &node.Status.Conditions[i]; condition.Type == corev1.NodeReady {
-				condition.Status = map[corev1.ConditionStatus]corev1.ConditionStatus{corev1.ConditionTrue: corev1.ConditionFalse}[condition.Status]
-				if condition.Status == "" {
-					condition.Status = corev1.ConditionTrue
+				broken := condition.Status == corev1.ConditionTrue && trouble
+				condition.Status = corev1.ConditionTrue
+				if broken {
+					condition.Status = corev1.ConditionFalse
 				}
 			}
 		}
