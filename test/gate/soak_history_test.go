@@ -208,7 +208,7 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 			h.wrong(e, fmt.Sprintf("a hold that had lost its label did not get it back: %s", marksOf(now)))
 		}
 	case was == nil || was.Labels[v1alpha1.HoldLabel] == "":
-		h.wrong(e, "Sluice's controller writes what is not held")
+		h.wrong(e, fmt.Sprintf("Sluice's controller writes what is not held: before %s, after %s", marksOf(was), marksOf(now)))
 	case !equality.Semantic.DeepEqual(was.Spec.Template, now.Spec.Template):
 		h.wrong(e, "Sluice's controller changes the template")
 	case isHeld(was) && !now.Spec.Paused:

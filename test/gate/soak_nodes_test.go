@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -37,7 +38,7 @@ const (
 
 // soakNode is a node of the soak, as its agent would tell of it.
 type soakNode struct {
-	name   string
+	set    v1alpha1.NodeImageSet
 	images []v1alpha1.NodeImageStatus
 	// dead is an agent that does not answer any more.
 	dead bool
@@ -63,9 +64,9 @@ func (s *soak) disturbNodes(ctx context.Context, random *rand.Rand) {
 			n.dead = !n.dead && trouble
 			n.report(ctx)
 		case choice < 16:
-			editNode(ctx, n.name, func(node *corev1.Node) { node.Spec.Unschedulable = !node.Spec.Unschedulable && trouble })
+			editNode(ctx, n.set.Name, func(node *corev1.Node) { node.Spec.Unschedulable = !node.Spec.Unschedulable && trouble })
 		case choice < 18:
-			setReady(ctx, n.name, trouble)
+			setReady(ctx, n.set.Name, trouble)
 		case len(s.nodes) < mostSoakNodes && ctx.Err() == nil:
 			s.addNode(ctx)
 		}
@@ -74,8 +75,9 @@ func (s *soak) disturbNodes(ctx context.Context, random *rand.Rand) {
 
 func (s *soak) addNode(ctx context.Context) {
 	GinkgoHelper()
-	n := &soakNode{name: fmt.Sprintf("soak-%d", len(s.nodes))}
-	nodes.add(context.WithoutCancel(ctx), n.name, soakPool)
+	n := &soakNode{}
+	n.set.Name = fmt.Sprintf("soak-%d", len(s.nodes))
+	nodes.add(context.WithoutCancel(ctx), n.set.Name, soakPool)
 	s.nodes = append(s.nodes, n)
 }
 
@@ -96,6 +98,8 @@ func (s *soak) bring(ctx context.Context, random *rand.Rand) {
 		return // others write it as well, Sluice is down, or ctx has ended
 	}
 	failing := random.IntN(3) == 0
+	var reports sync.WaitGroup
+	defer reports.Wait()
 	for _, n := range s.nodes {
 		state := v1alpha1.ImagePresent
 		switch chance := random.IntN(10); {
@@ -108,28 +112,28 @@ func (s *soak) bring(ctx context.Context, random *rand.Rand) {
 		n.images = slices.DeleteFunc(n.images, func(image v1alpha1.NodeImageStatus) bool { return image.Name == name })
 		n.images = append(n.images, v1alpha1.NodeImageStatus{Name: name, Digest: digestOf(tag), State: state})
 		n.images = n.images[max(0, len(n.images)-imagesPerNode):]
-		n.report(ctx)
+		reports.Go(func() {
+			defer GinkgoRecover()
+			n.report(ctx)
+		})
 	}
 }
 
 // report has the node's set ask for its images, and its agent answer unless that is dead.
 func (n *soakNode) report(ctx context.Context) {
 	GinkgoHelper()
-	set := &v1alpha1.NodeImageSet{}
-	set.Name = n.name
-	err := api.Get(ctx, client.ObjectKeyFromObject(set), set)
-	set.Spec = v1alpha1.NodeImageSetSpec{NodeName: n.name}
+	set := &n.set
+	set.Spec = v1alpha1.NodeImageSetSpec{NodeName: set.Name}
 	for _, image := range n.images {
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image.Name, Digest: image.Digest, RegistryPolicy: v1alpha1.RegistryPolicyDefault})
 	}
 	if n.dead { // a spec that it has yet to see
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: repository + ":unseen", Digest: digestOf("unseen")})
 	}
-	switch {
-	case client.IgnoreNotFound(err) != nil:
-	case err != nil:
+	var err error
+	if set.UID == "" {
 		err = asController.Create(ctx, set)
-	default:
+	} else {
 		err = asController.Update(ctx, set)
 	}
 	if err == nil && !n.dead {

@@ -77,7 +77,10 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		fmt.Printf("soak: the audit log has %d writes of Deployments; %d of them were held, Sluice's controller ended %d holds, and owners %d; "+
 			"%d images rolled out for the first time, %d of them because the nodes had them\n",
 			history.writes, history.holds, history.releases, history.takeovers, history.first, history.evident)
-		Expect(min(history.holds, history.releases, history.takeovers, history.first, history.evident)).To(BeNumerically(">", 0), "nothing was shown")
+		Expect(min(history.holds, history.releases, history.takeovers, history.first)).To(BeNumerically(">", 0), "nothing was shown")
+		if *soakDuration >= time.Minute { // in a few seconds there may be none
+			Expect(history.evident).To(BeNumerically(">", 0), "nothing was released because the nodes had it")
+		}
 	}, NodeTimeout(15*time.Minute))
 })
 
