@@ -63,6 +63,10 @@ type history struct {
 	takeovers int
 
 	stored map[subject]*appsv1.Deployment
+	// storedAt is when stored was, and cutShort when a write ended without an answer of which
+	// it is not known whether it was stored.
+	storedAt map[subject]time.Time
+	cutShort map[subject][]time.Time
 	// nodes are the states of the nodes, the last one last.
 	nodes []nodeStates
 	// there are the images that an ImagePrefetch was ever Ready with. They stay.
@@ -78,8 +82,12 @@ type history struct {
 // readHistory goes through all writes in the order in which they were stored.
 func readHistory(file string) *history {
 	GinkgoHelper()
-	h := &history{stored: map[subject]*appsv1.Deployment{}, there: map[subject]map[string]bool{}, heldAt: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}, known: map[subject][]string{}}
-	for _, e := range readAudit(file) {
+	h := &history{stored: map[subject]*appsv1.Deployment{}, storedAt: map[subject]time.Time{}, cutShort: map[subject][]time.Time{}, there: map[subject]map[string]bool{}, heldAt: map[subject]map[string]bool{}, passed: map[subject]map[string]bool{}, known: map[subject][]string{}}
+	entries, unanswered := readAudit(file)
+	for _, e := range unanswered {
+		h.cutShort[e.subject()] = append(h.cutShort[e.subject()], e.StageTimestamp)
+	}
+	for _, e := range entries {
 		switch {
 		case e.ObjectRef.Resource == "imageprefetches":
 			h.prefetch(e)
@@ -99,13 +107,13 @@ var audited = []string{
 	"deployments/", "imageprefetches/", "imageprefetches/status", "nodes/", "nodes/status", "nodeimagesets/", "nodeimagesets/status",
 }
 
-// readAudit reads the successful writes of what is audited.
-func readAudit(file string) []*entry {
+// readAudit reads the successful writes of what is audited, in the order in which they were stored,
+// and the writes of Deployments that ended without an answer.
+func readAudit(file string) (entries, unanswered []*entry) {
 	GinkgoHelper()
 	log, err := os.Open(file)
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { Expect(log.Close()).To(Succeed()) }()
-	var entries []*entry
 	for lines := bufio.NewReader(log); ; {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
@@ -114,6 +122,10 @@ func readAudit(file string) []*entry {
 		Expect(err).NotTo(HaveOccurred())
 		e := &entry{}
 		Expect(json.Unmarshal(line, e)).To(Succeed())
+		if e.isUnanswered() {
+			unanswered = append(unanswered, e)
+			continue
+		}
 		if e.Stage != "ResponseComplete" || e.ResponseStatus.Code >= 300 || len(e.ResponseObject) == 0 || e.ObjectRef == nil {
 			continue
 		}
@@ -133,7 +145,16 @@ func readAudit(file string) []*entry {
 		entries = append(entries, e)
 	}
 	slices.SortStableFunc(entries, func(a, b *entry) int { return int(a.version - b.version) })
-	return entries
+	return entries, unanswered
+}
+
+// isUnanswered reports whether a write of a Deployment may have been stored although no answer says
+// so, because the client was killed meanwhile.
+func (e *entry) isUnanswered() bool {
+	if e.ObjectRef == nil || e.ObjectRef.Resource != "deployments" || !slices.Contains([]string{"create", "update", "patch"}, e.Verb) {
+		return false
+	}
+	return e.Stage == "Panic" || e.Stage == "ResponseComplete" && (e.ResponseStatus.Code < 200 || e.ResponseStatus.Code >= 499)
 }
 
 func (h *history) prefetch(e *entry) {
@@ -155,7 +176,13 @@ func (h *history) deployment(e *entry) {
 	if now.Labels["soak"] == "" {
 		return
 	}
-	was := h.stored[e.subject()]
+	was, since := h.stored[e.subject()], h.storedAt[e.subject()]
+	h.storedAt[e.subject()] = e.StageTimestamp
+	if slices.ContainsFunc(h.cutShort[e.subject()], func(at time.Time) bool { return at.After(since) && !at.After(e.StageTimestamp) }) {
+		h.stored[e.subject()] = now // what this write found is not known
+		add(h.passed, e.subject(), hold.ImagesOf(&now.Spec.Template.Spec).Hash())
+		return
+	}
 	if was != nil && was.UID != now.UID {
 		was = nil
 		delete(h.passed, e.subject())
