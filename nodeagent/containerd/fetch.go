@@ -39,8 +39,8 @@ const (
 // fetcher brings the blobs of one image from the mirrors into the content store.
 type fetcher struct {
 	store content.Store
-	// sourceLabel labels each blob at its commit with its source. Spegel announces a blob only if
-	// the label is there within 650 ms of the commit, and does not look for it a second time.
+	// sourceLabel labels each blob at its commit with its source, without which the mirror of this
+	// node does not advertise it: see announce.
 	sourceLabel content.Opt
 	mirrors     *mirror.Client
 	streams     *streams

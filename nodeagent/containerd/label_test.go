@@ -5,20 +5,24 @@ package containerd_test
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/typeurl/v2"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/runtimetest"
 	"github.com/sluice-dev/sluice/test/upstream"
 )
 
 var _ = Describe("What a peer commits", func() {
-	It("has the label of its source at the commit, because Spegel announces no blob that is labelled later", func(ctx context.Context) {
+	It("has the label of its source at the commit, because Spegel advertises no blob that is labelled later", func(ctx context.Context) {
 		p := newPair("labelled")
 		image, err := images.Image(images.Options{Layers: images.Layers("labelled", 4, images.KiB)})
 		Expect(err).NotTo(HaveOccurred())
@@ -40,30 +44,25 @@ var _ = Describe("What a peer commits", func() {
 		Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Digest", p.digest))
 
 		Expect(time.Since(began)).To(BeNumerically(">", 5*time.Second), "the manifest was missed once")
+		label := labels.LabelDistributionSource + "." + machines.GatewayIP
 		for range blobs {
-			var c creation
+			var c runtimetest.Creation
 			Eventually(ctx, created).Should(Receive(&c))
-			Expect(blobs).To(ContainElement(c.digest))
-			Expect(c.labels).To(HaveKeyWithValue("containerd.io/distribution.source."+machines.GatewayIP, p.repository), c.digest.String())
+			Expect(blobs).To(ContainElement(c.Digest))
+			Expect(c.Labels).To(HaveKeyWithValue(label, p.repository), c.Digest.String())
 		}
 	}, SpecTimeout(specTimeout))
 })
 
-// creation is a blob that was committed, with the labels that it had then.
-type creation struct {
-	digest digest.Digest
-	labels map[string]string
-}
-
-// watchCreated looks up each blob at the event that it was committed, as Spegel does, until the
-// spec ends.
-func watchCreated(ctx context.Context) <-chan creation {
+// watchCreated looks up each blob at the event that it was created, as Spegel does, until the spec
+// ends.
+func watchCreated(ctx context.Context) <-chan runtimetest.Creation {
 	GinkgoHelper()
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	envelopes, errs := direct.Subscribe(watching, `topic=="/content/create"`)
 	_, err := direct.Version(ctx) // once this is answered the daemon has the subscription
 	Expect(err).NotTo(HaveOccurred())
-	created := make(chan creation, 100)
+	created := make(chan runtimetest.Creation, 100)
 	ended := make(chan struct{})
 	go func() {
 		defer GinkgoRecover()
@@ -76,7 +75,7 @@ func watchCreated(ctx context.Context) <-chan creation {
 				d := digest.Digest(event.(*eventtypes.ContentCreate).Digest)
 				info, err := direct.ContentStore().Info(watching, d)
 				Expect(err).NotTo(HaveOccurred())
-				created <- creation{d, info.Labels}
+				created <- runtimetest.Creation{Digest: d, Labels: info.Labels}
 			case err := <-errs:
 				if watching.Err() == nil {
 					Expect(err).NotTo(HaveOccurred())
@@ -90,4 +89,20 @@ func watchCreated(ctx context.Context) <-chan creation {
 		<-ended
 	})
 	return created
+}
+
+// unlabel takes the labels of their sources from a blob.
+func unlabel(d digest.Digest) {
+	GinkgoHelper()
+	ctx := context.Background()
+	info, err := direct.ContentStore().Info(ctx, d)
+	Expect(err).NotTo(HaveOccurred())
+	for label := range info.Labels {
+		if !strings.HasPrefix(label, labels.LabelDistributionSource) {
+			continue
+		}
+		bare := content.Info{Digest: d, Labels: map[string]string{label: ""}}
+		_, err := direct.ContentStore().Update(ctx, bare, "labels."+label)
+		Expect(err).NotTo(HaveOccurred())
+	}
 }

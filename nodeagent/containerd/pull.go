@@ -70,8 +70,8 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgres
 	return result, nil
 }
 
-// finish checks that the content is complete, unpacks it if it is still packed, and records the
-// image's names.
+// finish checks that the content is complete, unpacks it if it is still packed, announces it to the
+// mirror, and records the image's names.
 func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor) (localContent, error) {
 	local, err := r.inspect(ctx, target)
 	if err != nil {
@@ -87,6 +87,9 @@ func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target 
 		if err := r.unpack(ctx, target); err != nil {
 			return localContent{}, err
 		}
+	}
+	if err := r.announce(ctx, req.Ref, target); err != nil {
+		return localContent{}, err
 	}
 	return local, r.recordNames(ctx, req.Ref, target, local.manifest.Config, req.Pinned)
 }

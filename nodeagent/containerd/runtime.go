@@ -17,8 +17,12 @@
 //	transfer and unpack,         check the disk            │
 //	check the disk meanwhile     fetch blobs, unpack layers│
 //	   │                                 │                 │
-//	   └────────────────┬────────────────┘                 ▼
-//	                    └──▶ image records: id, repo@digest, repo:tag
+//	   └────────────────┬────────────────┘                 │
+//	                    ▼                                  │
+//	      announce the content to the mirror ◀─────────────┘
+//	                    │
+//	                    ▼
+//	      image records: id, repo@digest, repo:tag
 //
 // A lease with the image's name keeps all content that a pull fetches, until the pull succeeds or
 // the image has been out of the spec for a while. So containerd's garbage collection takes nothing

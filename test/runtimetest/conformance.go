@@ -8,6 +8,7 @@ package runtimetest
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"sync"
 	"time"
 
@@ -54,6 +55,17 @@ type TestNode struct {
 	Point func(name string, d digest.Digest, pinned bool)
 	// Hang makes the runtime answer nothing until resume is called. resume may be called twice.
 	Hang func() (resume func())
+	// Unlabel takes the labels of their sources from a blob, as if it had been imported.
+	Unlabel func(d digest.Digest)
+	// Created is what a mirror on the node is told from now on.
+	Created func(ctx context.Context) <-chan Creation
+}
+
+// Creation is the event that a blob was created, with the labels that the blob had when a mirror
+// was told of it.
+type Creation struct {
+	Digest digest.Digest
+	Labels map[string]string
 }
 
 const (
@@ -372,6 +384,55 @@ func Conformance(newNode func(ctx context.Context) *TestNode) {
 			Expect(node.Mirror.Push(repository+":v1", index)).To(Succeed())
 			_, err := pull(ctx, peer(artifactDigest(index)))
 			Expect(err).To(MatchError(nodeagent.ErrPlatformNotProvided))
+		}, SpecTimeout(specTimeout))
+	})
+
+	Context("for its mirror, which looks for the source of a blob only when it is told that the blob was created", func() {
+		// eventuallySourced waits until the mirror was told of each blob so often, the last time
+		// with its source.
+		eventuallySourced := func(ctx context.Context, created <-chan Creation, artifact images.Artifact, times int) {
+			GinkgoHelper()
+			left := map[digest.Digest]int{}
+			Expect(images.Walk(artifact, func(b images.Blob) error {
+				left[digest.Digest(b.Digest.String())] = times
+				return nil
+			})).To(Succeed())
+			host := (&url.URL{Host: node.Registry}).Hostname()
+			for len(left) > 0 {
+				var c Creation
+				Eventually(ctx, created).Should(Receive(&c))
+				if left[c.Digest]--; left[c.Digest] > 0 {
+					continue
+				}
+				Expect(c.Labels).To(HaveKeyWithValue("containerd.io/distribution.source."+host, repository), c.Digest.String())
+				delete(left, c.Digest)
+			}
+		}
+
+		DescribeTable("tells it of each blob once more at the end of a pull, because the label may have come too late",
+			func(ctx context.Context, request func(digest.Digest) nodeagent.PullRequest) {
+				image, d := makeImage("v1")
+				Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+				Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+				created := node.Created(ctx)
+				Expect(pull(ctx, request(d))).To(HaveField("Digest", d))
+				eventuallySourced(ctx, created, image, 2)
+			},
+			Entry("as a seed", seed, SpecTimeout(specTimeout)),
+			Entry("as a peer", peer, SpecTimeout(specTimeout)),
+		)
+
+		It("labels content that was there without a source, and tells of it", func(ctx context.Context) {
+			image, d := makeImage("v1")
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(pull(ctx, seed(d))).To(HaveField("Digest", d))
+			Expect(images.Walk(image, func(b images.Blob) error {
+				node.Unlabel(digest.Digest(b.Digest.String()))
+				return nil
+			})).To(Succeed())
+			created := node.Created(ctx)
+			Expect(pull(ctx, seed(d))).To(HaveField("Source", v1alpha1.SourceLocal))
+			eventuallySourced(ctx, created, image, 1)
 		}, SpecTimeout(specTimeout))
 	})
 

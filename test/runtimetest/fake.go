@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"sync"
 	"time"
 
@@ -50,6 +51,8 @@ type Fake struct {
 	leased   map[imageref.Reference][]digest.Digest
 	records  map[string]*record
 	watchers map[chan nodeagent.Change]bool
+	sources  map[digest.Digest]map[string]string // the labels of a content's sources
+	mirrors  map[chan Creation]bool
 	stopped  error
 	lost     chan struct{}
 
@@ -69,7 +72,8 @@ func NewFake() *Fake {
 	return &Fake{
 		Upstream: NewRegistry(), Mirror: NewRegistry(),
 		contents: map[digest.Digest]content{}, leased: map[imageref.Reference][]digest.Digest{},
-		records: map[string]*record{}, watchers: map[chan nodeagent.Change]bool{}, lost: make(chan struct{}),
+		records: map[string]*record{}, watchers: map[chan nodeagent.Change]bool{},
+		sources: map[digest.Digest]map[string]string{}, mirrors: map[chan Creation]bool{}, lost: make(chan struct{}),
 	}
 }
 
@@ -134,6 +138,7 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, onProgress f
 	}
 	f.mu.Lock()
 	blobs, _ := f.tree(p.Digest)
+	f.announceImage(req.Ref, p.Digest)
 	for _, name := range req.Ref.Names(p.Digest) {
 		f.set(name, p.Digest, req.Pinned)
 	}
@@ -202,8 +207,49 @@ func (f *Fake) fetch(ctx context.Context, req nodeagent.PullRequest, d digest.Di
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.contents[d] = c
+	f.announce(req.Ref, d)
 	f.leased[req.Ref] = append(f.leased[req.Ref], d)
 	return c.descriptor.Size, nil
+}
+
+// announceImage announces all content of an image that is there.
+func (f *Fake) announceImage(ref imageref.Reference, root digest.Digest) {
+	c, ok := f.contents[root]
+	if !ok {
+		return
+	}
+	f.announce(ref, root)
+	for _, child := range c.children {
+		f.announceImage(ref, digest.Digest(child.Digest.String()))
+	}
+}
+
+// announce labels content with its source and tells the mirrors of it.
+func (f *Fake) announce(ref imageref.Reference, d digest.Digest) {
+	if f.sources[d] == nil {
+		f.sources[d] = map[string]string{}
+	}
+	registry := url.URL{Host: ref.Domain()}
+	f.sources[d]["containerd.io/distribution.source."+registry.Hostname()] = ref.Path()
+	for mirror := range f.mirrors {
+		mirror <- Creation{Digest: d, Labels: maps.Clone(f.sources[d])}
+	}
+}
+
+// Unlabel takes the labels of their sources from content.
+func (f *Fake) Unlabel(d digest.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.sources, d)
+}
+
+// Created is what a mirror on the node is told from now on, at most 100 events.
+func (f *Fake) Created(context.Context) <-chan Creation {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	created := make(chan Creation, 100)
+	f.mirrors[created] = true
+	return created
 }
 
 // tree returns the config and the layers of an image for the platform, as far as its manifests are

@@ -30,6 +30,8 @@ var _ = Describe("Fake runtime", func() {
 			Record:   fake.Record,
 			Delete:   fake.Delete,
 			Point:    fake.Point,
+			Unlabel:  fake.Unlabel,
+			Created:  fake.Created,
 			Hang: func() func() {
 				fake.Stop(nodeagent.ErrRuntimeUnavailable)
 				return fake.Start
