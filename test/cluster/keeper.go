@@ -22,7 +22,7 @@ func newKeeper() *keeper {
 const (
 	minRestartDelay = 100 * time.Millisecond
 	maxRestartDelay = 2 * time.Second
-	// stableAfter is how long a process has to run for the delay to begin anew.
+	// stableAfter is how long a process has to run for the delay to begin again.
 	stableAfter = 10 * time.Second
 )
 

@@ -83,8 +83,8 @@ func conformance(t *testing.T, env environment) {
 	})
 	t.Run("serves a range of a blob", func(t *testing.T) {
 		t.Parallel()
-		d := holder.commit(t, "0123456789")
-		env.eventually(t, "GET", other, blobPath(d), 206, "Range: bytes=4-").want(t, "456789", "Content-Range: bytes 4-9/10")
+		d := holder.commit(t, "abcdefghij") // a number would be JSON, of which Spegel serves objects alone
+		env.eventually(t, "GET", other, blobPath(d), 206, "Range: bytes=4-").want(t, "efghij", "Content-Range: bytes 4-9/10")
 	})
 	t.Run("serves a manifest by digest before the tag", func(t *testing.T) {
 		t.Parallel()

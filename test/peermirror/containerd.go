@@ -22,6 +22,9 @@ import (
 // Spegel does, since they would otherwise pass through gRPC.
 type Containerd struct {
 	client *client.Client
+	// advertised is since when the mirror advertises what; nil if it advertises
+	// all that there is.
+	advertised *advertised
 
 	mu   sync.Mutex
 	root string // of the content folder, as the daemon reports it
@@ -30,13 +33,18 @@ type Containerd struct {
 var _ Store = &Containerd{}
 
 // NewContainerd connects to the daemon at the socket. The connection is made
-// again by itself when the daemon restarts.
-func NewContainerd(socket, namespace string) (*Containerd, error) {
+// again by itself when the daemon restarts. All that is there is advertised,
+// unless Track is to find out what Spegel would.
+func NewContainerd(socket, namespace string, tracked bool) (*Containerd, error) {
 	c, err := client.New(socket, client.WithDefaultNamespace(namespace))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", socket, err)
 	}
-	return &Containerd{client: c}, nil
+	store := &Containerd{client: c}
+	if tracked {
+		store.advertised = &advertised{}
+	}
+	return store, nil
 }
 
 // Close ends the connection.
@@ -65,7 +73,11 @@ func (c *Containerd) Open(ctx context.Context, dgst digest.Digest) (Content, err
 	if err != nil {
 		return Content{}, translate(err)
 	}
-	return Content{ReadSeekCloser: file, Digest: dgst, Committed: info.CreatedAt}, nil
+	content := Content{ReadSeekCloser: file, Digest: dgst, Advertised: info.CreatedAt}
+	if c.advertised != nil {
+		content.Advertised = c.advertised.since(dgst)
+	}
+	return content, nil
 }
 
 // contentRoot asks the daemon where its content is, and remembers the answer.

@@ -6,121 +6,136 @@ package peermirror
 import (
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Manners are how a mirror treats requests for what only peers have.
+// Manners are how a mirror treats those that ask it for what only peers hold.
 // nil is well-behaved: every request is searched for, and found if a peer has
-// it. What the node itself has, and what a peer asks for, is always answered.
+// it. What the node itself holds, and what a peer asks for, is always answered.
 //
-// Spegel's, as they were measured:
-//   - A negative answer repeats for 2.5 s, whatever peers get meanwhile.
-//   - While a request for a key runs, others for the same key are refused.
-//   - A request within 5 s of another for the same key is refused 3 times in 5
-//     with two holders, and 5 times in 6 with more. Asking renews the 5 s.
+// Spegel's, as its code has them (v0.7.4) and as they were measured:
+//   - It looks for at most three holders of a key and keeps them for 5 s, in
+//     which it asks nobody else. With fewer it looks again after 2.5 s, so that a
+//     negative answer repeats for 2.5 s, whatever peers get meanwhile.
+//   - Where it finds several, it may answer the first request alone, and miss all
+//     others of these 5 s, each after the whole time that it may search. So it was
+//     with 22 of 40 keys that two nodes held, with 31 of 40 and three nodes, with
+//     29 of 40 and four, and never with one node.
 //   - One search in fifty is given up after 200 ms.
 //
-// So a client that asks for each key once, and again only 5 s after a miss, gets what
+// So who asks for each key once, and again only 5 s after a miss, gets what
 // there is, but for the last of these.
 type Manners struct {
 	seed uint64
 	now  func() time.Time
 
 	mu   sync.Mutex
-	keys map[string]*history
+	keys map[string]*lookup
 }
 
 const (
-	negativeCache  = 2500 * time.Millisecond
-	impatience     = 5 * time.Second
+	// maxProviders is how many holders Spegel looks for.
+	maxProviders = 3
+	// lookupLifetime is how long it keeps them.
+	lookupLifetime = 5 * time.Second
+	// searchInterval is the time after which it looks for more, if it has fewer.
+	searchInterval = lookupLifetime / 2
+
 	falseMissOdds  = 1.0 / 50
 	falseMissDelay = 200 * time.Millisecond
 )
 
-// refusalOdds is how likely a request within the time of impatience is refused.
-func refusalOdds(holders int) float64 {
+// stuckOdds is how likely only the first request is answered where so many
+// holders are found.
+func stuckOdds(holders int) float64 {
 	switch {
 	case holders >= 3:
-		return 5.0 / 6
+		return (31.0 + 29) / 80
 	case holders == 2:
-		return 3.0 / 5
+		return 22.0 / 40
 	default:
 		return 0
 	}
 }
 
-// Spegel returns the manners that were measured. Which requests are refused
+// Spegel returns the manners that were measured. Which requests are missed
 // follows from the seed, the mirror's own name, the key and how often that was
 // asked for, so that a run can be repeated.
 func Spegel(seed uint64, name string) *Manners {
-	return &Manners{seed: seed ^ hash(name), now: time.Now, keys: map[string]*history{}}
+	return &Manners{seed: seed ^ hash(name), now: time.Now, keys: map[string]*lookup{}}
 }
 
-// history is what a mirror remembers of a key.
-type history struct {
-	times     uint64 // asked for
-	last      time.Time
-	missUntil time.Time
-	running   bool
+// lookup is what a mirror remembers of a key. A request has it locked while it
+// searches, so that others for the key wait for what it finds.
+type lookup struct {
+	mu sync.Mutex
+
+	asked    uint64    // how often, ever
+	made     time.Time // since when the holders are kept
+	searched time.Time
+	holders  []string
+	luck     float64 // whether it is stuck, once there was a request
+	again    bool    // there was one since made
 }
 
-// visit is one request for a key.
+// visit is what becomes of one request for a key.
 type visit struct {
-	refusal   string // why it is refused before any search; empty if it is not
-	gaveUp    bool   // the search finds nothing, whoever has it
-	impatient bool   // it comes too soon after another
-	luck      float64
+	holders []string // whom to ask, in this order
+	stuck   bool     // it is missed, whoever holds the key
+	gaveUp  bool     // so it is, and sooner
 }
 
-// refuses reports whether the visit is refused with so many holders.
-func (v visit) refuses(holders int) bool { return v.impatient && v.luck < refusalOdds(holders) }
-
-// enter registers a request. Unless that refuses it, leave must follow.
-func (m *Manners) enter(key string) visit {
-	if m == nil {
-		return visit{}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h, known := m.keys[key]
-	if !known {
-		h = &history{}
-		m.keys[key] = h
-	}
+// visit looks a key up, by a search unless an earlier one still counts.
+func (m *Manners) visit(key string, search func(most int) []string) visit {
+	l := m.lookup(key)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	dice := rand.New(rand.NewPCG(m.seed^hash(key), l.asked))
+	l.asked++
 	now := m.now()
-	dice := rand.New(rand.NewPCG(m.seed^hash(key), h.times))
+	if now.Sub(l.made) >= lookupLifetime {
+		l.made, l.searched, l.holders, l.again = now, time.Time{}, nil, false
+		l.luck = dice.Float64()
+	}
+	if len(l.holders) < maxProviders && now.Sub(l.searched) >= searchInterval {
+		l.searched = now
+		l.add(search(maxProviders))
+	}
 	v := visit{
-		impatient: now.Sub(h.last) < impatience,
-		gaveUp:    dice.Float64() < falseMissOdds,
-		luck:      dice.Float64(),
+		holders: slices.Clone(l.holders),
+		stuck:   l.again && l.luck < stuckOdds(len(l.holders)),
+		gaveUp:  dice.Float64() < falseMissOdds,
 	}
-	h.times++
-	h.last = now
-	switch {
-	case now.Before(h.missUntil):
-		v.refusal = "known to be missing"
-	case h.running:
-		v.refusal = "already being asked for"
-		h.missUntil = now.Add(negativeCache)
-	default:
-		h.running = true
-	}
+	l.again = true
 	return v
 }
 
-// leave ends a request that was let in.
-func (m *Manners) leave(key string, missed bool) {
-	if m == nil {
-		return
+// add takes in new holders, for as long as there is room.
+func (l *lookup) add(found []string) {
+	for _, holder := range found {
+		if len(l.holders) < maxProviders && !slices.Contains(l.holders, holder) {
+			l.holders = append(l.holders, holder)
+		}
 	}
+}
+
+// drop takes out a holder that has not answered with the content.
+func (m *Manners) drop(key, holder string) {
+	l := m.lookup(key)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holders = slices.DeleteFunc(l.holders, func(other string) bool { return other == holder })
+}
+
+func (m *Manners) lookup(key string) *lookup {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := m.keys[key]
-	h.running = false
-	if missed {
-		h.missUntil = m.now().Add(negativeCache)
+	if m.keys[key] == nil {
+		m.keys[key] = &lookup{}
 	}
+	return m.keys[key]
 }
 
 func hash(s string) uint64 {

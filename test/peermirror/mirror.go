@@ -3,7 +3,7 @@
 
 // Package peermirror stands in for Spegel, the peer-to-peer mirror that our
 // users run: one instance on each node serves what the node's containerd
-// has, and finds the rest at its peers. It never asks an upstream.
+// holds, and finds the rest at its peers. It never asks an upstream.
 //
 //	containerd ──GET /v2/…?ns=docker.io──▶ mirror ──the node's own content
 //	                                          │ X-Spegel-Mirrored: true
@@ -13,16 +13,19 @@
 // What it keeps of Spegel's contract (v0.7):
 //   - GET and HEAD of /v2/, manifests and blobs; Range on blobs only. A request
 //     without ns names no registry and is answered 404.
-//   - A blob, and a manifest by digest, is there soon after containerd has
-//     committed it, before its image is complete. A tag is there when
-//     containerd has the image record.
+//   - A blob, and a manifest by digest, is there for peers soon after containerd
+//     has committed it, before its image is complete, if the label of its source
+//     comes in time: see Containerd.Track. A tag is there when containerd has the
+//     image record.
 //   - A miss is 404, MANIFEST_UNKNOWN or BLOB_UNKNOWN, and temporary.
 //   - Nothing is kept, and concurrent requests are not merged.
 //   - /livez, and /readyz, which fails while no peer answers.
+//   - It ends when its containerd does.
 //   - spegel_mirror_requests_total and spegel_resolve_duration_seconds.
 //
-// It can behave Well, or as badly as Spegel was measured to: see Manners.
-// It differs in how it finds its peers: it is given their addresses.
+// It behaves as Spegel was measured to (see Manners), or well where that is
+// asked for: then it finds what there is, whatever its labels, and outlives its
+// containerd. How peers are found is all that is its own: they are named to it.
 package peermirror
 
 import (
@@ -32,7 +35,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -43,9 +45,9 @@ import (
 )
 
 const (
-	// MirroredHeader marks the hop from peer to peer, "only what you have".
+	// MirroredHeader marks the hop from peer to peer, "only what you hold".
 	MirroredHeader = "X-Spegel-Mirrored"
-	// announceDelay passes before peers can know of a committed blob.
+	// announceDelay passes before peers can know of an advertised blob.
 	announceDelay = 30 * time.Millisecond
 	// maxManifest is the size that registries agree on.
 	maxManifest = 4 << 20
@@ -55,7 +57,7 @@ const (
 type Options struct {
 	Store Store
 	Peers Peers
-	// Manners are Well if nil.
+	// Manners are good if nil.
 	Manners *Manners
 	// ResolveTimeout bounds the search for a peer; 2 s if 0.
 	ResolveTimeout time.Duration
@@ -121,7 +123,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveToPeer answers from what this node has and has announced.
+// serveToPeer answers from what this node holds and has advertised.
 func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err != nil {
@@ -129,14 +131,14 @@ func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target dist
 		return
 	}
 	defer content.Close()
-	if time.Since(content.Committed) < announceDelay {
-		miss(w, r, "not announced yet")
+	if target.Kind != distribution.Tag && !content.advertised() {
+		miss(w, r, "not advertised")
 		return
 	}
 	serve(w, r, target, content)
 }
 
-// serveToNode answers from what this node has, and otherwise from a peer.
+// serveToNode answers from what this node holds, or else from a peer.
 func (m *Mirror) serveToNode(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err == nil {
@@ -155,35 +157,39 @@ func (m *Mirror) serveToNode(w http.ResponseWriter, r *http.Request, target dist
 
 // relay answers from a peer, and reports whether one had it.
 func (m *Mirror) relay(w http.ResponseWriter, r *http.Request, key string) (hit bool) {
-	visit := m.manners.enter(key)
-	if visit.refusal != "" {
-		miss(w, r, visit.refusal)
+	begin := time.Now()
+	if m.manners == nil {
+		for peer := range m.search.holders(r) {
+			m.metrics.resolved(time.Since(begin))
+			if m.search.forward(w, r, peer) {
+				return true
+			}
+		}
+		miss(w, r, "no peer holds it")
 		return false
 	}
-	missed := true
-	defer func() { m.manners.leave(key, missed) }()
-	begin := time.Now()
-	holders := m.search.holders(r)
-	if visit.impatient {
-		all := slices.Collect(holders)
-		if visit.refuses(len(all)) {
-			miss(w, r, "asked for a moment ago")
-			return false
+	visit := m.manners.visit(key, func(most int) []string {
+		found := m.search.collect(r, most)
+		if len(found) > 0 {
+			m.metrics.resolved(time.Since(begin))
 		}
-		holders = slices.Values(all)
-	}
-	if visit.gaveUp {
+		return found
+	})
+	switch {
+	case visit.gaveUp:
 		wait(r.Context(), falseMissDelay)
 		miss(w, r, "waited too long for inflight dials")
 		return false
+	case visit.stuck:
+		wait(r.Context(), m.search.timeout)
+		miss(w, r, "waited too long for new peer")
+		return false
 	}
-	for peer := range holders {
-		m.metrics.resolved(time.Since(begin))
-		missed = false // a transfer that breaks off is none either
+	for _, peer := range visit.holders {
 		if m.search.forward(w, r, peer) {
 			return true
 		}
-		missed = true
+		m.manners.drop(key, peer)
 	}
 	miss(w, r, "no peer holds it")
 	return false
@@ -251,7 +257,7 @@ func serve(w http.ResponseWriter, r *http.Request, target distribution.Target, c
 	}
 }
 
-// mediaTypeOf finds a manifest's type in its content: containerd does not
+// mediaTypeOf tells a manifest's type from its content: containerd does not
 // keep the one it was served with. It is "" for anything else.
 func mediaTypeOf(manifest []byte) string {
 	var fields struct {

@@ -4,14 +4,14 @@
 package peermirror_test
 
 import (
-	"bytes"
 	"io"
-	"os"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	containerdimages "github.com/containerd/containerd/v2/core/images"
@@ -27,29 +27,71 @@ import (
 
 // What runs on the nodes of a test cluster, on real containerd: the stand-in,
 // or the real Spegel in its place when SPEGEL names it.
-func TestConformanceOnNodes(t *testing.T) {
-	env := environment{patience: 20 * time.Millisecond}
-	if os.Getenv("SPEGEL") != "" {
-		env.patience = 6 * time.Second
-	}
-	env.start = func(t *testing.T, n int) []node {
+var onNodes = environment{
+	start: func(t *testing.T, n int) []node {
 		var nodes []node
-		for _, n := range startCluster(t, n).Nodes() {
-			daemon, err := client.New(n.ContainerdSocket, client.WithDefaultNamespace("k8s.io"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { daemon.Close() })
-			nodes = append(nodes, clusterNode{n, daemon})
+		for _, n := range startNodes(t, n) {
+			nodes = append(nodes, n)
 		}
 		return nodes
+	},
+	patience: 6 * time.Second,
+}
+
+func TestConformanceOnNodes(t *testing.T) { conformance(t, onNodes) }
+
+// What decides whether peers find a blob is its label, and when that comes.
+func TestAdvertised(t *testing.T) {
+	nodes := startNodes(t, 2)
+	holder, other := nodes[0], nodes[1]
+	onNodes.eventually(t, "GET", other, "/readyz", 200)
+	// late commits content whose label comes so much later.
+	late := func(content string, later time.Duration) digest.Digest {
+		d := holder.write(t, content, nil)
+		<-time.After(later)
+		holder.label(t, d)
+		return d
 	}
-	conformance(t, env)
+	missed := func(d digest.Digest) {
+		t.Helper()
+		if got := ask(t, "GET", other, blob(d)); got.status != 404 {
+			t.Errorf("a blob that was labelled too late is served: %d", got.status)
+		}
+		if got := ask(t, "GET", holder, blob(d)); got.status != 200 {
+			t.Errorf("its own node gets %d", got.status)
+		}
+	}
+
+	inTime := late("labelled in time", 300*time.Millisecond)
+	onNodes.eventually(t, "GET", other, blob(inTime), 200)
+
+	announced := late("labelled late, and announced again", 2*time.Second)
+	missed(announced)
+	event := &eventtypes.ContentCreate{Digest: announced.String()}
+	if err := holder.daemon.EventService().Publish(t.Context(), "/content/create", event); err != nil {
+		t.Fatal(err)
+	}
+	onNodes.eventually(t, "GET", other, blob(announced), 200)
+
+	found := late("labelled late, and found at the next start", 2*time.Second)
+	missed(found)
+	mirror := holder.Mirror.Process()
+	holder.Containerd.Kill()
+	select {
+	case <-mirror.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the mirror outlives its containerd")
+	}
+	if err := holder.Containerd.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	onNodes.eventually(t, "GET", other, blob(found), 200)
 }
 
 // The test images, the upstream, the mirrors and real containerd together.
 func TestNodesPullFromEachOther(t *testing.T) {
-	c := startCluster(t, 2)
+	// containerd asks the upstream after a single miss.
+	c := startCluster(t, 2, "--behave=well")
 	registry, err := upstream.New(upstream.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +140,8 @@ func TestNodesPullFromEachOther(t *testing.T) {
 		t.Errorf("the second node connected to the upstream %d times", n)
 	}
 
-	// The first node's mirror survives its containerd, and is found by a node
-	// that comes later, past one that does not answer.
+	// The first node's mirror is there again after its containerd, and is found by
+	// a node that comes later, past one that does not answer.
 	first.Containerd.Kill()
 	if err := first.Containerd.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -127,9 +169,9 @@ func TestNodesPullFromEachOther(t *testing.T) {
 	}
 }
 
-func startCluster(t *testing.T, nodes int) *cluster.Cluster {
+func startCluster(t *testing.T, nodes int, mirrorFlags ...string) *cluster.Cluster {
 	t.Helper()
-	mirror, err := cluster.DefaultMirror(t.Context(), t.Logf)
+	mirror, err := cluster.DefaultMirror(t.Context(), t.Logf, mirrorFlags...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +192,19 @@ func startCluster(t *testing.T, nodes int) *cluster.Cluster {
 	return c
 }
 
+func startNodes(t *testing.T, n int) (nodes []clusterNode) {
+	t.Helper()
+	for _, n := range startCluster(t, n).Nodes() {
+		daemon, err := client.New(n.ContainerdSocket, client.WithDefaultNamespace("k8s.io"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { daemon.Close() })
+		nodes = append(nodes, clusterNode{n, daemon})
+	}
+	return nodes
+}
+
 type clusterNode struct {
 	*cluster.Node
 	daemon *client.Client
@@ -157,19 +212,36 @@ type clusterNode struct {
 
 func (n clusterNode) url() string { return n.MirrorURL() }
 
+var sourceLabels = map[string]string{labels.LabelDistributionSource + "." + registryName: repositoryName}
+
 func (n clusterNode) commit(t *testing.T, blob string) digest.Digest {
 	t.Helper()
+	return n.write(t, blob, sourceLabels)
+}
+
+// write puts content into the store that has these labels from the beginning.
+func (n clusterNode) write(t *testing.T, blob string, marks map[string]string) digest.Digest {
+	t.Helper()
 	d := digest.FromString(blob)
-	marks := content.WithLabels(map[string]string{
-		"containerd.io/gc.root":                             time.Now().Format(time.RFC3339), // or it would be garbage at once
-		labels.LabelDistributionSource + "." + registryName: repositoryName,
-	})
+	kept := map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)} // or it would be garbage at once
+	maps.Copy(kept, marks)
 	err := content.WriteBlob(t.Context(), n.daemon.ContentStore(), d.String(),
-		bytes.NewReader([]byte(blob)), ocispec.Descriptor{Digest: d, Size: int64(len(blob))}, marks)
+		strings.NewReader(blob), ocispec.Descriptor{Digest: d, Size: int64(len(blob))}, content.WithLabels(kept))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// label says later where content is from.
+func (n clusterNode) label(t *testing.T, d digest.Digest) {
+	t.Helper()
+	for label := range sourceLabels {
+		_, err := n.daemon.ContentStore().Update(t.Context(), content.Info{Digest: d, Labels: sourceLabels}, "labels."+label)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (n clusterNode) tag(t *testing.T, name string, target digest.Digest) {

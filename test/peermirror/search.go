@@ -19,7 +19,7 @@ type search struct {
 	transport *http.Transport
 }
 
-// holders yields the peers that have what the request asks for, as they
+// holders yields the peers that hold what the request asks for, as they
 // answer, until all have answered or the timeout is over.
 func (s *search) holders(r *http.Request) iter.Seq[string] {
 	probe := r.Clone(r.Context())
@@ -28,7 +28,26 @@ func (s *search) holders(r *http.Request) iter.Seq[string] {
 	return s.ask(probe)
 }
 
-// reachable reports whether any peer answers.
+// collect returns at most so many peers that hold what the request asks for:
+// those that answer soon after the first.
+func (s *search) collect(r *http.Request, most int) []string {
+	const soon = 100 * time.Millisecond
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var found []string
+	for peer := range s.holders(r.WithContext(ctx)) {
+		found = append(found, peer)
+		if len(found) == most {
+			break
+		}
+		if len(found) == 1 {
+			defer time.AfterFunc(soon, cancel).Stop()
+		}
+	}
+	return found
+}
+
+// reachable says whether any peer is alive.
 func (s *search) reachable(r *http.Request) bool {
 	probe := r.Clone(r.Context())
 	probe.Method = http.MethodGet
@@ -48,7 +67,7 @@ func (s *search) ask(probe *http.Request) iter.Seq[string] {
 		}
 		ctx, cancel := context.WithTimeout(probe.Context(), s.timeout)
 		defer cancel()
-		answers := make(chan string, len(peers)) // so that no sender waits
+		answers := make(chan string, len(peers)) // so that none waits to be heard
 		for _, peer := range peers {
 			go func() {
 				response, err := s.send(ctx, probe, peer)

@@ -27,6 +27,13 @@ type Store interface {
 // Content is one open blob.
 type Content struct {
 	io.ReadSeekCloser
-	Digest    digest.Digest
-	Committed time.Time
+	Digest digest.Digest
+	// Advertised is since when peers are told that the node holds it; zero if they
+	// are not.
+	Advertised time.Time
+}
+
+// advertised says whether peers know of the content.
+func (c Content) advertised() bool {
+	return !c.Advertised.IsZero() && time.Since(c.Advertised) >= announceDelay
 }

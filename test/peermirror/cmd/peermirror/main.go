@@ -56,7 +56,7 @@ func (o *options) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.namespace, "containerd-namespace", "k8s.io", "containerd namespace to serve")
 	flags.StringSliceVar(&o.peers, "peers", nil, "mirrors of the other nodes, as http://ip:port,...; the own address is left out")
 	flags.StringVar(&o.peersFile, "peers-file", "", "file with one mirror a line instead of --peers, read again for each search")
-	flags.StringVar(&o.behave, "behave", "well", "well, or spegel for the false misses that Spegel was measured to give")
+	flags.StringVar(&o.behave, "behave", "spegel", "spegel, or well to find whatever a peer holds and outlive containerd")
 	flags.Uint64Var(&o.seed, "seed", 1, "with --behave=spegel, decides which requests are missed")
 	flags.DurationVar(&o.resolveTimeout, "mirror-resolve-timeout", 2*time.Second, "bound on the search for a peer")
 }
@@ -83,7 +83,8 @@ func run(ctx context.Context, opts options) error {
 	if err := opts.Validate(); err != nil {
 		return err
 	}
-	store, err := peermirror.NewContainerd(opts.socket, opts.namespace)
+	asSpegel := opts.behave == "spegel"
+	store, err := peermirror.NewContainerd(opts.socket, opts.namespace, asSpegel)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func run(ctx context.Context, opts options) error {
 		ResolveTimeout: opts.resolveTimeout,
 		Registerer:     registry,
 	}
-	if opts.behave == "spegel" {
+	if asSpegel {
 		mirrorOptions.Manners = peermirror.Spegel(opts.seed, opts.registryAddr)
 	}
 	mirror := peermirror.New(mirrorOptions)
@@ -107,6 +108,9 @@ func run(ctx context.Context, opts options) error {
 
 	servers, ctx := errgroup.WithContext(ctx)
 	servers.Go(func() error { return serve(ctx, opts.registryAddr, mirror) })
+	if asSpegel {
+		servers.Go(func() error { return store.Track(ctx) })
+	}
 	if opts.metricsAddr != "" {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

@@ -39,6 +39,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"", ""},
 		{"--registry-addr=10.0.0.1:5000 --peers=http://10.0.0.2:5000,http://10.0.0.3:5000 --behave=spegel --seed=7", ""},
+		{"--behave=well", ""},
 		{"--registry-addr=10.0.0.1", "--registry-addr"},
 		{"--behave=badly", "--behave"},
 		{"--peers=http://10.0.0.2:5000 --peers-file=peers", "exclude"},
@@ -63,7 +64,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, parse(t, "--registry-addr="+registry, "--metrics-addr="+metrics,
+		ended <- run(ctx, parse(t, "--behave=well", "--registry-addr="+registry, "--metrics-addr="+metrics,
 			"--containerd-sock="+filepath.Join(t.TempDir(), "none.sock"), "--peers-file="+file))
 	}()
 	eventually(t, "http://"+registry+"/livez", 200)
@@ -90,9 +91,20 @@ func TestRunReportsAnAddressInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	err = run(t.Context(), parse(t, "--registry-addr="+taken.Addr().String(), "--metrics-addr="+freeAddress(t),
+	err = run(t.Context(), parse(t, "--behave=well",
+		"--registry-addr="+taken.Addr().String(), "--metrics-addr="+freeAddress(t),
 		"--containerd-sock="+filepath.Join(t.TempDir(), "none.sock")))
 	if err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("run = %v", err)
+	}
+}
+
+func TestRunEndsWithoutContainerd(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := run(ctx, parse(t, "--registry-addr="+freeAddress(t),
+		"--containerd-sock="+filepath.Join(t.TempDir(), "none.sock")))
+	if err == nil || !strings.Contains(err.Error(), "containerd") {
 		t.Errorf("run = %v", err)
 	}
 }
