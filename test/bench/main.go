@@ -37,7 +37,7 @@ var benchmarks = []benchmark{
 	{"gate", "from Ready to the release of a held Deployment, and an answer of the webhook", gating},
 	{"cost", "the API server's work for a write of a NodeImageSet", cost},
 	{"pull", "a seed's pull beside that of ctr, and the memory of agents", pull},
-	{"spread", "all nodes beside one node alone, over a narrow uplink, with a mirror that misses nothing", spread},
+	{"spread", "all nodes beside one node alone, over a narrow uplink", spread},
 	{"spread-spegel", "the same with the false misses of Spegel", spreadSpegel},
 	{"uncoordinated", "beside it: every node for itself, with and without the mirror", uncoordinated},
 }

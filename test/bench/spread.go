@@ -17,15 +17,13 @@ import (
 // layers is how many the images have that are large.
 const layers = 8
 
-// spread measures how long all nodes take beside one that pulls alone, with a mirror
-// that finds what there is.
+// spread measures how long all nodes take beside one that pulls alone.
 func spread(ctx context.Context, opts *options, r *results) error {
-	return spreadWith(ctx, opts, r, "", "--behave=well")
+	return spreadWith(ctx, opts, r, "")
 }
 
-// spreadSpegel measures the same with one that behaves as Spegel does.
 func spreadSpegel(ctx context.Context, opts *options, r *results) error {
-	return spreadWith(ctx, opts, r, "_spegel")
+	return spreadWith(ctx, opts, r, "_spegel", "--behave=spegel")
 }
 
 func spreadWith(ctx context.Context, opts *options, r *results, suffix string, mirrorFlags ...string) (err error) {
@@ -107,9 +105,9 @@ func (m *machinery) uplink() float64 {
 }
 
 // uncoordinated measures what there is without Sluice: every node pulls for itself,
-// from the registry, or from the mirror first.
+// from the registry, or from the mirror first, which behaves as Spegel does.
 func uncoordinated(ctx context.Context, opts *options, r *results) (err error) {
-	m, err := start(ctx, opts, opts.nodes, stack.Options{})
+	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: []string{"--behave=spegel"}})
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,9 @@
 //   - It ends when its containerd does.
 //   - spegel_mirror_requests_total and spegel_resolve_duration_seconds.
 //
-// It behaves as Spegel was measured to (see Manners), or well where that is
-// asked for: then it finds what there is, whatever its labels, and outlives its
-// containerd. How peers are found is all that is its own: they are named to it.
+// With manners it behaves as Spegel was measured to (see Manners). Without, it finds
+// what there is, whatever its labels, and outlives its containerd. How peers are found
+// is all that is its own: they are named to it.
 package peermirror
 
 import (
