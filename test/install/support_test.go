@@ -5,6 +5,7 @@ package install_test
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -177,6 +178,21 @@ func leafOf(secret *corev1.Secret) []byte {
 	block, _ := pem.Decode(secret.Data["tls.crt"])
 	Expect(block).NotTo(BeNil())
 	return block.Bytes
+}
+
+// endingTomorrow puts a certificate of the same CA that ends tomorrow into the secret, and returns it.
+func endingTomorrow(secret *corev1.Secret) []byte {
+	GinkgoHelper()
+	ca, err := tls.X509KeyPair(secret.Data["ca.crt"], secret.Data["ca.key"])
+	Expect(err).NotTo(HaveOccurred())
+	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	Expect(err).NotTo(HaveOccurred())
+	template := *pair.Leaf
+	template.NotAfter = time.Now().Add(24 * time.Hour)
+	leaf, err := x509.CreateCertificate(rand.Reader, &template, ca.Leaf, pair.Leaf.PublicKey, ca.PrivateKey)
+	Expect(err).NotTo(HaveOccurred())
+	secret.Data["tls.crt"] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})
+	return leaf
 }
 
 // served is the certificate that a Pod serves with, which must be one that those who

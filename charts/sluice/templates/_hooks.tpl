@@ -21,6 +21,24 @@ subjects:
     namespace: {{ .root.Release.Namespace }}
 {{- end }}
 
+{{- define "sluice.hookRoleBinding" }}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels: {{- include "sluice.labels" (dict "root" .root "component" "controller") | nindent 4 }}
+  annotations: {{- include "sluice.hook" (dict "on" .on "weight" 0) | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ .name }}
+    namespace: {{ .root.Release.Namespace }}
+{{- end }}
+
 {{- define "sluice.hookJob" }}
 {{- $labels := dict "root" .root "component" "controller" }}
 {{- $hook := dict "root" .root "component" "hook" }}
