@@ -22,8 +22,10 @@ import (
 
 const preamble = `# Metrics
 
-Generated from the code by ` + "`make generate`" + `. Both binaries serve these at ` + "`--metrics-bind-address`" + `, beside those of Go, the process and
-controller-runtime (` + "`controller_runtime_webhook_latency_seconds`" + ` times the webhooks). No label names an image, a node or an object.
+Generated from the code by ` + "`make generate`" + `. Both binaries serve these at
+` + "`--metrics-bind-address`" + `, beside those of Go, the process and controller-runtime
+(` + "`controller_runtime_webhook_latency_seconds`" + ` times the webhooks). No label names an image, a node or
+an object.
 `
 
 func main() {
