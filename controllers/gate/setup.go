@@ -78,7 +78,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: concurrentReleases,
-			// Who mends what refuses a release does not wait long for it.
+			// After the cause of a rejected release is fixed, the release follows soon.
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 			// A standby follows the watches, so that it can take over at once.
 			EnableWarmup: ptr.To(true),

@@ -70,7 +70,7 @@ func TestTheMirrorIsSpegel(t *testing.T) {
 		{"with two, 22 of 40 are missed", 2, 0, 0, false, []time.Duration{0, 4 * time.Second}, 18. / 40},
 		{"with three or four, 60 of 80", 3, 0, 0, false, []time.Duration{0, 4 * time.Second}, 20. / 80},
 		{"it keeps three and no more", 9, 0, 0, false, []time.Duration{0, 4 * time.Second}, 20. / 80},
-		{"after 5 s it looks anew", 9, 0, 0, false, []time.Duration{0, 5 * time.Second}, 1},
+		{"after 5 s it looks again", 9, 0, 0, false, []time.Duration{0, 5 * time.Second}, 1},
 		{"one that keeps nothing answers again and again", 9, 0, 0, true, []time.Duration{0, 0, 0}, 1},
 		{"a holder that is gone is passed over for the next", 2, 1, 0, false, []time.Duration{0}, 1},
 		{"three that are gone are a miss", 3, 3, 0, false, []time.Duration{0}, 0},
