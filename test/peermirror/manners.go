@@ -36,20 +36,20 @@ type Manners struct {
 }
 
 const (
-	// maxProviders is how many holders Spegel looks for.
-	maxProviders = 3
-	// lookupLifetime is how long it keeps them.
-	lookupLifetime = 5 * time.Second
-	// searchInterval is the time after which it looks for more, if it has fewer.
-	searchInterval = lookupLifetime / 2
+	// MaxProviders is how many holders Spegel looks for.
+	MaxProviders = 3
+	// LookupLifetime is how long it keeps them.
+	LookupLifetime = 5 * time.Second
+	// SearchInterval is the time after which it looks for more, if it has fewer.
+	SearchInterval = LookupLifetime / 2
 
 	falseMissOdds  = 1.0 / 50
 	falseMissDelay = 200 * time.Millisecond
 )
 
-// stuckOdds is how likely only the first request is answered where so many
-// holders are found.
-func stuckOdds(holders int) float64 {
+// StuckOdds is how likely only the first request of LookupLifetime is answered where so many holders
+// are found, from 0 to 1: what was measured of Spegel 0.7.4.
+func StuckOdds(holders int) float64 {
 	switch {
 	case holders >= 3:
 		return (31.0 + 29) / 80
@@ -95,17 +95,17 @@ func (m *Manners) visit(key string, search func(most int) []string) visit {
 	dice := rand.New(rand.NewPCG(m.seed^hash(key), l.asked))
 	l.asked++
 	now := m.now()
-	if now.Sub(l.made) >= lookupLifetime {
+	if now.Sub(l.made) >= LookupLifetime {
 		l.made, l.searched, l.holders, l.again = now, time.Time{}, nil, false
 		l.luck = dice.Float64()
 	}
-	if len(l.holders) < maxProviders && now.Sub(l.searched) >= searchInterval {
+	if len(l.holders) < MaxProviders && now.Sub(l.searched) >= SearchInterval {
 		l.searched = now
-		l.add(search(maxProviders))
+		l.add(search(MaxProviders))
 	}
 	v := visit{
 		holders: slices.Clone(l.holders),
-		stuck:   l.again && l.luck < stuckOdds(len(l.holders)),
+		stuck:   l.again && l.luck < StuckOdds(len(l.holders)),
 		gaveUp:  dice.Float64() < falseMissOdds,
 	}
 	l.again = true
@@ -115,7 +115,7 @@ func (m *Manners) visit(key string, search func(most int) []string) visit {
 // add takes in new holders, for as long as there is room.
 func (l *lookup) add(found []string) {
 	for _, holder := range found {
-		if len(l.holders) < maxProviders && !slices.Contains(l.holders, holder) {
+		if len(l.holders) < MaxProviders && !slices.Contains(l.holders, holder) {
 			l.holders = append(l.holders, holder)
 		}
 	}

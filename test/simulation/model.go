@@ -49,11 +49,6 @@ type model struct {
 const (
 	// visible is how long after a blob is committed others get it from the mirror.
 	visible = 30 * time.Millisecond
-	// maxProviders is how many holders of a layer Spegel looks for. It keeps them for
-	// lookupLifetime, and if it has fewer, looks again after searchInterval.
-	maxProviders   = 3
-	lookupLifetime = 5 * time.Second
-	searchInterval = lookupLifetime / 2
 	// seedStreams is how many layers containerd pulls at a time.
 	seedStreams = 3
 	// resolving is the HEAD and the manifest, before the first layer.
@@ -70,20 +65,6 @@ const (
 	progress    = 2 * time.Second
 	maxProgress = 30 * time.Second
 )
-
-// missOdds are those that Spegel 0.7.4 misses a second request for a layer within lookupLifetime:
-// 22 of 40 with two holders, 31 of 40 with three, 29 of 40 with four, none with one. They were
-// measured where the first request had been answered, and are taken for those after a miss too.
-func missOdds(holders int) float64 {
-	switch {
-	case holders >= 3:
-		return (31.0 + 29) / 80
-	case holders == 2:
-		return 22.0 / 40
-	default:
-		return 0
-	}
-}
 
 // passInterval is how often the controller plans at most. A pass over many nodes
 // takes its time.
