@@ -48,6 +48,7 @@ type Fake struct {
 
 	mu       sync.Mutex
 	contents map[digest.Digest]content
+	ingests  map[digest.Digest]chan struct{} // closed when the one pull that fetches the blob is done with it
 	leased   map[imageref.Reference][]digest.Digest
 	records  map[string]*record
 	watchers map[chan nodeagent.Change]bool
@@ -71,7 +72,8 @@ var _ nodeagent.Runtime = (*Fake)(nil)
 func NewFake() *Fake {
 	return &Fake{
 		Upstream: NewRegistry(), Mirror: NewRegistry(),
-		contents: map[digest.Digest]content{}, leased: map[imageref.Reference][]digest.Digest{},
+		contents: map[digest.Digest]content{}, ingests: map[digest.Digest]chan struct{}{},
+		leased:  map[imageref.Reference][]digest.Digest{},
 		records: map[string]*record{}, watchers: map[chan nodeagent.Change]bool{},
 		sources: map[digest.Digest]map[string]string{}, mirrors: map[chan Creation]bool{}, lost: make(chan struct{}),
 	}
@@ -188,9 +190,19 @@ func (f *Fake) fetchMissing(ctx context.Context, req nodeagent.PullRequest, p *n
 	}
 }
 
+// fetch returns the bytes that it fetched: 0 if another pull fetched the blob.
 func (f *Fake) fetch(ctx context.Context, req nodeagent.PullRequest, d digest.Digest) (int64, error) {
+	present, err := f.ingest(ctx, d)
+	if present || err != nil {
+		return 0, err
+	}
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		close(f.ingests[d])
+		delete(f.ingests, d)
+	}()
 	var c content
-	var err error
 	if req.Policy == v1alpha1.RegistryPolicyDefault {
 		if c, err = f.Upstream.fetch(d); errors.Is(err, errMissing) {
 			err = fmt.Errorf("%w: %s", nodeagent.ErrImageNotFound, d)
@@ -210,6 +222,28 @@ func (f *Fake) fetch(ctx context.Context, req nodeagent.PullRequest, d digest.Di
 	f.announce(req.Ref, d)
 	f.leased[req.Ref] = append(f.leased[req.Ref], d)
 	return c.descriptor.Size, nil
+}
+
+// ingest makes the caller the one that fetches a blob. While another pull does, it waits for it, and
+// reports whether the blob is present then.
+func (f *Fake) ingest(ctx context.Context, d digest.Digest) (present bool, err error) {
+	for {
+		f.mu.Lock()
+		_, present := f.contents[d]
+		done := f.ingests[d]
+		if !present && done == nil {
+			f.ingests[d] = make(chan struct{})
+		}
+		f.mu.Unlock()
+		if present || done == nil {
+			return present, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-done:
+		}
+	}
 }
 
 // announceImage announces all content of an image that is there.

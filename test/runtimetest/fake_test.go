@@ -6,6 +6,7 @@ package runtimetest_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -22,6 +23,7 @@ func TestFake(t *testing.T) {
 var _ = Describe("Fake runtime", func() {
 	runtimetest.Conformance(func(context.Context) *runtimetest.TestNode {
 		fake := runtimetest.NewFake()
+		fake.PerBlob = time.Millisecond // so that pulls overlap
 		return &runtimetest.TestNode{
 			Runtime:  fake,
 			Registry: "registry.test",
