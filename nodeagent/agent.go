@@ -54,9 +54,9 @@ const (
 	acknowledgeDelay = 3 * time.Second
 
 	// The progress of a pull is reported after 2 s, 4 s and so on, so that a long pull costs few
-	// writes, and then every 30 s, so that the controller sees that it moves.
+	// writes, and then with each heartbeat, so that the controller sees that it moves.
 	minProgressInterval = 2 * time.Second
-	maxProgressInterval = 30 * time.Second
+	maxProgressInterval = v1alpha1.HeartbeatInterval
 )
 
 // Agent brings the images of a spec onto a node. Make it with New, and give it specs with Apply.

@@ -249,7 +249,7 @@ func TestASpecThatLeavesNothingToDoIsAcknowledgedWithTheNextReport(t *testing.T)
 		}
 		a.apply(seedOf("v1", "m1"), peerOf("v2", other))
 		a.advance(10 * time.Second)
-		if last := a.written.all()[len(a.written.all())-1]; last.ObservedGeneration != a.set.Generation {
+		if last := a.lastWritten(); last.ObservedGeneration != a.set.Generation {
 			t.Errorf("generation %d was not taken up: %d", a.set.Generation, last.ObservedGeneration)
 		}
 	})

@@ -27,7 +27,7 @@ func (a *Agent) apply(set *v1alpha1.NodeImageSet) {
 	}
 	delay := acknowledgeDelay
 	if set.UID != a.uid {
-		a.reporter.reset(set.UID, set.Status)
+		a.reporter.reset(time.Now(), set.UID, set.Status)
 		a.restoreOutage(set.Status.Conditions)
 		delay = transientDelay
 	}

@@ -70,6 +70,12 @@ func (r *statusRecorder) all() []v1alpha1.NodeImageSetStatus {
 	return slices.Clone(r.writes)
 }
 
+// lastWritten is the status that was written last.
+func (a *agentTest) lastWritten() v1alpha1.NodeImageSetStatus {
+	all := a.written.all()
+	return all[len(all)-1]
+}
+
 // withAgent runs a test in a synctest bubble, with an agent that has no spec yet.
 func withAgent(t *testing.T, test func(a *agentTest)) {
 	t.Helper()

@@ -258,7 +258,7 @@ func TestWhileATagIsResolvedAgainItsOldDigestStays(t *testing.T) {
 				entry.Digest = d.String()
 				a.apply(entry)
 				a.advance(10 * time.Minute)
-				a.set.Status = a.written.all()[len(a.written.all())-1]
+				a.set.Status = a.lastWritten()
 				a.stop()
 				a.start()
 				a.agent.Apply(a.set.DeepCopy())
@@ -347,8 +347,8 @@ func TestAnImageThatLeavesTheSpecIsNoLongerPulled(t *testing.T) {
 		if _, ok := a.runtime.Record(name("v1")); ok {
 			t.Error("the image was pulled all the same")
 		}
-		if writes := a.written.all(); len(writes[len(writes)-1].Images) != 0 {
-			t.Errorf("status %+v", writes[len(writes)-1].Images)
+		if images := a.lastWritten().Images; len(images) != 0 {
+			t.Errorf("status %+v", images)
 		}
 	})
 }

@@ -23,8 +23,9 @@ type StatusWriter interface {
 // reporter decides when the status is written: one write at a time, with all changes until then,
 // and none of a status that is already there.
 type reporter struct {
-	uid     types.UID
-	written v1alpha1.NodeImageSetStatus
+	uid       types.UID
+	written   v1alpha1.NodeImageSetStatus
+	writtenAt time.Time
 	// due is when to write; zero if nothing has changed.
 	due      time.Time
 	writing  bool
@@ -32,9 +33,9 @@ type reporter struct {
 }
 
 // reset begins again with an object whose status this process has not written.
-func (r *reporter) reset(uid types.UID, status v1alpha1.NodeImageSetStatus) {
+func (r *reporter) reset(now time.Time, uid types.UID, status v1alpha1.NodeImageSetStatus) {
 	r.uid, r.due, r.failures = uid, time.Time{}, 0
-	r.written = *status.DeepCopy()
+	r.written, r.writtenAt = *status.DeepCopy(), now
 }
 
 // writeWithin has the status written after the delay, or earlier if another change asks for that.
@@ -49,7 +50,8 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 		r.due = time.Time{} // no object to write to
 		return time.Time{}
 	}
-	due := earliest(r.due, a.progressDue())
+	heartbeat := a.heartbeatDue()
+	due := earliest(earliest(r.due, a.progressDue()), heartbeat)
 	if due.IsZero() || r.writing {
 		return time.Time{}
 	}
@@ -58,9 +60,12 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 	}
 	r.due = time.Time{}
 	a.postponeProgress(now)
-	status := a.status(now, r.written.Conditions)
+	status := a.status(now, &r.written)
 	if equality.Semantic.DeepEqual(status, r.written) {
-		return a.progressDue()
+		if heartbeat.IsZero() || now.Before(heartbeat) {
+			return earliest(a.progressDue(), heartbeat)
+		}
+		status.LastHeartbeatTime = timestamp(now)
 	}
 	r.writing = true
 	uid := r.uid
@@ -82,7 +87,7 @@ func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatu
 		r.due = time.Now().Add(backoff(r.failures))
 	default:
 		r.failures = 0
-		r.written = status
+		r.written, r.writtenAt = status, time.Now()
 	}
 }
 
@@ -96,6 +101,18 @@ func (a *Agent) progressDue() (due time.Time) {
 		}
 	}
 	return due
+}
+
+// heartbeatDue is when the status is written even if nothing has changed, because an agent that
+// says nothing of an unfinished image for longer counts as gone. It is zero if there is no such
+// image.
+func (a *Agent) heartbeatDue() time.Time {
+	for _, e := range a.entries {
+		if !e.removed && e.state().Unfinished() {
+			return a.reporter.writtenAt.Add(v1alpha1.HeartbeatInterval)
+		}
+	}
+	return time.Time{}
 }
 
 // postponeProgress sets when each pull's progress is reported again after this report, which has

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -71,13 +72,13 @@ func TestProgressOfALongPullIsReportedSeldomAndOnlyIfItChanged(t *testing.T) {
 		a.advance(moment)
 		a.state(name("v1"), v1alpha1.ImagePulling, "")
 		before := len(a.written.all())
-		a.advance(35 * time.Second) // nothing arrives
+		a.advance(25 * time.Second) // nothing arrives
 		if n := len(a.written.all()) - before; n != 0 {
 			t.Errorf("%d writes while nothing changed", n)
 		}
-		a.advance(200 * time.Second)
+		a.advance(210 * time.Second)
 		a.state(name("v1"), v1alpha1.ImagePresent, "")
-		if n := len(a.written.all()); n > 7 {
+		if n := len(a.written.all()); n > 12 {
 			t.Errorf("%d writes in four minutes", n)
 		}
 		pulled := int64(0)
@@ -87,6 +88,39 @@ func TestProgressOfALongPullIsReportedSeldomAndOnlyIfItChanged(t *testing.T) {
 			} else {
 				pulled = s.PulledBytes
 			}
+		}
+	})
+}
+
+// An agent that says nothing for longer counts as gone (package heartbeat).
+func TestAnAgentThatHasImagesToBringWritesAtLeastEveryHeartbeat(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		first, second := a.push("v1", a.runtime.Mirror), a.push("v2", a.runtime.Mirror)
+		a.runtime.PerBlob, a.runtime.Unpacking = time.Second, 3*time.Minute
+		a.apply(peerOf("v1", first), peerOf("v2", second))
+		var writes []time.Time
+		beats := map[time.Time]bool{}
+		for range 400 {
+			before := len(a.written.all())
+			a.advance(time.Second)
+			if len(a.written.all()) > before {
+				writes = append(writes, time.Now())
+			}
+			if beat := a.lastWritten().LastHeartbeatTime; beat != nil {
+				beats[beat.Time] = true
+			}
+		}
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		for i := 1; i < len(writes); i++ {
+			if gap := writes[i].Sub(writes[i-1]); gap > v1alpha1.HeartbeatInterval+time.Second {
+				t.Errorf("nothing was written for %v", gap)
+			}
+		}
+		if len(beats) == 0 {
+			t.Error("no write was a heartbeat")
+		}
+		if beat := a.lastWritten().LastHeartbeatTime; beat != nil || time.Since(writes[len(writes)-1]) < time.Minute {
+			t.Errorf("heartbeat %v, last write at %v: an agent that has all images is silent", beat, writes[len(writes)-1])
 		}
 	})
 }
@@ -132,10 +166,16 @@ func TestTheEndOfReceivingIsReportedOnceWhileTheImageIsUnpacked(t *testing.T) {
 		if s := a.status(name("v1")); s.State != v1alpha1.ImagePulling || s.FinishedAt == nil || s.FinishedAt.Sub(received.Time).Abs() > time.Second {
 			t.Fatalf("once it is, at %v: %+v", received, s)
 		}
-		before := len(a.written.all())
+		before := a.written.all()
 		a.advance(9 * time.Minute)
-		if n := len(a.written.all()) - before; n != 0 {
-			t.Errorf("%d writes while nothing else changed", n)
+		heartbeats := a.written.all()[len(before):]
+		if n := len(heartbeats); n != 18 {
+			t.Errorf("%d writes while nothing else changed, want one each 30 s", n)
+		}
+		for _, write := range heartbeats {
+			if diff := cmp.Diff(before[len(before)-1], write, cmpopts.IgnoreFields(write, "LastHeartbeatTime")); diff != "" {
+				t.Errorf("more than the time of the heartbeat changed: %s", diff)
+			}
 		}
 		a.advance(time.Minute)
 		if s := a.status(name("v1")); s.State != v1alpha1.ImagePresent || s.FinishedAt.Sub(received.Time) < 9*time.Minute {
@@ -278,7 +318,7 @@ func TestARestartedAgentWritesNothingAndResolvesNoTagTwice(t *testing.T) {
 		a.agent.Apply(a.set.DeepCopy())
 		a.advance(2 * verify)
 		if diff := cmp.Diff(len(writes), len(a.written.all())); diff != "" {
-			t.Errorf("writes %s: %s", diff, cmp.Diff(writes[len(writes)-1], a.written.all()[len(a.written.all())-1]))
+			t.Errorf("writes %s: %s", diff, cmp.Diff(writes[len(writes)-1], a.lastWritten()))
 		}
 		if n := a.runtime.Upstream.Resolved(); n != 1 {
 			t.Errorf("resolved %d times, want once", n)

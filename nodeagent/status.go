@@ -14,21 +14,26 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// status is the status to report now. conditions are those that were written last: a condition that
-// does not change keeps its transition time.
-func (a *Agent) status(now time.Time, conditions []metav1.Condition) v1alpha1.NodeImageSetStatus {
+// status is the status to report now. A condition that does not change keeps the transition time
+// that was written last.
+func (a *Agent) status(now time.Time, written *v1alpha1.NodeImageSetStatus) v1alpha1.NodeImageSetStatus {
 	status := v1alpha1.NodeImageSetStatus{ObservedGeneration: a.generation}
 	for _, e := range a.entries {
-		if !e.removed {
-			status.Images = append(status.Images, e.currentStatus())
+		if e.removed {
+			continue
 		}
+		image := e.currentStatus()
+		if image.State.Unfinished() {
+			status.LastHeartbeatTime = written.LastHeartbeatTime
+		}
+		status.Images = append(status.Images, image)
 	}
 	slices.SortFunc(status.Images, byName)
 
 	ready := readyCondition(status.Images, a.outage)
 	ready.ObservedGeneration = a.generation
 	ready.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
-	status.Conditions = slices.Clone(conditions)
+	status.Conditions = slices.Clone(written.Conditions)
 	meta.SetStatusCondition(&status.Conditions, ready)
 	return status
 }

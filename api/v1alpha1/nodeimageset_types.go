@@ -4,6 +4,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -134,6 +136,13 @@ const (
 	ImageFailed ImageState = "Failed"
 )
 
+// Unfinished reports whether the agent still works on the image. It then writes the status at
+// least every HeartbeatInterval.
+func (s ImageState) Unfinished() bool { return s == ImagePending || s == ImagePulling }
+
+// HeartbeatInterval is the longest time between two writes of an agent that has images to bring.
+const HeartbeatInterval = 30 * time.Second
+
 // ImageSource is where a node got an image from.
 //
 // +kubebuilder:validation:Enum=Local;Mirror;Upstream
@@ -154,6 +163,12 @@ type NodeImageSetStatus struct {
 	//
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// lastHeartbeatTime is when the agent last had nothing to report for 30 s while an image
+	// was Pending or Pulling. It tells an agent that waits from one that is gone.
+	//
+	// +optional
+	LastHeartbeatTime *metav1.Time `json:"lastHeartbeatTime,omitempty"`
 
 	// conditions: Ready is True when every image of the spec is Present.
 	//

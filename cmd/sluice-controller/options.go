@@ -87,7 +87,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 			"and three times longer while it pulls another image of the same ImagePrefetch; "+
 			"10s or more, and less than 1m replaces nodes that are well, because agents report progress up to 30s apart")
 	flags.DurationVar(&o.AgentTimeout, "agent-timeout", limits.AgentTimeout,
-		"how long an agent may leave its NodeImageSet unanswered before its node counts as failed")
+		"how late an agent's write may be before its node counts as failed: it answers each new spec of its NodeImageSet, "+
+			"and writes at least every 30s while it has images to bring")
 	flags.StringVar(&o.AgentDaemonSet, "agent-daemonset", "",
 		"NAMESPACE/NAME of the node agents' DaemonSet, whose placement says on which nodes agents are meant to run: nobody waits for the others; "+
 			"empty means every node")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/heartbeat"
 )
 
 // observedNode is a node and its NodeImageSet, as the plan sees them.
@@ -84,20 +85,16 @@ func observeNode(before *observedNode, node *corev1.Node, set *v1alpha1.NodeImag
 // readSet fills in what the NodeImageSet says, and when its agent was last heard and made progress.
 func (v *observedNode) readSet(before *observedNode, now time.Time) {
 	status := &v.set.Status
-	v.planNode.Acknowledged = status.ObservedGeneration == v.set.Generation
+	v.planNode.Acknowledged = heartbeat.Acknowledged(v.set)
 	ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
 	v.planNode.Unsupported = ready != nil && ready.Reason == v1alpha1.ReasonUnsupportedRuntime
 	v.planNode.RuntimeDown = ready != nil && ready.Reason == v1alpha1.ReasonRuntimeUnavailable
 
-	v.planNode.HeardAt = now
-	var entriesBefore map[string]plan.Entry
-	if before != nil && before.set != nil {
-		entriesBefore = before.planNode.Entries
-		fellSilent := before.planNode.Acknowledged && !v.planNode.Acknowledged
-		if !fellSilent && equality.Semantic.DeepEqual(&before.set.Status, status) {
-			v.planNode.HeardAt = before.planNode.HeardAt
-		}
+	if before == nil {
+		before = &observedNode{}
 	}
+	entriesBefore := before.planNode.Entries
+	v.planNode.HeardAt = heartbeat.HeardAt(before.set, v.set, before.planNode.HeardAt, now)
 
 	v.planNode.Entries = make(map[string]plan.Entry, len(v.set.Spec.ImageSet))
 	for i := range v.set.Spec.ImageSet {

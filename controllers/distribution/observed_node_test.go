@@ -79,12 +79,13 @@ func TestWhenAnAgentMadeProgress(t *testing.T) {
 		2: {"a longer spec does not hide the silence of an agent that does not answer", asked(2, appV1, webV1), false, 0, 0, 2},
 		3: {"an answer is heard", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePulling, v1alpha1.ImagePending), true, 3, 3, 3},
 		4: {"progress of one image is not that of the other", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), true, 4, 4, 3},
-		5: {
-			because: "a new spec gives an agent that answered the last one its whole time",
-			set:     answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending),
-			heard:   5, app: 4, web: 3,
+		5: {"the end of its work is heard", answered(asked(2, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePresent), true, 5, 4, 5},
+		6: {
+			because: "a new spec gives an agent that owed nothing its whole time",
+			set:     answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePresent),
+			heard:   6, app: 4, web: 5,
 		},
-		6: {"and is not heard until it answers", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePending), false, 5, 4, 3},
+		7: {"and is not heard until it answers", answered(asked(3, appV1, webV1), 2, v1alpha1.ImagePresent, v1alpha1.ImagePresent), false, 6, 4, 5},
 	}
 	var view *observedNode
 	for i, step := range steps {

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/heartbeat"
 	"github.com/sluice-dev/sluice/internal/hold"
 	"github.com/sluice-dev/sluice/internal/requeue"
 	"github.com/sluice-dev/sluice/internal/scheduling"
@@ -40,8 +41,8 @@ const flushInterval = 100 * time.Millisecond
 type Nodes struct {
 	// Clock is compared with AgentTimeout.
 	Clock clock.WithDelayedExecution
-	// AgentTimeout is how long an agent may leave its spec unacknowledged before nothing is
-	// expected of its node any more.
+	// AgentTimeout is how long an agent may owe an answer before nothing is expected of its node
+	// any more (plan.Limits).
 	AgentTimeout time.Duration
 	// Agents is the DaemonSet whose placement says where agents are meant to run; empty
 	// where agents run everywhere.
@@ -63,8 +64,9 @@ type nodeRecord struct {
 	set  *v1alpha1.NodeImageSet
 	// view is what both come to, without what time alone changes.
 	view hold.Node
-	// silentSince is when the agent was first seen to lag behind its spec; zero if it does not.
-	silentSince time.Time
+	// heardAt is when the agent was last heard, and silentAt when it becomes silent; zero if it
+	// owes nothing.
+	heardAt, silentAt time.Time
 }
 
 // Watch begins to follow the nodes. It returns before the cache is filled.
@@ -130,13 +132,10 @@ func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Tim
 			continue
 		}
 		view := record.view
-		if !record.silentSince.IsZero() {
-			deadline := record.silentSince.Add(n.AgentTimeout)
-			if now.Before(deadline) {
-				until = requeue.Earliest(until, deadline)
-			} else {
-				view.Down = true
-			}
+		if record.silent(now) {
+			view.Down = true
+		} else {
+			until = requeue.Earliest(until, record.silentAt)
 		}
 		nodes = append(nodes, view)
 	}
@@ -152,7 +151,10 @@ func (n *Nodes) dropNode(node *corev1.Node) {
 }
 
 func (n *Nodes) putSet(set *v1alpha1.NodeImageSet) {
-	n.update(set.Name, func(record *nodeRecord) { record.set = set })
+	n.update(set.Name, func(record *nodeRecord) {
+		record.heardAt = heartbeat.HeardAt(record.set, set, record.heardAt, n.Clock.Now())
+		record.set = set
+	})
 }
 
 func (n *Nodes) dropSet(set *v1alpha1.NodeImageSet) {
@@ -194,26 +196,27 @@ func (n *Nodes) update(name string, change func(*nodeRecord)) {
 
 // look makes the view of a node again.
 func (n *Nodes) look(name string) {
-	record := n.known[name]
-	before, lagged := record.view, !record.silentSince.IsZero()
+	record, now := n.known[name], n.Clock.Now()
+	before, owed, wasSilent := record.view, !record.silentAt.IsZero(), record.silent(now)
 	set := record.set
 	if record.node == nil || set != nil && !belongsTo(set, record.node) {
 		set = nil
 	}
-	record.view = hold.Node{}
+	record.view, record.silentAt = hold.Node{}, time.Time{}
 	if record.node != nil {
 		record.view = n.view(record.node, set)
 	}
-	lags := set != nil && set.Status.ObservedGeneration != set.Generation
-	switch {
-	case !lags:
-		record.silentSince = time.Time{}
-	case !lagged:
-		record.silentSince = n.Clock.Now()
+	if set != nil {
+		record.silentAt = heartbeat.SilentAt(record.heardAt, heartbeat.Acknowledged(set), heartbeat.Unfinished(set), n.AgentTimeout)
 	}
-	if lags != lagged || concerns(&before, &record.view) {
+	if owed == record.silentAt.IsZero() || wasSilent != record.silent(now) || concerns(&before, &record.view) {
 		n.tell(name)
 	}
+}
+
+// silent reports whether the agent owes an answer for too long.
+func (r *nodeRecord) silent(now time.Time) bool {
+	return !r.silentAt.IsZero() && !now.Before(r.silentAt)
 }
 
 // view is what a node and its NodeImageSet come to. The set is nil if the node has none.

@@ -184,6 +184,40 @@ func TestAnAgentThatLagsBehindIsDownAfterTheTimeout(t *testing.T) {
 	}
 }
 
+func TestAnAgentThatDiesInTheMiddleOfAPullIsDown(t *testing.T) {
+	nodes, clock, next := following(t)
+	pulls := func(beat time.Time) *v1alpha1.NodeImageSet {
+		return nodeSet(v1alpha1.ImagePulling, func(s *v1alpha1.NodeImageSet) { s.Status.LastHeartbeatTime = &metav1.Time{Time: beat} })
+	}
+	nodes.putSet(pulls(clock.Now()))
+	next()
+	clock.Step(v1alpha1.HeartbeatInterval)
+	heard := clock.Now()
+	nodes.putSet(pulls(heard))
+	if changed := next(); len(changed) > 0 {
+		t.Errorf("a heartbeat is told of: %v", changed)
+	}
+	silentAt := heard.Add(v1alpha1.HeartbeatInterval + time.Minute)
+	if _, until := snapshot(t, nodes); !until.Equal(silentAt) {
+		t.Errorf("until %v, want %v", until, silentAt)
+	}
+	clock.SetTime(silentAt.Add(-time.Second))
+	if only(t, nodes).Down {
+		t.Error("down before the timeout")
+	}
+	clock.Step(time.Second)
+	if !only(t, nodes).Down {
+		t.Error("not down after the timeout")
+	}
+	if _, until := snapshot(t, nodes); !until.IsZero() {
+		t.Errorf("time changes nothing more, and it is looked at again at %v", until)
+	}
+	nodes.putSet(pulls(clock.Now()))
+	if changed := next(); !changed["node-1"] || only(t, nodes).Down {
+		t.Errorf("it is back, and yet down or not told of: %v", changed)
+	}
+}
+
 func TestWhoIsUncovered(t *testing.T) {
 	unsupported := func(s *v1alpha1.NodeImageSet) {
 		s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Reason: v1alpha1.ReasonUnsupportedRuntime}}

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/hold"
@@ -238,6 +239,36 @@ var _ = Describe("A rollout on real nodes", Ordered, ContinueOnFailure, func() {
 			Expect(digestOn(ctx, node, v2)).To(Equal(digest), node.Name)
 		}
 		Eventually(ready(ctx, p)).Should(HaveField("Reason", v1alpha1.ReasonNodesFailed), "the ImagePrefetch itself tolerates none")
+	})
+
+	It("does not wait for an agent that dies in the middle of its pull", func(ctx SpecContext) {
+		dead := s.Cluster.Nodes()[2]
+		v1, _ := push(ctx, "evidence/dying:v1", "dying v1")
+		v2 := pushUnfinished(ctx, "evidence/dying:v2", "dying v2")
+		p := prefetch(ctx, "dying", imagesOf(v1))
+		eventuallyReady(ctx, p)
+		d := gatedOn(ctx, p, v1)
+		bring(ctx, p, v2.name)
+		Expect(setImage(ctx, d, v2.name)).To(ContainSubstring("Warning: the rollout is held"))
+		Eventually(func(g Gomega) {
+			var set v1alpha1.NodeImageSet
+			g.Expect(s.Client.Get(ctx, client.ObjectKey{Name: dead.Name}, &set)).To(Succeed())
+			g.Expect(set.Status.ObservedGeneration).To(Equal(set.Generation))
+			g.Expect(set.Status.Images).To(ContainElement(And(HaveField("Name", v2.name), HaveField("State", v1alpha1.ImagePulling))))
+		}).Should(Succeed())
+
+		s.Agent(dead).Kill()
+		DeferCleanup(func(ctx SpecContext) {
+			_, err := s.StartAgent(ctx, dead)
+			Expect(err).NotTo(HaveOccurred())
+		})
+		expectHeld(ctx, d)
+		v2.finish()
+		eventuallyRuns(ctx, d, v2.name)
+		Expect(events(ctx, d)).To(ContainElement(And(HavePrefix(hold.ReasonReleased+": "),
+			HaveSuffix("2 of 3 nodes that its Pods can run on have all images; 1 failed"))))
+		Eventually(ready(ctx, p)).Should(And(HaveField("Reason", v1alpha1.ReasonNodesFailed),
+			HaveField("Message", ContainSubstring(v1alpha1.ReasonAgentNotRunning))), "the ImagePrefetch itself tolerates none")
 	})
 
 	It("does not wait for a node that joins during its hold", func(ctx SpecContext) {

@@ -40,8 +40,9 @@ const (
 type soakNode struct {
 	set    v1alpha1.NodeImageSet
 	images []v1alpha1.NodeImageStatus
-	// dead is an agent that does not answer any more.
-	dead bool
+	// dead is an agent that does not answer any more. With unseen it leaves a spec behind that it
+	// has not seen.
+	dead, unseen bool
 }
 
 // disturbNodes has nodes join, go and come back, their agents die and answer again, and images
@@ -61,7 +62,7 @@ func (s *soak) disturbNodes(ctx context.Context, random *rand.Rand) {
 		case choice < 12:
 			s.bring(ctx, random)
 		case choice < 14:
-			n.dead = !n.dead && trouble
+			n.dead, n.unseen = !n.dead && trouble, random.IntN(2) == 0
 			n.report(ctx)
 		case choice < 16:
 			editNode(ctx, n.set.Name, func(node *corev1.Node) { node.Spec.Unschedulable = !node.Spec.Unschedulable && trouble })
@@ -127,7 +128,7 @@ func (n *soakNode) report(ctx context.Context) {
 	for _, image := range n.images {
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image.Name, Digest: image.Digest, RegistryPolicy: v1alpha1.RegistryPolicyDefault})
 	}
-	if n.dead { // a spec that it has yet to see
+	if n.dead && n.unseen { // it dies before it sees its spec, and else in the middle of its work
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: repository + ":unseen", Digest: digestOf("unseen")})
 	}
 	var err error
@@ -193,6 +194,8 @@ type nodeState struct {
 	set  *v1alpha1.NodeImageSet
 	// lagsSince is when the agent was first seen to lag behind its spec; zero if it does not.
 	lagsSince time.Time
+	// heardAt is when the agent last wrote.
+	heardAt time.Time
 }
 
 // nodeStates are all nodes of the soak from one moment on.
@@ -216,8 +219,12 @@ func (h *history) nodeWrite(e *entry) {
 			return
 		}
 	} else {
+		before := state.set
 		state.set = &v1alpha1.NodeImageSet{}
 		Expect(json.Unmarshal(e.ResponseObject, state.set)).To(Succeed())
+		if before == nil || e.ObjectRef.Subresource == "status" && before.ResourceVersion != state.set.ResourceVersion {
+			state.heardAt = e.StageTimestamp
+		}
 		switch {
 		case state.set.Status.ObservedGeneration == state.set.Generation:
 			state.lagsSince = time.Time{}
@@ -262,13 +269,26 @@ func (s nodeStates) evident(image string, heldAt, now time.Time, onTimeout hold.
 		case state == v1alpha1.ImagePresent:
 			complete++
 		case n.node.CreationTimestamp.After(heldAt):
-		case state == v1alpha1.ImageFailed, !n.lagsSince.IsZero() && !now.Before(n.lagsSince.Add(agentTimeout)):
+		case state == v1alpha1.ImageFailed, n.isSilent(now):
 			failed++
 		default:
 			return false
 		}
 	}
 	return complete > 0 && (failed == 0 || failed == 1 && onTimeout == hold.OnTimeoutRelease)
+}
+
+// isSilent reports whether the agent has been behind its spec for too long, or has written nothing
+// for too long although it has images to bring.
+func (n nodeState) isSilent(now time.Time) bool {
+	if n.set == nil {
+		return false
+	}
+	works := slices.ContainsFunc(n.set.Status.Images, func(image v1alpha1.NodeImageStatus) bool {
+		return image.State == v1alpha1.ImagePending || image.State == v1alpha1.ImagePulling
+	})
+	return !n.lagsSince.IsZero() && !now.Before(n.lagsSince.Add(agentTimeout)) ||
+		works && !now.Before(n.heardAt.Add(30*time.Second+agentTimeout))
 }
 
 func isReadyNode(node *corev1.Node) bool {

@@ -132,6 +132,9 @@ func (c *fakeCluster) state() State {
 		n := m.node
 		n.Acknowledged = m.cachedObserved == m.generation
 		n.HeardAt = m.heardAt
+		if n.Acknowledged {
+			n.HeardAt = m.lastHeard(c.now)
+		}
 		n.Entries = make(map[string]Entry)
 		for image, wanted := range m.spec {
 			n.Entries[image] = Entry{Wanted: &wanted, ChangedAt: m.changedAt[image], ProgressAt: m.progressAt[image]}
@@ -175,9 +178,31 @@ func (c *fakeCluster) plan() (Step, bool) {
 	return step, changed
 }
 
+// lastHeard is when the agent of a machine last wrote its status, heartbeats included.
+func (m *machine) lastHeard(now time.Time) time.Time {
+	if m.dead {
+		return m.heardAt
+	}
+	return latest(m.heardAt, now.Add(-v1alpha1.HeartbeatInterval))
+}
+
+// works reports whether the agent has said that it has images to bring.
+func (m *machine) works() bool {
+	for _, status := range m.cached {
+		if status.State.Unfinished() {
+			return true
+		}
+	}
+	return false
+}
+
 func (m *machine) write(cluster *fakeCluster, set []v1alpha1.NodeImage) {
 	if m.cachedObserved == m.generation {
-		m.heardAt = cluster.now
+		due := cluster.now
+		if m.works() {
+			due = m.lastHeard(cluster.now).Add(v1alpha1.HeartbeatInterval)
+		}
+		m.heardAt = earlier(due, cluster.now)
 	}
 	m.generation++
 	before := m.spec
@@ -433,13 +458,13 @@ func (c *fakeCluster) settle(t failer) {
 		if step.WakeAt.IsZero() {
 			return
 		}
-		c.now = maxTime(c.now, step.WakeAt)
+		c.now = latest(c.now, step.WakeAt)
 	}
 	t.Fatalf("it did not settle:\n%s", c)
 }
 
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return a
 	}
 	return b

@@ -73,7 +73,8 @@
 // Kubernetes did not set by itself says whom the node is for: the entries go, as on a node
 // whose labels no longer match.
 //
-// An agent that leaves a spec unacknowledged for AgentTimeout is silent. Its node is never a
+// An agent that owes an answer for AgentTimeout is silent: it has left a spec unacknowledged for
+// so long, or, while it has images to bring, has missed a heartbeat by so much. Its node is never a
 // seed or a holder, takes no opening of a wave, and gets nothing more until the agent answers.
 // The same applies to a node whose agent reports that its container runtime is not supported or
 // does not answer.

@@ -35,7 +35,7 @@ type node struct {
 	*Node
 	// 1: the place in planner.nodes.
 	index int
-	// 1: the agent has left a spec unacknowledged for AgentTimeout.
+	// 1: the agent owes an answer for too long.
 	silent bool
 	// 2: what its set comes to; nil unless some set may become too large.
 	size *setSize

@@ -6,6 +6,8 @@ package plan
 import (
 	"slices"
 	"strings"
+
+	"github.com/sluice-dev/sluice/internal/heartbeat"
 )
 
 // Next decides which nodes pull which images now, and from where. It may be repeated at any time:
@@ -72,12 +74,21 @@ func newPlanner(state State, limits Limits) *planner {
 	return pl
 }
 
-// detectSilentAgent notes whether the agent of a node has left its spec unacknowledged for too
-// long.
+// detectSilentAgent notes whether the agent of a node owes an answer for too long.
 func (pl *planner) detectSilentAgent(n *node) {
-	if !n.Acknowledged {
-		deadline := pl.orNow(n.HeardAt).Add(pl.limits.AgentTimeout)
-		n.silent = !pl.now.Before(deadline)
-		pl.wakeAt(deadline)
+	silentAt := heartbeat.SilentAt(pl.orNow(n.HeardAt), n.Acknowledged, n.hasUnfinished(), pl.limits.AgentTimeout)
+	if !silentAt.IsZero() {
+		n.silent = !pl.now.Before(silentAt)
+		pl.wakeAt(silentAt)
 	}
+}
+
+// hasUnfinished reports whether the agent still works on some image of its spec.
+func (n *node) hasUnfinished() bool {
+	for _, entry := range n.Entries {
+		if entry.Wanted != nil && entry.Status != nil && entry.Status.State.Unfinished() {
+			return true
+		}
+	}
+	return false
 }

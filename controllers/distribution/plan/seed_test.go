@@ -177,9 +177,9 @@ func TestSeedIsReplaced(t *testing.T) {
 			within: limits.SeedTimeout + 5*time.Second,
 		},
 		{
-			reason: "when its agent dies in the middle, after SeedTimeout and AgentTimeout",
+			reason: "when its agent dies in the middle, once a heartbeat is late by AgentTimeout",
 			fail:   func(_ *fakeCluster, m *machine) { m.dead = true },
-			within: limits.SeedTimeout + limits.AgentTimeout + 5*time.Second,
+			within: v1alpha1.HeartbeatInterval + limits.AgentTimeout + 5*time.Second,
 		},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestSeedIsReplaced(t *testing.T) {
 			if took := cluster.now.Sub(began) - time.Second; took > c.within {
 				t.Errorf("it took %v, not %v", took, c.within)
 			}
-			cluster.settle(t)
+			cluster.run(t, 60) // one that hangs may try for ever
 			for _, name := range []string{"n001", "n002"} {
 				if cluster.machines[name].content["reg/a:1"] == "" {
 					t.Errorf("%s was never served", name)
@@ -233,8 +233,13 @@ func TestPlanWakesForEachTimeout(t *testing.T) {
 	cluster.round()
 	cluster.plan()
 	cluster.round()
-	if step, want := cluster.planUntilStable(t), cluster.machines["n000"].progressAt["reg/a:1"].Add(cluster.limits.SeedTimeout); !step.WakeAt.Equal(want) {
-		t.Errorf("a seed that pulls: wake at %v, want %v", step.WakeAt, want)
+	seed := cluster.machines["n000"]
+	if step, want := cluster.planUntilStable(t), seed.heardAt.Add(v1alpha1.HeartbeatInterval+cluster.limits.AgentTimeout); !step.WakeAt.Equal(want) {
+		t.Errorf("an agent that pulls: wake at %v, want %v", step.WakeAt, want)
+	}
+	cluster.now = cluster.now.Add(cluster.limits.SeedTimeout - time.Minute)
+	if step, want := cluster.planUntilStable(t), seed.progressAt["reg/a:1"].Add(cluster.limits.SeedTimeout); !step.WakeAt.Equal(want) {
+		t.Errorf("a seed that makes no progress: wake at %v, want %v", step.WakeAt, want)
 	}
 	cluster.settle(t)
 	if step := cluster.planUntilStable(t); !step.WakeAt.IsZero() {

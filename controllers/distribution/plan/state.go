@@ -137,8 +137,9 @@ type Limits struct {
 	// image waits for a slot of the agent, progress with any other image counts. While the seed
 	// unpacks, it may take ten times as long.
 	SeedTimeout time.Duration
-	// AgentTimeout is how long an agent may leave a spec unacknowledged before its node counts as
-	// failed (AgentNotRunning).
+	// AgentTimeout is how long an agent may owe an answer before its node counts as failed
+	// (AgentNotRunning): leave a spec unacknowledged, or miss a heartbeat (v1alpha1.HeartbeatInterval)
+	// while it has images to bring.
 	AgentTimeout time.Duration
 	// MirrorFallback is Upstream by default.
 	MirrorFallback MirrorFallback

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
@@ -213,6 +214,36 @@ func TestSilentNodes(t *testing.T) {
 	cluster.checkServed(t)
 	if o := cluster.next().Prefetches[p.Key]; len(o.Silent) != 0 {
 		t.Errorf("it is back, and yet %v", o.Silent)
+	}
+}
+
+// A node whose agent hangs is waited for, one whose agent is gone is not.
+func TestAnAgentThatDiesInTheMiddleOfAPullIsSilent(t *testing.T) {
+	cluster := newFakeCluster()
+	cluster.addNodes(4)
+	cluster.makeHolder("n000", "reg/a:1", "sha256:reg/a:1-1")
+	dead, hung := cluster.machines["n001"], cluster.machines["n002"]
+	dead.hung, hung.hung = true, true
+	p := cluster.addPrefetch("web", "reg/a:1")
+	cluster.run(t, 5)
+	for _, m := range []*machine{dead, hung} {
+		if status := m.cached["reg/a:1"]; status.State != v1alpha1.ImagePulling || m.cachedObserved != m.generation {
+			t.Fatalf("%s does not pull:\n%s", m.node.Name, cluster)
+		}
+	}
+	dead.dead = true
+	cluster.run(t, int((v1alpha1.HeartbeatInterval+cluster.limits.AgentTimeout)/time.Second)-5)
+	if o := cluster.next().Prefetches[p.Key]; len(o.Silent) != 0 {
+		t.Errorf("too soon: %v", o.Silent)
+	}
+	cluster.run(t, 5)
+	if o := cluster.next().Prefetches[p.Key]; !slices.Equal(o.Silent, []string{"n001"}) {
+		t.Errorf("silent: %v", o.Silent)
+	}
+	dead.dead, dead.hung = false, false
+	cluster.run(t, 20)
+	if o := cluster.next().Prefetches[p.Key]; len(o.Silent) != 0 || dead.content["reg/a:1"] == "" {
+		t.Errorf("it is back, and yet %v:\n%s", o.Silent, cluster)
 	}
 }
 

@@ -6,7 +6,8 @@
 package v1alpha1
 
 import (
-	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
 
 // NodeImageSetStatusApplyConfiguration represents a declarative configuration of the NodeImageSetStatus type for use
@@ -16,8 +17,11 @@ import (
 type NodeImageSetStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that the agent has taken up.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
+	// lastHeartbeatTime is when the agent last had nothing to report for 30 s while an image
+	// was Pending or Pulling. It tells an agent that waits from one that is gone.
+	LastHeartbeatTime *v1.Time `json:"lastHeartbeatTime,omitempty"`
 	// conditions: Ready is True when every image of the spec is Present.
-	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// images has one entry for each image of the spec.
 	Images []NodeImageStatusApplyConfiguration `json:"images,omitempty"`
 }
@@ -36,10 +40,18 @@ func (b *NodeImageSetStatusApplyConfiguration) WithObservedGeneration(value int6
 	return b
 }
 
+// WithLastHeartbeatTime sets the LastHeartbeatTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastHeartbeatTime field is set to the value of the last call.
+func (b *NodeImageSetStatusApplyConfiguration) WithLastHeartbeatTime(value v1.Time) *NodeImageSetStatusApplyConfiguration {
+	b.LastHeartbeatTime = &value
+	return b
+}
+
 // WithConditions adds the given value to the Conditions field in the declarative configuration
 // and returns the receiver, so that objects can be build by chaining "With" function invocations.
 // If called multiple times, values provided by each call will be appended to the Conditions field.
-func (b *NodeImageSetStatusApplyConfiguration) WithConditions(values ...*v1.ConditionApplyConfiguration) *NodeImageSetStatusApplyConfiguration {
+func (b *NodeImageSetStatusApplyConfiguration) WithConditions(values ...*metav1.ConditionApplyConfiguration) *NodeImageSetStatusApplyConfiguration {
 	for i := range values {
 		if values[i] == nil {
 			panic("nil value passed to WithConditions")
