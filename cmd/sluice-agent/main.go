@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -24,6 +23,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/restconfig"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/nodeagent/containerd"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
@@ -55,11 +55,10 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, options Options) error {
-	config, err := clientcmd.BuildConfigFromFlags("", options.Kubeconfig)
+	config, err := restconfig.Load(options.Kubeconfig, "sluice-agent/"+version)
 	if err != nil {
-		return fmt.Errorf("load the client configuration: %w", err)
+		return err
 	}
-	config.UserAgent = "sluice-agent/" + version
 	mgr, err := newManager(config, options)
 	if err != nil {
 		return err

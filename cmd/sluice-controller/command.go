@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/config/crd"
 	"github.com/sluice-dev/sluice/controllers/installation"
 	"github.com/sluice-dev/sluice/internal/logging"
+	"github.com/sluice-dev/sluice/internal/restconfig"
 )
 
 // quietPeriod is longer than a controller takes to end, the wait before it included.
@@ -52,7 +53,7 @@ type CommandOptions struct {
 func (o *CommandOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Namespace, "namespace", "sluice-system", "namespace that Sluice is installed in")
 	flags.DurationVar(&o.Timeout, "timeout", 4*time.Minute, "how long to try")
-	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that says how to reach the API server (default: as for the controller)")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", restconfig.Usage)
 	o.Log.AddFlags(flags)
 }
 
@@ -73,9 +74,9 @@ func runCommand(ctx context.Context, name string, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	config, err := restConfig(o.Kubeconfig)
+	config, err := restconfig.Load(o.Kubeconfig, "sluice-controller/"+version)
 	if err != nil {
-		return fmt.Errorf("load the client configuration: %w", err)
+		return err
 	}
 	scheme, err := newScheme()
 	if err != nil {

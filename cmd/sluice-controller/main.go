@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -30,6 +29,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution"
 	"github.com/sluice-dev/sluice/controllers/gate"
+	"github.com/sluice-dev/sluice/internal/restconfig"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
@@ -74,9 +74,9 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, options Options) error {
-	config, err := restConfig(options.Kubeconfig)
+	config, err := restconfig.Load(options.Kubeconfig, "sluice-controller/"+version)
 	if err != nil {
-		return fmt.Errorf("load the client configuration: %w", err)
+		return err
 	}
 	mgr, err := newManager(config, options)
 	if err != nil {
@@ -216,19 +216,4 @@ func addProbes(mgr ctrl.Manager, options Options) error {
 		err = errors.Join(err, mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()))
 	}
 	return err
-}
-
-// restConfig returns the configuration of a client: from the named file, otherwise from $KUBECONFIG
-// or ~/.kube/config, otherwise a Pod's. The client does not limit its rate, because the API server
-// does (API Priority and Fairness).
-func restConfig(kubeconfig string) (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
-	if err != nil {
-		return nil, err
-	}
-	config.QPS = -1
-	config.UserAgent = "sluice-controller/" + version
-	return config, nil
 }

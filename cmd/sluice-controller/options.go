@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/internal/policy"
+	"github.com/sluice-dev/sluice/internal/restconfig"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
@@ -118,8 +119,7 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"address of the metrics; 0 serves none")
 	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
 		"address of /healthz and /readyz; 0 serves none")
-	flags.StringVar(&o.Kubeconfig, "kubeconfig", "",
-		"file that says how to reach the API server (default: $KUBECONFIG, ~/.kube/config, or as a Pod does)")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", restconfig.Usage)
 	o.Log.AddFlags(flags)
 	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }

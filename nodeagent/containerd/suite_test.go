@@ -46,7 +46,7 @@ var (
 )
 
 var _ = BeforeSuite(func(ctx context.Context) {
-	mirror, err := cluster.DefaultMirror(ctx, GinkgoLogr.Info, "--behave=spegel")
+	mirror, err := cluster.DefaultMirror(ctx, GinkgoLogr.Info)
 	Expect(err).NotTo(HaveOccurred())
 	machines, err = cluster.Start(ctx, cluster.Options{Nodes: cluster.Nodes(3), ContainerdOnly: true, Mirror: mirror, Logf: GinkgoLogr.Info})
 	Expect(err).NotTo(HaveOccurred())

@@ -19,11 +19,11 @@ const layers = 8
 
 // spread measures how long all nodes take beside one that pulls alone.
 func spread(ctx context.Context, opts *options, r *results) error {
-	return spreadWith(ctx, opts, r, "")
+	return spreadWith(ctx, opts, r, "", "--behave=well")
 }
 
 func spreadSpegel(ctx context.Context, opts *options, r *results) error {
-	return spreadWith(ctx, opts, r, "_spegel", "--behave=spegel")
+	return spreadWith(ctx, opts, r, "_spegel")
 }
 
 func spreadWith(ctx context.Context, opts *options, r *results, suffix string, mirrorFlags ...string) (err error) {
@@ -107,7 +107,7 @@ func (m *machinery) uplink() float64 {
 // uncoordinated measures what there is without Sluice: every node pulls for itself,
 // from the registry, or from the mirror first, which behaves as Spegel does.
 func uncoordinated(ctx context.Context, opts *options, r *results) (err error) {
-	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: []string{"--behave=spegel"}})
+	m, err := start(ctx, opts, opts.nodes, stack.Options{})
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (n *Node) MirrorURL() string { return "http://" + n.IP + ":" + mirrorPort }
 
 // DefaultMirror is Spegel if the environment variable SPEGEL names its binary,
 // and test/peermirror otherwise, built if needed. Further arguments are for
-// test/peermirror alone, such as --behave=spegel.
+// test/peermirror alone, such as --behave=well.
 func DefaultMirror(ctx context.Context, logf func(format string, args ...any), args ...string) (*Mirror, error) {
 	if binary := os.Getenv("SPEGEL"); binary != "" {
 		return Spegel(binary), nil

@@ -74,10 +74,9 @@ func supervise(ctx context.Context, opts options) (err error) {
 	}
 	logf := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 	i, err := install.Start(ctx, install.Options{
-		Nodes:       cluster.Nodes(opts.nodes),
-		MirrorFlags: []string{"--behave=spegel"},
-		LogDir:      filepath.Join(dir, "log"),
-		Logf:        logf,
+		Nodes:  cluster.Nodes(opts.nodes),
+		LogDir: filepath.Join(dir, "log"),
+		Logf:   logf,
 	})
 	if err != nil {
 		return err

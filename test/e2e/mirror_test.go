@@ -54,7 +54,7 @@ func turns(requests upstream.Requests) []string {
 }
 
 var _ = Describe("A cluster whose mirrors miss what they have, as Spegel's do", Ordered, func() {
-	onStackOfItsOwn(stack.Options{Nodes: cluster.Nodes(4), MirrorFlags: []string{"--behave=spegel"}})
+	onStackOfItsOwn(stack.Options{Nodes: cluster.Nodes(4)})
 
 	It("gets every blob from upstream once, by one node", func(ctx SpecContext) {
 		image, err := images.Image(images.Options{Layers: images.Layers("rude", 8, images.MiB)})

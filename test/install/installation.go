@@ -48,8 +48,6 @@ const (
 type Options struct {
 	// Nodes to begin with; three if nil.
 	Nodes []cluster.NodeOptions
-	// MirrorFlags are given to the stand-in of Spegel: --behave=spegel, say.
-	MirrorFlags []string
 	// Audit has the API server log every request.
 	Audit bool
 	// LogDir keeps the logs of the cluster's programs.
@@ -93,7 +91,7 @@ func Start(ctx context.Context, opts Options) (_ *Installation, err error) {
 	if i.Upstream, err = upstream.New(upstream.Options{}); err != nil {
 		return nil, err
 	}
-	mirror, err := cluster.DefaultMirror(ctx, opts.Logf, opts.MirrorFlags...)
+	mirror, err := cluster.DefaultMirror(ctx, opts.Logf)
 	if err != nil {
 		return nil, err
 	}

@@ -171,7 +171,7 @@ func TestNodesPullFromEachOther(t *testing.T) {
 
 func startCluster(t *testing.T, nodes int, mirrorFlags ...string) *cluster.Cluster {
 	t.Helper()
-	mirror, err := cluster.DefaultMirror(t.Context(), t.Logf, append([]string{"--behave=spegel"}, mirrorFlags...)...)
+	mirror, err := cluster.DefaultMirror(t.Context(), t.Logf, mirrorFlags...)
 	if err != nil {
 		t.Fatal(err)
 	}

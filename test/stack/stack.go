@@ -42,7 +42,7 @@ type Options struct {
 	Controllers int
 	// ControllerFlags and AgentFlags are given besides those that a stack needs.
 	ControllerFlags, AgentFlags []string
-	// MirrorFlags are given to the stand-in of Spegel: --behave=spegel, say.
+	// MirrorFlags are given to the stand-in of Spegel: --behave=well, say.
 	MirrorFlags []string
 	// Webhooks has the API server ask the first controller about Deployments and our
 	// own kinds.

@@ -56,7 +56,7 @@ func (o *options) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.namespace, "containerd-namespace", "k8s.io", "containerd namespace to serve")
 	flags.StringSliceVar(&o.peers, "peers", nil, "mirrors of the other nodes, as http://ip:port,...; the own address is left out")
 	flags.StringVar(&o.peersFile, "peers-file", "", "file with one mirror a line instead of --peers, read again for each search")
-	flags.StringVar(&o.behave, "behave", "well", "well, to find whatever a peer holds and outlive containerd, or as spegel does")
+	flags.StringVar(&o.behave, "behave", "spegel", "as spegel does, or well: find whatever a peer holds, and outlive containerd")
 	flags.Uint64Var(&o.seed, "seed", 1, "with --behave=spegel, decides which requests are missed")
 	flags.DurationVar(&o.resolveTimeout, "mirror-resolve-timeout", 2*time.Second, "bound on the search for a peer")
 }

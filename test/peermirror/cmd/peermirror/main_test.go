@@ -102,7 +102,7 @@ func TestRunReportsAnAddressInUse(t *testing.T) {
 func TestRunEndsWithoutContainerd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	err := run(ctx, parse(t, "--behave=spegel", "--registry-addr="+freeAddress(t),
+	err := run(ctx, parse(t, "--registry-addr="+freeAddress(t),
 		"--containerd-sock="+filepath.Join(t.TempDir(), "none.sock")))
 	if err == nil || !strings.Contains(err.Error(), "containerd") {
 		t.Errorf("run = %v", err)
