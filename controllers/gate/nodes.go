@@ -197,7 +197,7 @@ func (n *Nodes) update(name string, change func(*nodeRecord)) {
 // look makes the view of a node again.
 func (n *Nodes) look(name string) {
 	record, now := n.known[name], n.Clock.Now()
-	before, owed, wasSilent := record.view, !record.silentAt.IsZero(), record.silent(now)
+	before, silentBefore, wasSilent := record.view, record.silentAt, record.silent(now)
 	set := record.set
 	if record.node == nil || set != nil && !belongsTo(set, record.node) {
 		set = nil
@@ -209,7 +209,8 @@ func (n *Nodes) look(name string) {
 	if set != nil {
 		record.silentAt = heartbeat.SilentAt(record.heardAt, heartbeat.Acknowledged(set), heartbeat.Unfinished(set), n.AgentTimeout)
 	}
-	if owed == record.silentAt.IsZero() || wasSilent != record.silent(now) || concerns(&before, &record.view) {
+	sooner := !requeue.Earliest(silentBefore, record.silentAt).Equal(silentBefore) // than it would be looked at again
+	if sooner || wasSilent != record.silent(now) || concerns(&before, &record.view) {
 		n.tell(name)
 	}
 }

@@ -164,13 +164,13 @@ func TestChangesAreCollected(t *testing.T) {
 func TestAnAgentThatLagsBehindIsDownAfterTheTimeout(t *testing.T) {
 	nodes, clock, _ := following(t)
 	behind := func(s *v1alpha1.NodeImageSet) { s.Generation++ }
-	nodes.putSet(nodeSet(v1alpha1.ImagePulling, behind))
+	nodes.putSet(nodeSet(v1alpha1.ImagePresent, behind))
 	since := clock.Now()
 	if _, until := snapshot(t, nodes); !until.Equal(since.Add(time.Minute)) {
 		t.Errorf("until %v, want a minute", until)
 	}
 	clock.Step(59 * time.Second)
-	nodes.putSet(nodeSet(v1alpha1.ImagePulling, func(s *v1alpha1.NodeImageSet) { s.Generation += 2 }))
+	nodes.putSet(nodeSet(v1alpha1.ImagePresent, func(s *v1alpha1.NodeImageSet) { s.Generation += 2 }))
 	if only(t, nodes).Down {
 		t.Error("down before the timeout")
 	}
@@ -178,7 +178,7 @@ func TestAnAgentThatLagsBehindIsDownAfterTheTimeout(t *testing.T) {
 	if !only(t, nodes).Down {
 		t.Error("not down after the timeout: a further change of the spec does not lengthen it")
 	}
-	nodes.putSet(nodeSet(v1alpha1.ImagePulling, nil))
+	nodes.putSet(nodeSet(v1alpha1.ImagePresent, nil))
 	if _, until := snapshot(t, nodes); only(t, nodes).Down || !until.IsZero() {
 		t.Error("down although it has answered")
 	}
