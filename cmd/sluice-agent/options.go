@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/sluice-dev/sluice/cmd/internal/restconfig"
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
-	"github.com/sluice-dev/sluice/internal/restconfig"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 

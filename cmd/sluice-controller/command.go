@@ -14,10 +14,10 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sluice-dev/sluice/cmd/internal/restconfig"
 	"github.com/sluice-dev/sluice/config/crd"
 	"github.com/sluice-dev/sluice/controllers/installation"
 	"github.com/sluice-dev/sluice/internal/logging"
-	"github.com/sluice-dev/sluice/internal/restconfig"
 )
 
 // quietPeriod is longer than a controller takes to end, the wait before it included.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sluice-dev/sluice/cmd/internal/restconfig"
 	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
@@ -19,7 +20,6 @@ import (
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/internal/policy"
-	"github.com/sluice-dev/sluice/internal/restconfig"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
