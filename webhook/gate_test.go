@@ -94,7 +94,7 @@ var _ = Describe("Gate webhook", func() {
 		Expect(d.ManagedFields).NotTo(ContainElement(HaveField("FieldsV1.Raw", ContainSubstring("f:paused"))), "nobody owns what we set")
 	})
 
-	It("refuses annotations that cannot be understood, and says what to write", func(ctx SpecContext) {
+	It("rejects annotations that cannot be understood, and says what to write", func(ctx SpecContext) {
 		d := gated(newNamespace(ctx), "app")
 		d.Annotations[v1alpha1.HoldTimeoutAnnotation] = "10"
 		Expect(api.Create(ctx, d)).To(And(Satisfy(apierrors.IsInvalid), MatchError(ContainSubstring(`metadata.annotations[sluice.dev/hold-timeout]: Invalid value: "10": write a duration`))))
@@ -214,9 +214,9 @@ var _ = Describe("Gate webhook", func() {
 			Expect(api.Delete(ctx, plain(namespace, "held"))).To(Succeed())
 		})
 
-		It("is asked about a gated change of images, pause or Sluice's keys, which is refused", func(ctx SpecContext) {
-			refused := And(Satisfy(apierrors.IsInternalError), MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
-			Expect(api.Create(ctx, gated(namespace, "new"))).To(refused)
+		It("is asked about a gated change of images, pause or Sluice's keys, which is rejected", func(ctx SpecContext) {
+			rejected := And(Satisfy(apierrors.IsInternalError), MatchError(ContainSubstring(`failed calling webhook "gate.sluice.dev"`)))
+			Expect(api.Create(ctx, gated(namespace, "new"))).To(rejected)
 			for reason, change := range map[string]func(*corev1.PodSpec){
 				"another image": func(s *corev1.PodSpec) { s.Containers[0].Image = "registry.example.com/app:v2" },
 				"another container": func(s *corev1.PodSpec) {
@@ -229,26 +229,26 @@ var _ = Describe("Gate webhook", func() {
 					s.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "registry.example.com/data:v1"}}}}
 				},
 			} {
-				Expect(edit(ctx, "running", func(d *appsv1.Deployment) { change(&d.Spec.Template.Spec) })).To(refused, reason)
+				Expect(edit(ctx, "running", func(d *appsv1.Deployment) { change(&d.Spec.Template.Spec) })).To(rejected, reason)
 			}
 			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = true })).To(Succeed())
-			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(refused)
-			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "x") })).To(refused)
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(rejected)
+			Expect(edit(ctx, "running", func(d *appsv1.Deployment) { metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "x") })).To(rejected)
 			Expect(edit(ctx, "plain", func(d *appsv1.Deployment) {
 				annotate(v1alpha1.PrefetchAnnotation, "app")(d)
 				setImage("registry.example.com/app:v2")(d)
-			})).To(refused)
-			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(refused)
-			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { delete(d.Labels, v1alpha1.HoldLabel) })).To(refused)
+			})).To(rejected)
+			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { d.Spec.Paused = false })).To(rejected)
+			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { delete(d.Labels, v1alpha1.HoldLabel) })).To(rejected)
 			for _, key := range []string{v1alpha1.HeldAtAnnotation, v1alpha1.ReleasedAnnotation, v1alpha1.HoldTimeoutAnnotation, v1alpha1.OnTimeoutAnnotation} {
-				Expect(edit(ctx, "held", annotate(key, "x"))).To(refused, key)
+				Expect(edit(ctx, "held", annotate(key, "x"))).To(rejected, key)
 			}
-			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { delete(d.Annotations, v1alpha1.PrefetchAnnotation) })).To(refused)
-			Expect(edit(ctx, "held", annotate(corev1.LastAppliedConfigAnnotation, `{"spec":{"paused":true}}`))).To(refused)
+			Expect(edit(ctx, "held", func(d *appsv1.Deployment) { delete(d.Annotations, v1alpha1.PrefetchAnnotation) })).To(rejected)
+			Expect(edit(ctx, "held", annotate(corev1.LastAppliedConfigAnnotation, `{"spec":{"paused":true}}`))).To(rejected)
 			var d appsv1.Deployment
 			Expect(api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "held"}, &d)).To(Succeed())
 			pause := []byte(`{"apiVersion":"apps/v1","kind":"Deployment","spec":{"paused":true}}`)
-			Expect(api.Patch(ctx, &d, client.RawPatch(types.ApplyPatchType, pause), client.FieldOwner("team"))).To(refused)
+			Expect(api.Patch(ctx, &d, client.RawPatch(types.ApplyPatchType, pause), client.FieldOwner("team"))).To(rejected)
 		})
 
 		It("is asked about a pause of what bears the label of a hold: it would be taken for one", func(ctx SpecContext) {

@@ -79,13 +79,13 @@ var _ = Describe("AwaitWebhooks", Serial, func() {
 	It("says what is wrong when its time is over", func(ctx SpecContext) {
 		bounded, cancel := context.WithCancel(ctx)
 		asked := 0
-		refusing := intercepted(func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+		rejecting := intercepted(func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
 			if asked++; asked == 2 {
 				cancel()
 			}
 			return errors.New("no route to the controller")
 		})
-		Expect(installation.AwaitWebhooks(bounded, refusing, "default", time.Millisecond)).
+		Expect(installation.AwaitWebhooks(bounded, rejecting, "default", time.Millisecond)).
 			To(MatchError(And(ContainSubstring("context canceled"), ContainSubstring("no route to the controller"))))
 	})
 })

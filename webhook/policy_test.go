@@ -80,7 +80,7 @@ var _ = Describe("ImagePrefetch webhook", func() {
 			return api.Create(ctx, prefetchOf(namespace, "probe", "ghcr.io/org/app:v1"), client.DryRunAll)
 		}).ShouldNot(Succeed())
 
-		By("refusing other images, and another number of nodes")
+		By("rejecting other images, and another number of nodes")
 		images := stored.DeepCopy()
 		images.Spec.Images = append(images.Spec.Images, "ghcr.io/org/third:v1")
 		Expect(apierrors.IsInvalid(api.Update(ctx, images))).To(BeTrue())

@@ -58,7 +58,7 @@ func TestSeedsAreDemotedBeforeOthersAreMade(t *testing.T) {
 		failed  bool
 	}{
 		{"one seed is demoted, then another is made; a third node does not matter", nil, []string{"update b", "create a", "create c"}, false, false},
-		{"while the seed cannot be demoted, no other is made", errors.New("refused"), []string{"update b", "create c"}, false, true},
+		{"while the seed cannot be demoted, no other is made", errors.New("rejected"), []string{"update b", "create c"}, false, true},
 		{"nor while its set must be observed again", conflict, []string{"update b", "create c"}, true, false},
 	}
 	for _, test := range tests {

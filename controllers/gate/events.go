@@ -92,7 +92,7 @@ func (r *Reconciler) recordRejection(deployment *appsv1.Deployment, prefetch *v1
 	if !again && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
 		return // a webhook that is restarted, say: what repeats is told
 	}
-	n := notice{hold.ReasonReleaseRejected, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what refuses it, "+
+	n := notice{hold.ReasonReleaseRejected, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what rejects it, "+
 		"or let it go by hand: annotate it with %s=%s and resume it", excerpt.Of(err.Error(), hold.MaxQuoted), v1alpha1.GateAnnotation, v1alpha1.GateSkip)}
 	if due, _ := r.holds.shouldRecord(client.ObjectKeyFromObject(deployment), n, now, noticeInterval); due {
 		r.record(deployment, prefetch, corev1.EventTypeWarning, n.reason, actionRelease, n.note)

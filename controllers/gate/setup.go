@@ -34,7 +34,7 @@ const (
 	// what many wait for.
 	concurrentReleases = 8
 	// firstRetry and lastRetry are the shortest and the longest time after which a release
-	// that was refused is tried again. It doubles each time.
+	// that was rejected is tried again. It doubles each time.
 	firstRetry = 5 * time.Millisecond
 	lastRetry  = time.Minute
 )

@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 		{"a link to what is gone", "[c](c.md)", "the link c.md leads nowhere"},
 		{"a link by reference to what is gone", "[c][1]\n\n[1]: c.md", "docs/a.md:3: the link c.md leads nowhere"},
 		{"a link out of the repository is not followed", "[x](https://example.com/c.md)", ""},
-		{"a heading, with code and punctuation in it", "[x](b.md#a-write-is-refused-failed-calling-webhook)", ""},
+		{"a heading, with code and punctuation in it", "[x](b.md#a-write-is-rejected-failed-calling-webhook)", ""},
 		{"a heading that was renamed", "[x](b.md#a-write)", "the link b.md#a-write leads nowhere"},
 		{"a heading of the same file", "# One\n[x](#one) [y](#two)", "the link #two leads nowhere"},
 		{"what looks like a heading in a block is none", "[x](#one)\n```sh\n# one\n```", "the link #one leads nowhere"},
@@ -58,7 +58,7 @@ func TestCheck(t *testing.T) {
 	} {
 		root := fstest.MapFS{
 			"docs/a.md":               {Data: []byte(test.text + "\n")},
-			"docs/b.md":               {Data: []byte("## A write is refused: `failed calling webhook`\n")},
+			"docs/b.md":               {Data: []byte("## A write is rejected: `failed calling webhook`\n")},
 			"docs/internal/init":      {},
 			"internal/hold/decide.go": {Data: []byte(source)},
 		}

@@ -213,11 +213,11 @@ func TestAnnotationsThatCannotBeUnderstood(t *testing.T) {
 	} {
 		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
 			broken := deployment(annotate(tt.key, tt.value))
-			refused := Decide(Write{Old: deployment(), New: broken, Cluster: empty(), Now: now})
-			if refused.Outcome != OutcomeRejected || len(refused.Patch) > 0 {
-				t.Fatalf("%+v, want it refused", refused)
+			rejected := Decide(Write{Old: deployment(), New: broken, Cluster: empty(), Now: now})
+			if rejected.Outcome != OutcomeRejected || len(rejected.Patch) > 0 {
+				t.Fatalf("%+v, want it rejected", rejected)
 			}
-			if text := refused.Rejected.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
+			if text := rejected.Rejected.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
 				t.Errorf("%q does not say %q of %s", text, tt.says, tt.key)
 			}
 			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Cluster: empty(), Now: now})

@@ -55,7 +55,7 @@ func TestCause(t *testing.T) {
 		p.Spec.FailureTolerance = ptr.To(intstr.FromInt(n))
 		return p
 	}
-	refused := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+	denied := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
 		p.Status.Conditions[0].Reason = v1alpha1.ReasonPolicyDenied
 		return p
 	}
@@ -89,8 +89,8 @@ func TestCause(t *testing.T) {
 		// What the ImagePrefetch says, and what it has yet to say.
 		{reason: "an image that is missing elsewhere holds up nobody else", runs: imageB, prefetch: failing(imageB, imageC), nodes: []Node{node("a", has(imageB), failed(imageC))}, want: CauseEvidence},
 		{reason: "Ready for what the tag meant before the refresh", runs: imageB, prefetch: refreshed(prefetch(imageB)), nodes: []Node{node("a", has(imageB))}},
-		{reason: "an ImagePrefetch that a policy denies", runs: imageB, prefetch: refused(pulling(imageB)), nodes: []Node{node("a")}, want: CauseDenied},
-		{reason: "one mistaken policy releases no strict hold", runs: imageB, edits: []edit{strict}, prefetch: refused(pulling(imageB)), nodes: []Node{node("a")}},
+		{reason: "an ImagePrefetch that a policy denies", runs: imageB, prefetch: denied(pulling(imageB)), nodes: []Node{node("a")}, want: CauseDenied},
+		{reason: "one mistaken policy releases no strict hold", runs: imageB, edits: []edit{strict}, prefetch: denied(pulling(imageB)), nodes: []Node{node("a")}},
 
 		// Nodes.
 		{reason: "a node lacks it", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b")}},

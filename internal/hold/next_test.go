@@ -134,7 +134,7 @@ func TestReleaseFailsWhenTheStateMovedOn(t *testing.T) {
 			t.Errorf("%s: applies %t, want %t", tt.reason, got, tt.applies)
 		}
 		if got := step.Fits(tt.moved); got != tt.applies {
-			t.Errorf("%s: fits %t, want %t: whose patch fails without a test is refused", tt.reason, got, tt.applies)
+			t.Errorf("%s: fits %t, want %t: whose patch fails without a test is rejected", tt.reason, got, tt.applies)
 		}
 	}
 }

@@ -61,17 +61,17 @@ func SettingsOf(object metav1.Object) (Settings, field.ErrorList) {
 	settings.Gated = annotations[v1alpha1.GateAnnotation] != v1alpha1.GateSkip
 
 	var wrong field.ErrorList
-	refuse := func(key, says string) {
+	reject := func(key, says string) {
 		wrong = append(wrong, field.Invalid(annotationPath(key), annotations[key], says))
 	}
 	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-		refuse(v1alpha1.PrefetchAnnotation, fmt.Sprintf("write the name of an ImagePrefetch in the namespace of the Deployment, or remove the annotation (%s)",
+		reject(v1alpha1.PrefetchAnnotation, fmt.Sprintf("write the name of an ImagePrefetch in the namespace of the Deployment, or remove the annotation (%s)",
 			strings.Join(problems, "; ")))
 	}
 	if text, ok := annotations[v1alpha1.HoldTimeoutAnnotation]; ok {
 		timeout, err := time.ParseDuration(text)
 		if err != nil || timeout < 0 {
-			refuse(v1alpha1.HoldTimeoutAnnotation, `write a duration with its unit, such as "90s", "10m" or "1h30m", or "0" to hold without end`)
+			reject(v1alpha1.HoldTimeoutAnnotation, `write a duration with its unit, such as "90s", "10m" or "1h30m", or "0" to hold without end`)
 		} else {
 			settings.Timeout = timeout
 		}
@@ -81,11 +81,11 @@ func SettingsOf(object metav1.Object) (Settings, field.ErrorList) {
 		case OnTimeoutRelease, OnTimeoutHold:
 			settings.OnTimeout = OnTimeout(text)
 		default:
-			refuse(v1alpha1.OnTimeoutAnnotation, `write "Release" or "Hold"`)
+			reject(v1alpha1.OnTimeoutAnnotation, `write "Release" or "Hold"`)
 		}
 	}
 	if text, ok := annotations[v1alpha1.GateAnnotation]; ok && text != v1alpha1.GateSkip {
-		refuse(v1alpha1.GateAnnotation, `write "skip" to let every rollout through, or remove the annotation to gate them`)
+		reject(v1alpha1.GateAnnotation, `write "skip" to let every rollout through, or remove the annotation to gate them`)
 	}
 	return settings, wrong
 }

@@ -44,7 +44,7 @@ func TestParseNormalizesAsCRIDoes(t *testing.T) {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	for _, in := range []string{
 		"", " ", "nginx ", "UPPER", "ghcr.io/Org/app", "https://ghcr.io/org/app", "app:", "app@sha256:short",
 		"app@" + strings.ToUpper(someDigest.String()), someHex, "user@host/app", "a//b", "../app", "app:v1:v2", "ghcr.io/org/äpp",

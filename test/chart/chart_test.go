@@ -396,7 +396,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-func TestSchemaRefuses(t *testing.T) {
+func TestSchemaRejects(t *testing.T) {
 	for _, values := range []string{
 		"replica: 3",
 		"image: {repository: x}",
@@ -425,7 +425,7 @@ func TestSchemaRefuses(t *testing.T) {
 			if out, err := template(t, values); err == nil {
 				t.Error("taken")
 			} else if !strings.Contains(out, "values don't meet the specifications of the schema") {
-				t.Errorf("refused by something else than the schema: %s", out)
+				t.Errorf("rejected by something else than the schema: %s", out)
 			}
 		})
 	}

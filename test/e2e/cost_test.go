@@ -57,7 +57,7 @@ type cost struct {
 	// told are the statuses of the ImagePrefetch that somebody waits for, and counts those in
 	// which only counts differ.
 	told, counts, events int
-	// stale are the writes that were refused, because the object had changed.
+	// stale are the writes that were rejected, because the object had changed.
 	stale  int
 	others audit.Writes
 	// early are the writes that came sooner than an interval permits.

@@ -17,7 +17,7 @@ import (
 )
 
 var _ = Describe("With Sluice down", Serial, func() {
-	It("a gated change of images is refused with a clear message, and everything else goes on", func(ctx SpecContext) {
+	It("a gated change of images is rejected with a clear message, and everything else goes on", func(ctx SpecContext) {
 		running, held := runningTenant(ctx), holdingTenant(ctx)
 		outage()
 		_, _, err := kubectl(ctx, "", "--namespace="+running.namespace, "set", "image", "deployment/app", "main="+repository+":b")

@@ -48,8 +48,8 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		fmt.Printf("soak: %d Deployments for %s, -soak.seed=%d\n", *soakDeployments, *soakDuration, seed)
 		s := newSoak(ctx, seed)
 		s.run(ctx)
-		fmt.Printf("soak: %d writes went through, %d were refused while Sluice was down, %d met a conflict; webhooks were ended %d times, controllers %d times\n",
-			s.counted(wrote), s.counted(refused), s.counted(conflicted), s.hooksEnded, s.controllersEnded)
+		fmt.Printf("soak: %d writes went through, %d were rejected while Sluice was down, %d met a conflict; webhooks were ended %d times, controllers %d times\n",
+			s.counted(wrote), s.counted(rejected), s.counted(conflicted), s.hooksEnded, s.controllersEnded)
 
 		By("looking for a reason of each hold")
 		for _, subject := range s.subjects {
@@ -88,7 +88,7 @@ type fate int
 
 const (
 	wrote fate = iota
-	refused
+	rejected
 	conflicted
 )
 
@@ -232,7 +232,7 @@ func (s *soak) edit(ctx context.Context, subject subject, random *rand.Rand) {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err), apierrors.IsAlreadyExists(err):
 		what = conflicted
 	case strings.Contains(err.Error(), "failed calling webhook"), strings.Contains(err.Error(), "the cache"): // down, or just coming up
-		what = refused
+		what = rejected
 	default:
 		Fail(fmt.Sprintf("%s: %s: %v", subject, name, err))
 	}
@@ -251,7 +251,7 @@ func (s *soak) counted(what fate) int {
 func (s *soak) unreasonable(ctx context.Context, subject subject) string {
 	GinkgoHelper()
 	var d appsv1.Deployment
-	Expect(client.IgnoreNotFound(api.Get(ctx, subject.key(), &d))).To(Succeed()) // its creation may have been refused
+	Expect(client.IgnoreNotFound(api.Get(ctx, subject.key(), &d))).To(Succeed()) // its creation may have been rejected
 	hash, held := d.Labels[v1alpha1.HoldLabel]
 	if !held {
 		return ""

@@ -70,7 +70,7 @@ var _ = Describe("An installation", Ordered, func() {
 		allReady(ctx)
 	})
 
-	It("does what the samples are for: refuses, prefetches, holds and lets go without a pull", func(ctx SpecContext) {
+	It("does what the samples are for: rejects, prefetches, holds and lets go without a pull", func(ctx SpecContext) {
 		for _, ref := range []string{"demo/app:v1", "demo/sidecar:v1"} {
 			push(ctx, ref, images.MiB)
 		}
@@ -126,7 +126,7 @@ var _ = Describe("An installation", Ordered, func() {
 		allReady(ctx)
 	})
 
-	It("renews its certificate under a load of gated writes, and none is refused", func(ctx SpecContext) {
+	It("renews its certificate under a load of gated writes, and none is rejected", func(ctx SpecContext) {
 		writes := startLoad(ctx)
 		before, running := secret(ctx).Data["tls.crt"], runs(ctx, "controller")
 		renew(ctx)
@@ -141,7 +141,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(runs(ctx, "controller")).To(Equal(running), "without a restart")
 	})
 
-	It("replaces its controllers under that load, and none is refused", func(ctx SpecContext) {
+	It("replaces its controllers under that load, and none is rejected", func(ctx SpecContext) {
 		writes := startLoad(ctx)
 		for _, step := range []string{"restart", "status"} {
 			_, err := site.Cluster.Kubectl(ctx, "rollout", step, "deployment/sluice-controller", "--namespace", install.Namespace)
@@ -152,7 +152,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(writes.stop(ctx)).To(BeEmpty())
 	})
 
-	It("loses either controller under that load, and refuses nothing once the API server has noticed", func(ctx SpecContext) {
+	It("loses either controller under that load, and rejects nothing once the API server has noticed", func(ctx SpecContext) {
 		for _, pod := range pods(ctx, "controller") {
 			writes := startLoad(ctx)
 			before := runs(ctx, "controller")
@@ -161,12 +161,12 @@ var _ = Describe("An installation", Ordered, func() {
 			Eventually(runs).WithArguments(ctx, "controller").ShouldNot(Equal(before))
 			allReady(ctx)
 			writes.more(ctx, 20)
-			refused := writes.stop(ctx)
-			for _, refusal := range refused {
-				Expect(refusal.err).To(MatchError(Or(ContainSubstring("connect"), ContainSubstring("EOF"), ContainSubstring("refused"))))
-				Expect(refusal.at).To(BeTemporally("<", killed.Add(10*time.Second)), "an endpoint that is down for so long is in no EndpointSlice")
+			rejected := writes.stop(ctx)
+			for _, rejection := range rejected {
+				Expect(rejection.err).To(MatchError(Or(ContainSubstring("connect"), ContainSubstring("EOF"), ContainSubstring("refused"))))
+				Expect(rejection.at).To(BeTemporally("<", killed.Add(10*time.Second)), "an endpoint that is down for so long is in no EndpointSlice")
 			}
-			AddReportEntry("refused after "+pod.Name+" was killed", fmt.Sprintf("%d of %d writes", len(refused), writes.count()))
+			AddReportEntry("rejected after "+pod.Name+" was killed", fmt.Sprintf("%d of %d writes", len(rejected), writes.count()))
 		}
 	})
 
@@ -247,7 +247,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(deniedSince(time.Time{})).To(BeEmpty())
 	})
 
-	It("refuses an agent's token everything but its node's status", func(ctx SpecContext) {
+	It("forbids an agent's token everything but its node's status", func(ctx SpecContext) {
 		own, others := pods(ctx, "agent")[0], pods(ctx, "agent")[1]
 		agent := agentOf(ctx, own)
 		set := func(pod corev1.Pod) *v1alpha1.NodeImageSet {
@@ -281,7 +281,7 @@ var _ = Describe("An installation", Ordered, func() {
 				return agent.SubResource("token").Create(ctx, account, &authenticationv1.TokenRequest{})
 			},
 		} {
-			Expect(try()).To(MatchError(apierrors.IsForbidden, "a refusal"), what)
+			Expect(try()).To(MatchError(apierrors.IsForbidden, "is forbidden"), what)
 		}
 	})
 

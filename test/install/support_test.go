@@ -227,12 +227,12 @@ type load struct {
 	cancel     context.CancelFunc
 	done       chan struct{}
 
-	mu      sync.Mutex
-	written int
-	refused []refusal
+	mu       sync.Mutex
+	written  int
+	rejected []rejection
 }
 
-type refusal struct {
+type rejection struct {
 	at  time.Time
 	err error
 }
@@ -262,7 +262,7 @@ func (l *load) note(err error) {
 	defer l.mu.Unlock()
 	l.written++
 	if err != nil {
-		l.refused = append(l.refused, refusal{time.Now(), err})
+		l.rejected = append(l.rejected, rejection{time.Now(), err})
 	}
 }
 
@@ -279,7 +279,7 @@ func (l *load) more(ctx context.Context, n int) {
 }
 
 // stop ends the load, which must have been held to the end.
-func (l *load) stop(ctx context.Context) []refusal {
+func (l *load) stop(ctx context.Context) []rejection {
 	GinkgoHelper()
 	l.cancel()
 	<-l.done
@@ -287,5 +287,5 @@ func (l *load) stop(ctx context.Context) []refusal {
 	Expect(l.deployment.Spec.Paused).To(BeTrue())
 	Expect(l.deployment.Labels).To(HaveKey(v1alpha1.HoldLabel))
 	Expect(site.Client.Delete(ctx, l.deployment)).To(Succeed())
-	return l.refused
+	return l.rejected
 }

@@ -80,14 +80,14 @@ dial_timeout = '200ms'`},
 	}
 }
 
-func TestWriteConfigurationRefusesARegistryThatIsNoURL(t *testing.T) {
+func TestWriteConfigurationRejectsARegistryThatIsNoURL(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "kept/hosts.toml"), "kept")
 	if err := peermirror.WriteConfiguration(dir, []string{"docker.io"}, nil, true); err == nil {
 		t.Error("docker.io without a scheme was accepted")
 	}
 	if got := read(t, dir); got["kept/hosts.toml"] != "kept" {
-		t.Errorf("the refused call left %v", got)
+		t.Errorf("the rejected call left %v", got)
 	}
 }
 
