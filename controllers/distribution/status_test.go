@@ -110,7 +110,7 @@ func asking(node, digest, reason string, attempts int32) func(*inputBuilder) {
 }
 
 func TestConditions(t *testing.T) {
-	tolerate := func(tolerance intstr.IntOrString) func(*inputBuilder) {
+	allow := func(tolerance intstr.IntOrString) func(*inputBuilder) {
 		return func(s *inputBuilder) { s.prefetch.object.Spec.FailureTolerance = &tolerance }
 	}
 	notFound := upstream(fails(appV1, v1alpha1.ImageFailed, v1alpha1.ReasonImageNotFound))
@@ -192,22 +192,22 @@ func TestConditions(t *testing.T) {
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"as many failures as are allowed do not keep Ready from being True",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromInt32(1))),
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(allow(intstr.FromInt32(1))),
 			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"allowed failures do not make up for nodes that still pull",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).node("c", pulling(appV1, one)).with(tolerate(intstr.FromInt32(2))),
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).node("c", pulling(appV1, one)).with(allow(intstr.FromInt32(2))),
 			"False Distributing: 1 of 3 nodes have the image; 1 pulling; 1 failed (ImageNotFound)",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"a percentage is rounded down: a third of two nodes is none",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromString("33%"))),
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(allow(intstr.FromString("33%"))),
 			"False NodesFailed: 1 of 2 nodes have the image; 1 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
 			"half of two nodes is one",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(tolerate(intstr.FromString("50%"))),
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", notFound).with(allow(intstr.FromString("50%"))),
 			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (ImageNotFound); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (ImageNotFound)",
 		}, {
@@ -250,7 +250,7 @@ func TestConditions(t *testing.T) {
 			"NodeFailures: 1 node failed (AgentNotRunning)",
 		}, {
 			"so is a container runtime that does not answer",
-			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(tolerate(intstr.FromInt32(1))).
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).with(allow(intstr.FromInt32(1))).
 				with(func(s *inputBuilder) { s.nodes["b"].planNode.RuntimeDown = true }),
 			"True FailuresTolerated: 1 of 2 nodes have the image; 1 failed (RuntimeUnavailable); spec.failureTolerance allows 1",
 			"NodeFailures: 1 node failed (RuntimeUnavailable)",

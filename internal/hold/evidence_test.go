@@ -51,7 +51,7 @@ func TestCause(t *testing.T) {
 		p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "2"}
 		return p
 	}
-	tolerating := func(p *v1alpha1.ImagePrefetch, n int) *v1alpha1.ImagePrefetch {
+	allowing := func(p *v1alpha1.ImagePrefetch, n int) *v1alpha1.ImagePrefetch {
 		p.Spec.FailureTolerance = ptr.To(intstr.FromInt(n))
 		return p
 	}
@@ -112,7 +112,7 @@ func TestCause(t *testing.T) {
 		{reason: "a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(38, 2), want: CauseEvidence},
 		{reason: "more than a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(37, 3)},
 		{reason: "a strict hold allows no failure", runs: imageB, edits: []edit{strict}, prefetch: pulling(imageB), nodes: many(2, 1)},
-		{reason: "but those that its ImagePrefetch allows", runs: imageB, edits: []edit{strict}, prefetch: tolerating(pulling(imageB), 1), nodes: many(2, 1), want: CauseEvidence},
+		{reason: "but those that its ImagePrefetch allows", runs: imageB, edits: []edit{strict}, prefetch: allowing(pulling(imageB), 1), nodes: many(2, 1), want: CauseEvidence},
 
 		// Nothing to wait for.
 		{reason: "no node matches", runs: imageB, edits: []edit{on("gpu")}, prefetch: pulling(imageB), nodes: []Node{node("a")}, want: CauseNoMatchingNodes},

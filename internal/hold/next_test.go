@@ -25,7 +25,7 @@ func TestNext(t *testing.T) {
 		want     string
 	}{
 		{"the prefetch is Ready", holding, prefetch(imageB, imageC), EndReady, "", 0, runningB},
-		{"some nodes failed and are tolerated", holding, func() *v1alpha1.ImagePrefetch {
+		{"some nodes failed, as many as are allowed", holding, func() *v1alpha1.ImagePrefetch {
 			p := failing(imageB)
 			p.Status.Conditions[0].Status, p.Status.Conditions[0].Reason = metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated
 			return p

@@ -72,9 +72,9 @@ var _ = Describe("A gated Deployment", func() {
 		t.expectHeld(ctx, "a")
 	})
 
-	It("is released when the failures are tolerated", func(ctx SpecContext) {
+	It("is released when the failures are allowed", func(ctx SpecContext) {
 		t := holdingTenant(ctx)
-		t.prefetch(ctx, tolerated, "a", "b")
+		t.prefetch(ctx, allowedFailure, "a", "b")
 		t.expectRolling(ctx, "a", "b")
 	})
 

@@ -132,8 +132,8 @@ func failing(s *v1alpha1.ImagePrefetchStatus, c *metav1.Condition) {
 	c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNodesFailed
 }
 
-// tolerated is a failure on no more nodes than spec.failureTolerance.
-func tolerated(s *v1alpha1.ImagePrefetchStatus, c *metav1.Condition) {
+// allowedFailure is a failure on no more nodes than spec.failureTolerance.
+func allowedFailure(s *v1alpha1.ImagePrefetchStatus, c *metav1.Condition) {
 	failing(s, c)
 	c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonFailuresTolerated
 }
