@@ -137,7 +137,7 @@ var _ = Describe("With the registry cut off", Ordered, ContinueOnFailure, func()
 	)
 })
 
-// eventuallyReadyOn waits until a prefetch is Ready, and all of so many nodes hold its images.
+// eventuallyReadyOn waits until a prefetch is Ready, and all of so many nodes have its images.
 func eventuallyReadyOn(ctx context.Context, p *v1alpha1.ImagePrefetch, nodes int32) {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {

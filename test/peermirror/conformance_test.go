@@ -155,7 +155,7 @@ func conformance(t *testing.T, env environment) {
 			t.Error("a peer's request was passed on")
 		}
 	})
-	t.Run("serves what several hold", func(t *testing.T) {
+	t.Run("serves what several have", func(t *testing.T) {
 		t.Parallel()
 		d := holder.commit(t, "a layer of two nodes")
 		nodes[2].commit(t, "a layer of two nodes")

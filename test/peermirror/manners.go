@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Manners are how a mirror treats those that ask it for what only peers hold.
+// Manners are how a mirror treats those that ask it for what only peers have.
 // nil is well-behaved: every request is searched for, and found if a peer has
-// it. What the node itself holds, and what a peer asks for, is always answered.
+// it. What the node itself has, and what a peer asks for, is always answered.
 //
 // Spegel's, as its code has them (v0.7.4) and as they were measured:
 //   - It looks for at most three holders of a key and keeps them for 5 s, in
@@ -21,7 +21,7 @@ import (
 //     negative answer repeats for 2.5 s, whatever peers get meanwhile.
 //   - Where it finds several, it may answer the first request alone, and miss all
 //     others of these 5 s, each after the whole time that it may search. So it was
-//     with 22 of 40 keys that two nodes held, with 31 of 40 and three nodes, with
+//     with 22 of 40 keys that two nodes had, with 31 of 40 and three nodes, with
 //     29 of 40 and four, and never with one node.
 //   - One search in fifty is given up after 200 ms.
 //
@@ -83,7 +83,7 @@ type lookup struct {
 // visit is what becomes of one request for a key.
 type visit struct {
 	holders []string // whom to ask, in this order
-	stuck   bool     // it is missed, whoever holds the key
+	stuck   bool     // it is missed, whoever has the key
 	gaveUp  bool     // so it is, and sooner
 }
 

@@ -36,7 +36,7 @@ func TestLookups(t *testing.T) {
 	for _, step := range []struct {
 		reason   string
 		after    time.Duration
-		names    string // who holds the key by then
+		names    string // who has the key by then
 		holders  string // whom the mirror asks
 		searches int    // so far
 	}{

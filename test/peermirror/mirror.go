@@ -3,7 +3,7 @@
 
 // Package peermirror stands in for Spegel, the peer-to-peer mirror that our
 // users run: one instance on each node serves what the node's containerd
-// holds, and finds the rest at its peers. It never asks an upstream.
+// has, and finds the rest at its peers. It never asks an upstream.
 //
 //	containerd ──GET /v2/…?ns=docker.io──▶ mirror ──the node's own content
 //	                                          │ X-Spegel-Mirrored: true
@@ -45,7 +45,7 @@ import (
 )
 
 const (
-	// MirroredHeader marks the hop from peer to peer, "only what you hold".
+	// MirroredHeader marks the hop from peer to peer, "only what you have".
 	MirroredHeader = "X-Spegel-Mirrored"
 	// announceDelay passes before peers can know of an advertised blob.
 	announceDelay = 30 * time.Millisecond
@@ -123,7 +123,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveToPeer answers from what this node holds and has advertised.
+// serveToPeer answers from what this node has, and has advertised.
 func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err != nil {
@@ -138,7 +138,7 @@ func (m *Mirror) serveToPeer(w http.ResponseWriter, r *http.Request, target dist
 	serve(w, r, target, content)
 }
 
-// serveToNode answers from what this node holds, or else from a peer.
+// serveToNode answers from what this node has, or else from a peer.
 func (m *Mirror) serveToNode(w http.ResponseWriter, r *http.Request, target distribution.Target, registry string) {
 	content, err := m.open(r.Context(), target, registry)
 	if err == nil {
@@ -165,7 +165,7 @@ func (m *Mirror) relay(w http.ResponseWriter, r *http.Request, key string) (hit 
 				return true
 			}
 		}
-		miss(w, r, "no peer holds it")
+		miss(w, r, "no peer has it")
 		return false
 	}
 	visit := m.manners.visit(key, func(most int) []string {
@@ -191,7 +191,7 @@ func (m *Mirror) relay(w http.ResponseWriter, r *http.Request, key string) (hit 
 		}
 		m.manners.drop(key, peer)
 	}
-	miss(w, r, "no peer holds it")
+	miss(w, r, "no peer has it")
 	return false
 }
 
@@ -281,7 +281,7 @@ func mediaTypeOf(manifest []byte) string {
 
 func fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrNotFound) {
-		miss(w, r, "this node does not hold it")
+		miss(w, r, "this node does not have it")
 		return
 	}
 	distribution.WriteError(w, r, http.StatusInternalServerError, err.Error())

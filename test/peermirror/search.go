@@ -19,7 +19,7 @@ type search struct {
 	transport *http.Transport
 }
 
-// holders yields the peers that hold what the request asks for, as they
+// holders yields the peers that have what the request asks for, as they
 // answer, until all have answered or the timeout is over.
 func (s *search) holders(r *http.Request) iter.Seq[string] {
 	probe := r.Clone(r.Context())
@@ -28,7 +28,7 @@ func (s *search) holders(r *http.Request) iter.Seq[string] {
 	return s.ask(probe)
 }
 
-// collect returns at most so many peers that hold what the request asks for:
+// collect returns at most so many peers that have what the request asks for:
 // those that answer soon after the first.
 func (s *search) collect(r *http.Request, most int) []string {
 	const soon = 100 * time.Millisecond

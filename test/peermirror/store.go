@@ -28,7 +28,7 @@ type Store interface {
 type Content struct {
 	io.ReadSeekCloser
 	Digest digest.Digest
-	// Advertised is since when peers are told that the node holds it; zero if they
+	// Advertised is since when peers are told that the node has it; zero if they
 	// are not.
 	Advertised time.Time
 }

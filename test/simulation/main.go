@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command simulation runs the plan on up to 10,000 simulated nodes and prints, for
-// each fanout, how long it takes until every node holds an image, and how often the
+// each fanout, how long it takes until every node has an image, and how often the
 // image comes over the uplink; beside everyone pulling from the upstream, and the best
 // that any plan could do in this model.
 package main
