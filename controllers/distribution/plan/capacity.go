@@ -21,7 +21,7 @@ const (
 	entryBytes = 2200
 	// nameCopies is how often the name of an image stands there.
 	nameCopies = 4
-	// requestIDBytes is one request ID in the requests of spec and status.
+	// requestIDBytes is one request ID in spec and status.
 	requestIDBytes = 2 * 9
 	// secretBytes is a reference to a Secret, without its names.
 	secretBytes = 32

@@ -482,7 +482,7 @@ func (c *fakeCluster) check(t failer) {
 		t.Fatalf("%s", c.violation)
 	}
 	seeds := make(map[string][]string)
-	requests := make(map[string][]string)
+	resolvers := make(map[string][]string)
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
 		for image, entry := range m.spec {
@@ -490,7 +490,7 @@ func (c *fakeCluster) check(t failer) {
 				key := image + " on " + m.node.Platform
 				seeds[key] = append(seeds[key], name)
 				if status := m.status[image]; (Entry{Wanted: &entry, Status: &status}).unanswered() {
-					requests[image] = append(requests[image], name)
+					resolvers[image] = append(resolvers[image], name)
 				}
 			} else if entry.Digest == "" {
 				t.Fatalf("%s is to get %s from the mirror without a digest", name, image)
@@ -507,7 +507,7 @@ func (c *fakeCluster) check(t failer) {
 			t.Fatalf("upstream for %s: %v\n%s", key, nodes, c)
 		}
 	}
-	for image, nodes := range requests {
+	for image, nodes := range resolvers {
 		if len(nodes) > 1 {
 			t.Fatalf("%s is resolved by %v", image, nodes)
 		}

@@ -51,7 +51,7 @@
 //
 // # Tags
 //
-// The resolver is the seed whose entry has a request that it has not answered yet. There is one
+// The resolver is the seed whose entry has request IDs that it has not answered yet. There is one
 // for each image in the whole cluster: it asks the registry what the tag means, for every
 // prefetch that has no answer for its present generation and refresh. Its answer is for all
 // prefetches that want the image, and for all platforms. Until a prefetch has its answer, its

@@ -31,7 +31,7 @@ func TestAnEditThatChangesNoImageAsksNothing(t *testing.T) {
 			var asked []string
 			for _, entries := range cluster.next().Sets {
 				for _, entry := range entries {
-					if entry.Request != "" && entry.Request != cluster.lastRequest(entry.Name) {
+					if entry.Request != "" && entry.Request != cluster.lastRequestIDs(entry.Name) {
 						asked = append(asked, entry.Name)
 					}
 				}
@@ -46,8 +46,8 @@ func TestAnEditThatChangesNoImageAsksNothing(t *testing.T) {
 	}
 }
 
-// lastRequest is what the specs asked about an image so far.
-func (c *fakeCluster) lastRequest(image string) string {
+// lastRequestIDs are those with which the specs asked about an image so far.
+func (c *fakeCluster) lastRequestIDs(image string) string {
 	for _, m := range c.machines {
 		if entry, ok := m.spec[image]; ok && entry.Request != "" {
 			return entry.Request

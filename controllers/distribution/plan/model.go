@@ -73,7 +73,7 @@ type prefetch struct {
 	*Prefetch
 	// 1: the place in planner.prefetches.
 	index int
-	// 1: the mark of its question in the request of a resolver.
+	// 1: the mark of its question in the entry of a resolver.
 	requestID string
 	// 2
 	targets         *targetNodes

@@ -86,8 +86,8 @@ func (im *image) countSeed(n *node) {
 	}
 }
 
-// demote takes the upstream from a seed. What the node has stays pinned. The request stays too,
-// because it tells what the agent may be doing until it sees the demotion.
+// demote takes the upstream from a seed. What the node has stays pinned. The request IDs stay
+// too, because they tell what the agent may be doing until it sees the demotion.
 func (im *image) demote(p *placement) {
 	p.demoted = true
 	p.next = nil

@@ -13,8 +13,8 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
-// maxRequestIDs keeps a request within the 2048 characters that the API allows. Prefetches beyond
-// it ask once the others have their answer.
+// maxRequestIDs keeps the request IDs of an entry within the 2048 characters that the API allows.
+// Prefetches beyond it ask once the others have their answer.
 const maxRequestIDs = 200
 
 // newRequestID is the mark by which one prefetch recognizes the answers about its tags. It changes
@@ -68,7 +68,7 @@ func (im *image) hasRecordedAnswer(pf *prefetch) bool {
 }
 
 // readAnswers reads what agents answered: the newest digest, and the request IDs that are answered.
-// The agent whose spec still has the request is the last that was asked. The answers of others
+// The agent whose spec still has request IDs is the last that was asked. The answers of others
 // count only for the request IDs of prefetches that have not recorded one.
 func (im *image) readAnswers() (newest string, answered map[string]bool) {
 	answered = make(map[string]bool)
@@ -84,7 +84,7 @@ func (im *image) readAnswers() (newest string, answered map[string]bool) {
 			continue
 		}
 		rank := 0
-		for _, id := range splitRequest(e.Status.Request) {
+		for _, id := range splitRequestIDs(e.Status.Request) {
 			if !im.requestIDs[id] {
 				continue
 			}
@@ -124,12 +124,12 @@ func (im *image) recordedDigest() string {
 	return slices.MaxFunc(digests, func(a, b string) int { return cmp.Compare(specs[a], specs[b]) })
 }
 
-// nextRequest is the request for the resolver, given its entry: the open request IDs, and those
-// that the entry has already, as long as some prefetch uses them.
-func (im *image) nextRequest(before *v1alpha1.NodeImage) string {
+// nextRequestIDs are those for the resolver, given its entry: the open ones, and those that the
+// entry has already, as long as some prefetch uses them.
+func (im *image) nextRequestIDs(before *v1alpha1.NodeImage) string {
 	ids := slices.Clone(im.openRequestIDs[:min(len(im.openRequestIDs), maxRequestIDs)])
 	if before != nil {
-		had := splitRequest(before.Request)
+		had := splitRequestIDs(before.Request)
 		if containsAll(had, ids) {
 			return before.Request // a shorter list would only make the node ask again
 		}
@@ -143,11 +143,11 @@ func (im *image) nextRequest(before *v1alpha1.NodeImage) string {
 	return strings.Join(slices.Compact(ids), ",")
 }
 
-func splitRequest(request string) []string {
-	if request == "" {
+func splitRequestIDs(joined string) []string {
+	if joined == "" {
 		return nil
 	}
-	return strings.Split(request, ",")
+	return strings.Split(joined, ",")
 }
 
 func containsAll(set, subset []string) bool {

@@ -316,7 +316,7 @@ func TestResolverIsANodeThatHasTheImage(t *testing.T) {
 	}
 }
 
-func TestRequestOfManyPrefetchesFitsIntoTheAPI(t *testing.T) {
+func TestRequestIDsOfManyPrefetchesFitIntoTheAPI(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(2)
 	for i := range 500 {
@@ -325,8 +325,8 @@ func TestRequestOfManyPrefetchesFitsIntoTheAPI(t *testing.T) {
 	for range 5 {
 		cluster.plan()
 		for name, m := range cluster.machines {
-			if request := m.spec["reg/a:1"].Request; len(request) > 2048 {
-				t.Fatalf("the request of %s has %d characters", name, len(request))
+			if requestIDs := m.spec["reg/a:1"].Request; len(requestIDs) > 2048 {
+				t.Fatalf("the request IDs of %s have %d characters", name, len(requestIDs))
 			}
 		}
 		cluster.round()

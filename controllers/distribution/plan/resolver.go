@@ -29,7 +29,7 @@ func (pl *planner) ensureResolver(im *image) {
 			resolver = pl.chooseResolver(im)
 		}
 		if resolver != nil {
-			im.setRequest(resolver)
+			im.setRequestIDs(resolver)
 		}
 	}
 	im.demoteSuperseded(resolver)
@@ -80,12 +80,12 @@ func (im *image) groupOf(p *placement) *platformGroup {
 	return im.groups[at]
 }
 
-// setRequest has the resolver ask for all open request IDs, and no other node. Until the answer
+// setRequestIDs has the resolver ask for all open request IDs, and no other node. Until the answer
 // comes, the resolver keeps what it has or pulls for the prefetches that know the digest.
-func (im *image) setRequest(resolver *placement) {
-	request := im.nextRequest(resolver.Wanted)
+func (im *image) setRequestIDs(resolver *placement) {
+	requestIDs := im.nextRequestIDs(resolver.Wanted)
 	resolver.next = resolver.requirements.newEntry(im.name, resolver.lastDigest(), v1alpha1.RegistryPolicyDefault)
-	resolver.next.Request = request
+	resolver.next.Request = requestIDs
 	for _, p := range im.placements {
 		if p != resolver && p.next != nil && p.next.Request != "" && !p.awaitingAck() {
 			p.next = p.requirements.applyTo(p.next)
