@@ -26,12 +26,6 @@ func (j JoinedTimes) set(node, image string, at time.Time) {
 	}
 }
 
-// lastTargets is what the last plan did for one prefetch.
-type lastTargets struct {
-	nodes  []string // the desired ones, sorted
-	images []string // sorted
-}
-
 // findJoined notes the nodes that the last plan did not know as desired, for the images that it
 // brought to others. A controller that has just started knows of no last plan: it goes by what
 // entries say of earlier ones.
@@ -95,7 +89,8 @@ func (pl *planner) joinedAt(node, image string) *metav1.Time {
 	return &metav1.Time{Time: at}
 }
 
-func (pl *planner) lastTargets() map[string]lastTargets {
+// targetsByUID are the targets of this plan, for the next one.
+func (pl *planner) targetsByUID() map[string]lastTargets {
 	targets := make(map[string]lastTargets, len(pl.prefetches))
 	for _, pf := range pl.prefetches {
 		targets[pf.UID] = lastTargets{nodes: pf.targets.names, images: slices.Sorted(slices.Values(pf.Images))}

@@ -104,7 +104,13 @@ type targetNodes struct {
 	uncoveredNames                []string
 }
 
-// replicaCandidate is a node that may be one of a prefetch's replicas.
+// lastTargets is what the last plan did for one prefetch. Phase 11 of that plan sets it.
+type lastTargets struct {
+	nodes  []string // the desired ones, sorted
+	images []string // sorted
+}
+
+// replicaCandidate is a node that may be one of a prefetch's replicas. Phase 2 sets it.
 type replicaCandidate struct {
 	node *node
 	// missing is the number of images that its spec does not name yet; a node that cannot pull
