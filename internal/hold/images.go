@@ -18,14 +18,14 @@ import (
 // enough that two sets of images of one Deployment do not meet.
 const hashLength = 16
 
-// ImageSet are the images that a Pod template needs, normalized and sorted. Names that
+// TemplateImages are the images that a Pod template needs, normalized and sorted. Names that
 // do not parse stand as they are: they are different images to the kubelet, too, and
 // no ImagePrefetch can list them.
-type ImageSet []string
+type TemplateImages []string
 
 // ImagesOf are the images of the containers, init containers and image volumes.
-func ImagesOf(pod *corev1.PodSpec) ImageSet {
-	var images ImageSet
+func ImagesOf(pod *corev1.PodSpec) TemplateImages {
+	var images TemplateImages
 	add := func(name string) {
 		if ref, err := imageref.Parse(name); err == nil {
 			name = ref.String()
@@ -48,7 +48,7 @@ func ImagesOf(pod *corev1.PodSpec) ImageSet {
 }
 
 // Hash is the value of the hold label and of the released annotation.
-func (s ImageSet) Hash() string {
-	sum := sha256.Sum256([]byte(strings.Join(s, "\n")))
+func (t TemplateImages) Hash() string {
+	sum := sha256.Sum256([]byte(strings.Join(t, "\n")))
 	return hex.EncodeToString(sum[:])[:hashLength]
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // resolve finds the digests that count for each image of a template.
-func resolve(images ImageSet, prefetches []*v1alpha1.ImagePrefetch) []wantedImage {
+func resolve(images TemplateImages, prefetches []*v1alpha1.ImagePrefetch) []wantedImage {
 	wanted := make([]wantedImage, 0, len(images))
 	for _, name := range images {
 		image := wantedImage{name: name}
@@ -69,7 +69,7 @@ func lists(prefetch *v1alpha1.ImagePrefetch, written string) bool {
 // notCovered are the images that a prefetch does not bring, as a message names them. A tag
 // in its list covers the digest that it was resolved to, in the same repository: the nodes
 // have that name as well. A digest covers no tag.
-func notCovered(images ImageSet, prefetch *v1alpha1.ImagePrefetch) []string {
+func notCovered(images TemplateImages, prefetch *v1alpha1.ImagePrefetch) []string {
 	listed := make(map[imageref.Reference]bool, len(prefetch.Spec.Images))
 	for _, written := range prefetch.Spec.Images {
 		if ref, err := imageref.Parse(string(written)); err == nil {
@@ -106,7 +106,7 @@ func resolvedDigests(prefetch *v1alpha1.ImagePrefetch) map[string][]string {
 
 // unresolvedBy are the tags among the images whose digest a prefetch does not know yet, or
 // is asking for again.
-func unresolvedBy(images ImageSet, prefetch *v1alpha1.ImagePrefetch) []string {
+func unresolvedBy(images TemplateImages, prefetch *v1alpha1.ImagePrefetch) []string {
 	var unresolved []string
 	for _, name := range images {
 		if ref, err := imageref.Parse(name); err == nil && ref.Tag() != "" && resolvedBy(prefetch, ref) == "" {
@@ -117,10 +117,10 @@ func unresolvedBy(images ImageSet, prefetch *v1alpha1.ImagePrefetch) []string {
 }
 
 // needs reports whether what a prefetch lists as ref is one of the images.
-func (s ImageSet) needs(ref imageref.Reference, prefetch *v1alpha1.ImagePrefetch) bool {
-	if slices.Contains(s, ref.String()) {
+func (t TemplateImages) needs(ref imageref.Reference, prefetch *v1alpha1.ImagePrefetch) bool {
+	if slices.Contains(t, ref.String()) {
 		return true
 	}
 	digest := resolvedBy(prefetch, ref)
-	return digest != "" && slices.Contains(s, ref.Repository()+"@"+digest)
+	return digest != "" && slices.Contains(t, ref.Repository()+"@"+digest)
 }

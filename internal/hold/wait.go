@@ -63,7 +63,7 @@ func (w Wait) Failing() bool { return w.Reason != ReasonWaitingForNodes }
 
 // waitFor says what is missing until images may roll out because their ImagePrefetch is
 // Ready; nil if nothing is. The prefetch is nil if there is none of that name.
-func waitFor(images ImageSet, settings Settings, prefetch *v1alpha1.ImagePrefetch, evidence Evidence) *Wait {
+func waitFor(images TemplateImages, settings Settings, prefetch *v1alpha1.ImagePrefetch, evidence Evidence) *Wait {
 	if prefetch == nil || !prefetch.DeletionTimestamp.IsZero() {
 		return &Wait{ReasonPrefetchMissing, fmt.Sprintf("ImagePrefetch %q does not exist, and %s", settings.Prefetch, evidence.describe())}
 	}
@@ -86,7 +86,7 @@ func waitFor(images ImageSet, settings Settings, prefetch *v1alpha1.ImagePrefetc
 }
 
 // needsHelp reports whether what these images wait for will not come by itself.
-func needsHelp(images ImageSet, ready *metav1.Condition, prefetch *v1alpha1.ImagePrefetch, unresolved []string, settings Settings, evidence Evidence) bool {
+func needsHelp(images TemplateImages, ready *metav1.Condition, prefetch *v1alpha1.ImagePrefetch, unresolved []string, settings Settings, evidence Evidence) bool {
 	switch ready.Reason {
 	case v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonReconcileFailed,
 		v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated:
@@ -98,7 +98,7 @@ func needsHelp(images ImageSet, ready *metav1.Condition, prefetch *v1alpha1.Imag
 }
 
 // progress says in numbers how far the images of one workload are, or why nothing moves.
-func progress(images ImageSet, prefetch *v1alpha1.ImagePrefetch, ready *metav1.Condition, unresolved []string, evidence Evidence) string {
+func progress(images TemplateImages, prefetch *v1alpha1.ImagePrefetch, ready *metav1.Condition, unresolved []string, evidence Evidence) string {
 	switch ready.Reason {
 	case v1alpha1.ReasonWaitingForSeeds, v1alpha1.ReasonDistributing, v1alpha1.ReasonReconcileFailed,
 		v1alpha1.ReasonAllNodesHoldImages, v1alpha1.ReasonFailuresTolerated, v1alpha1.ReasonNodesFailed:
@@ -116,7 +116,7 @@ func progress(images ImageSet, prefetch *v1alpha1.ImagePrefetch, ready *metav1.C
 }
 
 // failureOf is the first failure in a status that concerns one of the images.
-func failureOf(images ImageSet, prefetch *v1alpha1.ImagePrefetch) *v1alpha1.NodeFailure {
+func failureOf(images TemplateImages, prefetch *v1alpha1.ImagePrefetch) *v1alpha1.NodeFailure {
 	for i := range prefetch.Status.Failures {
 		failure := &prefetch.Status.Failures[i]
 		if ref, err := imageref.Parse(failure.Image); err == nil && images.needs(ref, prefetch) {
