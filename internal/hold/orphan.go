@@ -20,5 +20,5 @@ func Restore(d *appsv1.Deployment) []Operation {
 		return nil
 	}
 	patch := []Operation{{Op: "test", Path: "/metadata/resourceVersion", Value: d.ResourceVersion}}
-	return append(patch, patchMap(labelsPath, d.Labels, entry{v1alpha1.HoldLabel, ImagesOf(&d.Spec.Template.Spec).Hash()})...)
+	return append(patch, patchMap(labelsPath, d.Labels, keyValue{v1alpha1.HoldLabel, ImagesOf(&d.Spec.Template.Spec).Hash()})...)
 }

@@ -52,26 +52,27 @@ func patchTo(d *appsv1.Deployment, m marks) []Operation {
 	case !m.paused && d.Spec.Paused:
 		patch = append(patch, Operation{Op: "remove", Path: pausedPath})
 	}
-	patch = append(patch, patchMap(labelsPath, d.Labels, entry{v1alpha1.HoldLabel, m.hold})...)
+	patch = append(patch, patchMap(labelsPath, d.Labels, keyValue{v1alpha1.HoldLabel, m.hold})...)
 	return append(patch, patchMap(annotationsPath, d.Annotations,
-		entry{v1alpha1.HeldAtAnnotation, m.heldAt}, entry{v1alpha1.ReleasedAnnotation, m.released.String()})...)
+		keyValue{v1alpha1.HeldAtAnnotation, m.heldAt}, keyValue{v1alpha1.ReleasedAnnotation, m.released.String()})...)
 }
 
-type entry struct{ key, value string }
+// keyValue is a label or an annotation; without a value it is to be absent.
+type keyValue struct{ key, value string }
 
-func patchMap(path string, have map[string]string, want ...entry) []Operation {
+func patchMap(path string, have map[string]string, want ...keyValue) []Operation {
 	var patch []Operation
 	missing := len(have) == 0 // the path may not be there
-	for _, e := range want {
-		value, ok := have[e.key]
+	for _, kv := range want {
+		value, ok := have[kv.key]
 		switch {
-		case e.value == "" && ok:
-			patch = append(patch, Operation{Op: "remove", Path: path + "/" + escape(e.key)})
-		case e.value != "" && missing:
-			patch = append(patch, Operation{Op: "add", Path: path, Value: map[string]string{e.key: e.value}})
+		case kv.value == "" && ok:
+			patch = append(patch, Operation{Op: "remove", Path: path + "/" + escape(kv.key)})
+		case kv.value != "" && missing:
+			patch = append(patch, Operation{Op: "add", Path: path, Value: map[string]string{kv.key: kv.value}})
 			missing = false
-		case e.value != "" && e.value != value:
-			patch = append(patch, Operation{Op: "add", Path: path + "/" + escape(e.key), Value: e.value})
+		case kv.value != "" && kv.value != value:
+			patch = append(patch, Operation{Op: "add", Path: path + "/" + escape(kv.key), Value: kv.value})
 		}
 	}
 	return patch

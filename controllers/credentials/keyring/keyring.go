@@ -29,11 +29,12 @@ import (
 
 // Keyring is the credentials of some pull secrets.
 type Keyring struct {
-	// entries are sorted in the order in which they are tried.
-	entries []entry
+	// credentials are sorted in the order in which they are tried.
+	credentials []locatedCredential
 }
 
-type entry struct {
+// locatedCredential is a credential and what it is for.
+type locatedCredential struct {
 	location   location
 	credential credentialapi.Credential
 }
@@ -44,14 +45,16 @@ func New(secrets []corev1.Secret) (*Keyring, []Problem) {
 	keyring := &Keyring{}
 	var problems []Problem
 	for i := range secrets {
-		entries, found := read(&secrets[i])
-		keyring.entries = append(keyring.entries, entries...)
+		usable, found := read(&secrets[i])
+		keyring.credentials = append(keyring.credentials, usable...)
 		problems = append(problems, found...)
 	}
 	// The kubelet sorts in descending order, so that a longer path precedes a shorter one, and a
-	// host the wildcard that covers it. The sort is stable, so that entries of one location keep
+	// host the wildcard that covers it. The sort is stable, so that credentials of one location keep
 	// the order of the Secrets.
-	slices.SortStableFunc(keyring.entries, func(a, b entry) int { return cmp.Compare(b.location.key(), a.location.key()) })
+	slices.SortStableFunc(keyring.credentials, func(a, b locatedCredential) int {
+		return cmp.Compare(b.location.key(), a.location.key())
+	})
 	return keyring, problems
 }
 
@@ -69,9 +72,9 @@ func (k *Keyring) Lookup(image imageref.Reference) []credentialapi.Credential {
 
 func (k *Keyring) matching(matches func(location) bool) []credentialapi.Credential {
 	var found []credentialapi.Credential
-	for _, e := range k.entries {
-		if matches(e.location) && !slices.Contains(found, e.credential) {
-			found = append(found, e.credential)
+	for _, c := range k.credentials {
+		if matches(c.location) && !slices.Contains(found, c.credential) {
+			found = append(found, c.credential)
 		}
 	}
 	return found

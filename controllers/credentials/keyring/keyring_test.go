@@ -320,8 +320,8 @@ func FuzzLookup(f *testing.F) {
 				t.Errorf("a problem shows the secret: %#v", p)
 			}
 		}
-		for _, e := range keyring.entries {
-			if (e.credential.Username == "") == (e.credential.IdentityToken == "") {
+		for _, c := range keyring.credentials {
+			if (c.credential.Username == "") == (c.credential.IdentityToken == "") {
 				t.Errorf("entry %q has not exactly one of username and identity token", name)
 			}
 		}

@@ -62,11 +62,12 @@ const (
 	registryToken = "only a registrytoken, which containerd does not take"
 )
 
-// read returns the usable entries of a Secret, sorted by name, and a problem for each other one.
+// read returns the credentials of a Secret, sorted by the names of their entries, and a problem for
+// each entry that cannot be used.
 // The errors of the parsers are dropped, because they quote what they could not parse.
-func read(secret *corev1.Secret) ([]entry, []Problem) {
+func read(secret *corev1.Secret) ([]locatedCredential, []Problem) {
 	problem := Problem{Namespace: secret.Namespace, Name: secret.Name}
-	fail := func(message string) ([]entry, []Problem) {
+	fail := func(message string) ([]locatedCredential, []Problem) {
 		problem.Message = message
 		return nil, []Problem{problem}
 	}
@@ -99,7 +100,7 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 		return fail(noJSON)
 	}
 
-	var usable []entry
+	var usable []locatedCredential
 	var problems []Problem
 	for _, name := range slices.Sorted(maps.Keys(named.byName)) {
 		problem := problem
@@ -116,7 +117,7 @@ func read(secret *corev1.Secret) ([]entry, []Problem) {
 			problems = append(problems, problem)
 			continue
 		}
-		usable = append(usable, entry{location: location, credential: credential})
+		usable = append(usable, locatedCredential{location: location, credential: credential})
 	}
 	return usable, problems
 }
