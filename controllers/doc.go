@@ -13,5 +13,5 @@
 //     that pull it. credentials/keyring reads them from pull secrets.
 //   - certificate keeps the serving certificate of a SelfManaged installation.
 //   - installation checks an installation, updates the CRDs and, before an uninstallation,
-//     releases rollouts and pins.
+//     releases rollouts and removes pins.
 package controllers

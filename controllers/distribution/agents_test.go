@@ -111,7 +111,7 @@ func (a *agents) heads(image string) int {
 	return a.asked[image]
 }
 
-// mostSeeds is how many nodes at the most were let upstream for an image at a time.
+// mostSeeds is how many nodes at most were let upstream for an image at a time.
 func (a *agents) mostSeeds(image string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -48,7 +48,7 @@ type Nodes struct {
 	// where agents run everywhere.
 	Agents client.ObjectKey
 
-	// synced report whether what was there when Watch was called is known.
+	// synced reports whether what was there when Watch was called is known.
 	synced []toolscache.InformerSynced
 
 	mu      sync.Mutex

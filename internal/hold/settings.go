@@ -34,7 +34,7 @@ type Settings struct {
 	Gated bool
 	// Prefetch is its name, in the Deployment's namespace.
 	Prefetch string
-	// Timeout is how long a rollout is held at the most; 0 is for ever.
+	// Timeout is how long a rollout is held at most; 0 is for ever.
 	Timeout time.Duration
 	// OnTimeout says what happens then.
 	OnTimeout OnTimeout

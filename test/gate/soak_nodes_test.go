@@ -128,7 +128,7 @@ func (n *soakNode) report(ctx context.Context) {
 	for _, image := range n.images {
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image.Name, Digest: image.Digest, RegistryPolicy: v1alpha1.RegistryPolicyDefault})
 	}
-	if n.dead && n.unseen { // it dies before it sees its spec, and else in the middle of its work
+	if n.dead && n.unseen { // it dies before it sees its spec, and otherwise in the middle of its work
 		set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: repository + ":unseen", Digest: digestOf("unseen")})
 	}
 	var err error

@@ -47,7 +47,7 @@ func (s *search) collect(r *http.Request, most int) []string {
 	return found
 }
 
-// reachable says whether any peer is alive.
+// reachable reports whether any peer is alive.
 func (s *search) reachable(r *http.Request) bool {
 	probe := r.Clone(r.Context())
 	probe.Method = http.MethodGet

@@ -33,7 +33,7 @@ type Content struct {
 	Advertised time.Time
 }
 
-// advertised says whether peers know of the content.
+// advertised reports whether peers know of the content.
 func (c Content) advertised() bool {
 	return !c.Advertised.IsZero() && time.Since(c.Advertised) >= announceDelay
 }

@@ -272,7 +272,7 @@ func TestFollowersOpenWavesByWhatTheyHave(t *testing.T) {
 		{"nothing yet", true, 4, 0, 100, 4},
 		{"a size that is not known yet", true, 4, 10, 0, 4},
 		{"a quarter each is one source more", true, 4, 25, 100, 8},
-		{"they count for three times the seed at the most", true, 4, 90, 100, 16},
+		{"they count for three times the seed at most", true, 4, 90, 100, 16},
 		{"no node serves more than one image", true, 1, 900, 100, 8},
 		{"unless followers do not count", false, 4, 25, 100, 4},
 	} {
