@@ -292,13 +292,13 @@ var _ = Describe("Credential endpoint", func() {
 		// statuses.
 		var all eventsv1.EventList
 		Expect(api.List(ctx, &all)).To(Succeed())
-		told, err := json.Marshal(all.Items)
+		eventsText, err := json.Marshal(all.Items)
 		Expect(err).NotTo(HaveOccurred())
 		var prefetches v1alpha1.ImagePrefetchList
 		Expect(api.List(ctx, &prefetches)).To(Succeed())
 		statuses, err := json.Marshal(prefetches.Items)
 		Expect(err).NotTo(HaveOccurred())
-		for where, text := range map[string]string{"the log": logs.String(), "an Event": string(told), "a status": string(statuses)} {
+		for where, text := range map[string]string{"the log": logs.String(), "an Event": string(eventsText), "a status": string(statuses)} {
 			for _, secret := range []string{
 				"p4ssw0rd", "n3w", "supersecret", "c3VwZXJzZWNyZXQ",
 				base64.StdEncoding.EncodeToString([]byte("robot:p4ssw0rd")), base64.StdEncoding.EncodeToString([]byte("p4ssw0rd")),

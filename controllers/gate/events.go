@@ -88,8 +88,8 @@ func (r *Reconciler) recordWait(deployment *appsv1.Deployment, prefetch *v1alpha
 // recordRejection records an event if the API server rejects the patch of a Deployment. Only the
 // administrators of the cluster can change that.
 func (r *Reconciler) recordRejection(deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, err error, now time.Time) {
-	again := r.holds.countRejection(client.ObjectKeyFromObject(deployment)) > 1
-	if !again && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
+	repeated := r.holds.countRejection(client.ObjectKeyFromObject(deployment)) > 1
+	if !repeated && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
 		return // a webhook that is restarted, say: what repeats is told
 	}
 	n := notice{hold.ReasonReleaseRejected, fmt.Sprintf("Sluice may not release this Deployment: %s; exempt Sluice's controller from what rejects it, "+

@@ -32,12 +32,12 @@ func following(t *testing.T) (*Nodes, *clocktesting.FakeClock, func() map[string
 		Clock: clock, AgentTimeout: time.Minute, Agents: client.ObjectKey{Namespace: "sluice-system", Name: "sluice-agent"},
 		known: map[string]*nodeRecord{}, changed: map[string]bool{},
 	}
-	var told map[string]bool
-	nodes.OnChange(func(changed map[string]bool) { told = changed })
+	var flushed map[string]bool
+	nodes.OnChange(func(changed map[string]bool) { flushed = changed })
 	next := func() map[string]bool {
-		told = nil
+		flushed = nil
 		clock.Step(flushInterval)
-		return told
+		return flushed
 	}
 	nodes.putNode(readyNode(nil))
 	if changed := next(); !changed["node-1"] {
@@ -95,9 +95,9 @@ func only(t *testing.T, nodes *Nodes) hold.Node {
 
 func TestChangesThatRolloutsMayWaitForAreTold(t *testing.T) {
 	for _, tt := range []struct {
-		reason string
-		change func(*Nodes)
-		told   bool
+		reason  string
+		change  func(*Nodes)
+		flushed bool
 	}{
 		{"a label", func(n *Nodes) {
 			n.putNode(readyNode(func(o *corev1.Node) { o.Labels = map[string]string{"pool": "gpu"} }))
@@ -132,8 +132,8 @@ func TestChangesThatRolloutsMayWaitForAreTold(t *testing.T) {
 			nodes.putSet(nodeSet(v1alpha1.ImagePulling, nil))
 			next()
 			tt.change(nodes)
-			if changed := next(); changed["node-1"] != tt.told {
-				t.Errorf("told %v, want %t", changed, tt.told)
+			if changed := next(); changed["node-1"] != tt.flushed {
+				t.Errorf("flushed %v, want %t", changed, tt.flushed)
 			}
 		})
 	}

@@ -92,7 +92,7 @@ func (c *fakeCluster) addYoungestPrefetch() *Prefetch {
 func TestCapacityIsCountedByNode(t *testing.T) {
 	for _, c := range []struct {
 		reason  string
-		arrange func(cluster *fakeCluster) (key string)
+		arrange func(cluster *fakeCluster) (prefetchKey string)
 		want    string
 	}{
 		{"prefetches of other nodes take no room", func(cluster *fakeCluster) string {
@@ -129,12 +129,12 @@ func TestCapacityIsCountedByNode(t *testing.T) {
 			cluster := newFakeCluster()
 			cluster.addNodes(3)
 			cluster.machines["n000"].node.Labels = map[string]string{"disk": "ssd"}
-			key := c.arrange(cluster)
+			prefetchKey := c.arrange(cluster)
 			step, _ := cluster.plan()
-			if got := fullFor(step, key); got != c.want {
+			if got := fullFor(step, prefetchKey); got != c.want {
 				t.Errorf("no room on %q, want %q", got, c.want)
 			}
-			if o := step.Prefetches[key]; o.MissingReplicas != 0 {
+			if o := step.Prefetches[prefetchKey]; o.MissingReplicas != 0 {
 				t.Errorf("%d replicas are missing", o.MissingReplicas)
 			}
 		})

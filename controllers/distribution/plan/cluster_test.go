@@ -163,8 +163,8 @@ func (c *fakeCluster) plan() (Step, bool) {
 	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
 		c.machines[name].write(c, step.Sets[name])
 	}
-	if over := c.boundsViolation(seen); over != "" && c.violation == "" {
-		c.violation = over + "\n" + c.String()
+	if violation := c.boundsViolation(seen); violation != "" && c.violation == "" {
+		c.violation = violation + "\n" + c.String()
 	}
 	changed := len(step.Sets) > 0
 	for key, o := range step.Prefetches {
@@ -265,8 +265,8 @@ func (c *fakeCluster) upstreamPullers() map[string][]string {
 		m := c.machines[name]
 		for image, status := range m.status {
 			if status.State == v1alpha1.ImagePulling && status.Source == v1alpha1.SourceUpstream {
-				key := image + " on " + m.node.Platform
-				fetching[key] = append(fetching[key], name)
+				imageOnPlatform := image + " on " + m.node.Platform
+				fetching[imageOnPlatform] = append(fetching[imageOnPlatform], name)
 			}
 		}
 	}
@@ -280,11 +280,11 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 	if !known || before.Digest != entry.Digest || before.Request != entry.Request || before.RegistryPolicy != entry.RegistryPolicy {
 		// A digest filled in is the same work.
 		if !(known && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
-			again := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
+			restarted := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
 			if status.State == v1alpha1.ImagePresent && status.Digest == entry.Digest {
-				again.State, again.Source = status.State, status.Source // it stays there, with its source
+				restarted.State, restarted.Source = status.State, status.Source // it stays there, with its source
 			}
-			status = again
+			status = restarted
 		}
 	}
 	needless := status.State == v1alpha1.ImagePresent || entry.Digest != "" && m.content[entry.Name] == entry.Digest
@@ -481,14 +481,14 @@ func (c *fakeCluster) check(t failer) {
 	if c.violation != "" {
 		t.Fatalf("%s", c.violation)
 	}
-	seeds := make(map[string][]string)
+	seedsOf := make(map[string][]string)
 	resolvers := make(map[string][]string)
 	for _, name := range slices.Sorted(maps.Keys(c.machines)) {
 		m := c.machines[name]
 		for image, entry := range m.spec {
 			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
-				key := image + " on " + m.node.Platform
-				seeds[key] = append(seeds[key], name)
+				imageOnPlatform := image + " on " + m.node.Platform
+				seedsOf[imageOnPlatform] = append(seedsOf[imageOnPlatform], name)
 				if status := m.status[image]; (Entry{Wanted: &entry, Status: &status}).unanswered() {
 					resolvers[image] = append(resolvers[image], name)
 				}
@@ -497,14 +497,14 @@ func (c *fakeCluster) check(t failer) {
 			}
 		}
 	}
-	for key, nodes := range seeds {
+	for imageOnPlatform, nodes := range seedsOf {
 		if len(nodes) > c.limits.UpstreamPullers {
-			t.Fatalf("upstream for %s: %v", key, nodes)
+			t.Fatalf("upstream for %s: %v", imageOnPlatform, nodes)
 		}
 	}
-	for key, nodes := range c.upstreamPullers() {
+	for imageOnPlatform, nodes := range c.upstreamPullers() {
 		if c.checkPulls && len(nodes) > c.limits.UpstreamPullers {
-			t.Fatalf("upstream for %s: %v\n%s", key, nodes, c)
+			t.Fatalf("upstream for %s: %v\n%s", imageOnPlatform, nodes, c)
 		}
 	}
 	for image, nodes := range resolvers {

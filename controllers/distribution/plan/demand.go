@@ -84,7 +84,7 @@ func (r *requirements) merge(other *requirements) *requirements {
 	slices.SortFunc(refs, func(a, b secretRef) int {
 		return cmp.Or(cmp.Compare(a.prefetchIndex, b.prefetchIndex), cmp.Compare(a.position, b.position))
 	})
-	var key strings.Builder
+	var secretsKey strings.Builder
 	for _, ref := range refs {
 		switch {
 		case slices.Contains(merged.secrets, ref.secret):
@@ -92,10 +92,10 @@ func (r *requirements) merge(other *requirements) *requirements {
 			merged.leftOut = append(merged.leftOut, ref)
 		default:
 			merged.secretRefs, merged.secrets = append(merged.secretRefs, ref), append(merged.secrets, ref.secret)
-			key.WriteString(ref.secret.Namespace + "/" + ref.secret.Name + " ")
+			secretsKey.WriteString(ref.secret.Namespace + "/" + ref.secret.Name + " ")
 		}
 	}
-	merged.secretsKey = key.String()
+	merged.secretsKey = secretsKey.String()
 	return merged
 }
 

@@ -21,8 +21,8 @@ func (pl *planner) readKubeletImages() {
 		default:
 			byName[im.name] = listed{im, nameListed}
 			if im.digest != "" {
-				key := byDigest(im.name, im.digest)
-				byRepositoryDigest[key] = append(byRepositoryDigest[key], im)
+				name := byDigest(im.name, im.digest)
+				byRepositoryDigest[name] = append(byRepositoryDigest[name], im)
 			}
 		}
 	}

@@ -66,16 +66,16 @@ func TestOneNodeFetchesForAll(t *testing.T) {
 		cluster.addNodes(3)
 		come := func() { cluster.addPrefetch(fmt.Sprint(len(cluster.prefetches)), "reg/a:1").RetryLimit = 1000 }
 		come()
-		seeds := make(map[string]bool)
+		usedUpstream := make(map[string]bool)
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
 				for name, m := range cluster.machines {
 					if m.status["reg/a:1"].Source == v1alpha1.SourceUpstream {
-						seeds[name] = true
+						usedUpstream[name] = true
 					}
 				}
-				if len(seeds) > 1 {
-					t.Fatalf("%v pulled it from the upstream\n%s", keys(seeds), cluster)
+				if len(usedUpstream) > 1 {
+					t.Fatalf("%v pulled it from the upstream\n%s", keys(usedUpstream), cluster)
 				}
 			},
 			"plan":         func(*rapid.T) { cluster.plan() },
@@ -287,8 +287,8 @@ func checkDeterministic(t *rapid.T, cluster *fakeCluster) {
 	if !reflect.DeepEqual(state, cluster.state()) {
 		t.Fatalf("the state was changed")
 	}
-	if again := Next(state, cluster.limits); !reflect.DeepEqual(first, again) {
-		t.Fatalf("asked twice: %+v, then %+v", first, again)
+	if second := Next(state, cluster.limits); !reflect.DeepEqual(first, second) {
+		t.Fatalf("asked twice: %+v, then %+v", first, second)
 	}
 	if other := Next(shuffled(state, rapid.Uint64().Draw(t, "order")), cluster.limits); !reflect.DeepEqual(first, other) {
 		t.Fatalf("in another order: %+v, then %+v", first, other)

@@ -15,12 +15,12 @@ import (
 func (pl *planner) selectNodes() {
 	bySelector := make(map[string]*targetNodes)
 	for _, pf := range pl.prefetches {
-		key := selectorKey(pf.Prefetch)
-		matching, ok := bySelector[key]
+		selector := selectorKey(pf.Prefetch)
+		matching, ok := bySelector[selector]
 		if !ok {
 			matching = pl.matchNodes(pf.Prefetch)
 			matching.setNames()
-			bySelector[key] = matching
+			bySelector[selector] = matching
 		}
 		pf.targets = matching
 	}
@@ -61,8 +61,8 @@ func (n *Node) SchedulingNode() *scheduling.Node {
 // selectorKey is equal for prefetches that select the same nodes.
 func selectorKey(pf *Prefetch) string {
 	var parts []string
-	for key, value := range pf.NodeSelector {
-		parts = append(parts, fmt.Sprintf("%q=%q", key, value))
+	for label, value := range pf.NodeSelector {
+		parts = append(parts, fmt.Sprintf("%q=%q", label, value))
 	}
 	for _, t := range pf.Tolerations {
 		parts = append(parts, fmt.Sprintf("%q %q %q %q", t.Key, t.Operator, t.Value, t.Effect))

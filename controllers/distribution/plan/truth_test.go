@@ -242,9 +242,9 @@ func busy(now time.Time, n Node, entry Entry) bool {
 }
 
 func (pulls *pullCount) group(n Node, image, digest string) *groupCount {
-	key := fmt.Sprintf("%s (%s) on %s", image, digest, n.Platform)
-	if pulls.groups[key] == nil {
-		pulls.groups[key] = &groupCount{}
+	contentOnPlatform := fmt.Sprintf("%s (%s) on %s", image, digest, n.Platform)
+	if pulls.groups[contentOnPlatform] == nil {
+		pulls.groups[contentOnPlatform] = &groupCount{}
 	}
-	return pulls.groups[key]
+	return pulls.groups[contentOnPlatform]
 }

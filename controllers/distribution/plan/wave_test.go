@@ -37,9 +37,9 @@ func TestWaveIsAsLargeAsHoldersCanServe(t *testing.T) {
 	}
 	cluster.settle(t)
 	cluster.checkServed(t)
-	for key, writes := range cluster.writes {
-		if writes != 1 && key != "n000 "+waveImage {
-			t.Errorf("the spec of %s was written %d times", key, writes)
+	for nodeAndImage, writes := range cluster.writes {
+		if writes != 1 && nodeAndImage != "n000 "+waveImage {
+			t.Errorf("the spec of %s was written %d times", nodeAndImage, writes)
 		}
 	}
 }
