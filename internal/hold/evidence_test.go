@@ -71,53 +71,165 @@ func TestCause(t *testing.T) {
 	}{
 		// Names.
 		{reason: "a tag covers its digest", runs: byDigest, prefetch: prefetch(imageB), nodes: []Node{node("a")}, want: CauseReady},
-		{reason: "a tag covers itself with its digest", runs: imageB + "@" + digestOf(imageB), prefetch: prefetch(imageB), nodes: []Node{node("a")}, want: CauseReady},
+		{
+			reason:   "a tag covers itself with its digest",
+			runs:     imageB + "@" + digestOf(imageB),
+			prefetch: prefetch(imageB),
+			nodes:    []Node{node("a")},
+			want:     CauseReady,
+		},
 		{reason: "a tag covers no other digest", runs: at(repository, imageC), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
 		{reason: "a tag covers no other repository", runs: at("ghcr.io/org/other", imageB), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
-		{reason: "a tag covers no repository that begins alike", runs: at("ghcr.io/org/ap", imageB), prefetch: prefetch(imageB), nodes: []Node{node("a", has(imageB))}},
+		{
+			reason:   "a tag covers no repository that begins alike",
+			runs:     at("ghcr.io/org/ap", imageB),
+			prefetch: prefetch(imageB),
+			nodes:    []Node{node("a", has(imageB))},
+		},
 		{reason: "a digest covers no tag", runs: imageB, prefetch: prefetch(byDigest), nodes: []Node{node("a", has(byDigest))}},
 		{reason: "a digest is evidence whoever brought it", runs: byDigest, nodes: []Node{node("a", has(byDigest))}, want: CauseEvidence},
 		{reason: "a tag that came is evidence for its digest", runs: byDigest, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
-		{reason: "another tag of the repository that failed is not the image", runs: byDigest, nodes: []Node{node("a", has(imageB)), node("b", failed(imageC))}},
-		{reason: "a tag that failed is, where it means the digest", runs: byDigest, nodes: []Node{node("a", has(imageB)), node("b", failed(imageB))}, want: CauseEvidence},
+		{
+			reason: "another tag of the repository that failed is not the image",
+			runs:   byDigest,
+			nodes:  []Node{node("a", has(imageB)), node("b", failed(imageC))},
+		},
+		{
+			reason: "a tag that failed is, where it means the digest",
+			runs:   byDigest,
+			nodes:  []Node{node("a", has(imageB)), node("b", failed(imageB))},
+			want:   CauseEvidence,
+		},
 		{reason: "a tag that is to mean another digest, where the old one is still there", runs: byDigest, nodes: []Node{node("a", func(n *Node) {
 			n.Images = []Image{{Name: imageB, Digest: digestOf(imageC), Present: digestOf(imageB)}}
 		})}, want: CauseEvidence},
 		{reason: "a tag that nobody in the namespace resolved is no evidence", runs: imageB, nodes: []Node{node("a", has(imageB))}},
-		{reason: "a tag that another ImagePrefetch of the namespace resolved is", runs: imageB, others: []*v1alpha1.ImagePrefetch{pulling(imageB)}, nodes: []Node{node("a", has(imageB))}, want: CauseEvidence},
+		{
+			reason: "a tag that another ImagePrefetch of the namespace resolved is",
+			runs:   imageB,
+			others: []*v1alpha1.ImagePrefetch{pulling(imageB)},
+			nodes:  []Node{node("a", has(imageB))},
+			want:   CauseEvidence,
+		},
 
 		// What the ImagePrefetch says, and what it has yet to say.
-		{reason: "an image that is missing elsewhere holds up nobody else", runs: imageB, prefetch: failing(imageB, imageC), nodes: []Node{node("a", has(imageB), failed(imageC))}, want: CauseEvidence},
+		{
+			reason:   "an image that is missing elsewhere holds up nobody else",
+			runs:     imageB,
+			prefetch: failing(imageB, imageC),
+			nodes:    []Node{node("a", has(imageB), failed(imageC))},
+			want:     CauseEvidence,
+		},
 		{reason: "Ready for what the tag meant before the refresh", runs: imageB, prefetch: refreshed(prefetch(imageB)), nodes: []Node{node("a", has(imageB))}},
 		{reason: "an ImagePrefetch that a policy denies", runs: imageB, prefetch: denied(pulling(imageB)), nodes: []Node{node("a")}, want: CauseDenied},
-		{reason: "one mistaken policy releases no strict hold", runs: imageB, edits: []edit{strict}, prefetch: denied(pulling(imageB)), nodes: []Node{node("a")}},
+		{
+			reason:   "one mistaken policy releases no strict hold",
+			runs:     imageB,
+			edits:    []edit{strict},
+			prefetch: denied(pulling(imageB)),
+			nodes:    []Node{node("a")},
+		},
 
 		// Nodes.
 		{reason: "a node lacks it", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b")}},
-		{reason: "a node that its Pods do not select", runs: imageB, edits: []edit{on("web")}, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", func(n *Node) { n.Labels = nil })}, want: CauseEvidence},
-		{reason: "a node that is tainted for others", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", tainted)}, want: CauseEvidence},
-		{reason: "a node that is not Ready", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", gone)}, want: CauseEvidence},
-		{reason: "a node that is cordoned", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", cordoned)}, want: CauseEvidence},
-		{reason: "a node without an agent", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", uncovered)}, want: CauseEvidence},
-		{reason: "a node that registered after the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", young)}, want: CauseEvidence},
-		{reason: "a node that was uncordoned after the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", joined(imageB, time.Minute))}, want: CauseEvidence},
-		{reason: "a node that joined before the hold began", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", joined(imageB, time.Hour))}},
+		{
+			reason:   "a node that its Pods do not select",
+			runs:     imageB,
+			edits:    []edit{on("web")},
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", func(n *Node) { n.Labels = nil })},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that is tainted for others",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", tainted)},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that is not Ready",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", gone)},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that is cordoned",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", cordoned)},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node without an agent",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", uncovered)},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that registered after the hold began",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", young)},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that was uncordoned after the hold began",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", joined(imageB, time.Minute))},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that joined before the hold began",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", joined(imageB, time.Hour))},
+		},
 		{reason: "all are excused, which is no evidence", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", uncovered), node("b", young)}},
 		{reason: "none has it, and the only one failed", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", failed(imageB))}},
 
 		// Failures.
 		{reason: "one failed node", runs: imageB, prefetch: pulling(imageB), nodes: many(2, 1), want: CauseEvidence},
-		{reason: "one whose agent is down", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB)), node("b", down)}, want: CauseEvidence},
+		{
+			reason:   "one whose agent is down",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", has(imageB)), node("b", down)},
+			want:     CauseEvidence,
+		},
 		{reason: "two failed nodes of a few", runs: imageB, prefetch: pulling(imageB), nodes: many(10, 2)},
 		{reason: "a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(38, 2), want: CauseEvidence},
 		{reason: "more than a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(37, 3)},
 		{reason: "a strict hold allows no failure", runs: imageB, edits: []edit{strict}, prefetch: pulling(imageB), nodes: many(2, 1)},
-		{reason: "but those that its ImagePrefetch allows", runs: imageB, edits: []edit{strict}, prefetch: allowing(pulling(imageB), 1), nodes: many(2, 1), want: CauseEvidence},
+		{
+			reason:   "but those that its ImagePrefetch allows",
+			runs:     imageB,
+			edits:    []edit{strict},
+			prefetch: allowing(pulling(imageB), 1),
+			nodes:    many(2, 1),
+			want:     CauseEvidence,
+		},
 
 		// Nothing to wait for.
 		{reason: "no node matches", runs: imageB, edits: []edit{on("gpu")}, prefetch: pulling(imageB), nodes: []Node{node("a")}, want: CauseNoMatchingNodes},
-		{reason: "no node matches a strict hold", runs: imageB, edits: []edit{on("gpu"), strict}, prefetch: pulling(imageB), nodes: []Node{node("a")}, want: CauseNoMatchingNodes},
-		{reason: "all matching nodes bear a taint that lasts", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", tainted)}, want: CauseNoMatchingNodes},
+		{
+			reason:   "no node matches a strict hold",
+			runs:     imageB,
+			edits:    []edit{on("gpu"), strict},
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a")},
+			want:     CauseNoMatchingNodes,
+		},
+		{
+			reason:   "all matching nodes bear a taint that lasts",
+			runs:     imageB,
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", tainted)},
+			want:     CauseNoMatchingNodes,
+		},
 		{reason: "an outage of all nodes", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", has(imageB), gone), node("b", cordoned)}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -156,7 +268,13 @@ func TestMessagesAreAboutThisDeployment(t *testing.T) {
 		says     []string
 	}{
 		{"in numbers", []string{imageB}, pulling(imageB, imageC), two, []string{"2 of 3 nodes that its Pods can run on still lack " + imageB}},
-		{"failures are named", []string{imageB}, pulling(imageB), []Node{node("a"), node("b", failed(imageB))}, []string{"2 of 2 nodes", "1 failed, such as b"}},
+		{
+			reason:   "failures are named",
+			runs:     []string{imageB},
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a"), node("b", failed(imageB))},
+			says:     []string{"2 of 2 nodes", "1 failed, such as b"},
+		},
 		{
 			"both digests, where they differ", []string{at("ghcr.io/org/app", imageC)}, unlisted, two,
 			[]string{digestOf(imageC), digestOf(imageA)},
@@ -166,7 +284,13 @@ func TestMessagesAreAboutThisDeployment(t *testing.T) {
 			p.Status.Images = nil
 			return p
 		}(), two, []string{imageB + " is to be resolved"}},
-		{"nobody takes Pods", []string{imageB}, pulling(imageB), []Node{node("a", func(n *Node) { n.Ready = false })}, []string{"no node that its Pods can run on takes Pods now"}},
+		{
+			reason:   "nobody takes Pods",
+			runs:     []string{imageB},
+			prefetch: pulling(imageB),
+			nodes:    []Node{node("a", func(n *Node) { n.Ready = false })},
+			says:     []string{"no node that its Pods can run on takes Pods now"},
+		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			cluster := Cluster{Nodes: tt.nodes, Prefetches: []*v1alpha1.ImagePrefetch{tt.prefetch}}
@@ -325,11 +449,36 @@ func TestImagesOn(t *testing.T) {
 		{"nothing is reported yet", asPeer, v1alpha1.NodeImageStatus{Name: imageC}, Image{Name: imageB, Digest: "sha256:b"}},
 		{"it comes", asPeer, reported(v1alpha1.ImagePulling, ""), Image{Name: imageB, Digest: "sha256:b"}},
 		{"it is there", asPeer, reported(v1alpha1.ImagePresent, ""), Image{Name: imageB, Digest: "sha256:b", Present: "sha256:b"}},
-		{"the registry refused the seed", asSeed, reported(v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
-		{"the registry did not answer the seed", asSeed, reported(v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
-		{"the disk of a peer is full", asPeer, reported(v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk), Image{Name: imageB, Digest: "sha256:b", Failed: true}},
-		{"the mirror did not serve a peer, which is asked again", asPeer, reported(v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror), Image{Name: imageB, Digest: "sha256:b"}},
-		{"the node began to take Pods while the prefetch ran", asked(func(i *v1alpha1.NodeImage) { i.JoinedAt = &joinedAt }), reported(v1alpha1.ImagePulling, ""), Image{Name: imageB, Digest: "sha256:b", JoinedAt: now}},
+		{
+			reason: "the registry refused the seed",
+			spec:   asSeed,
+			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized),
+			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
+		},
+		{
+			reason: "the registry did not answer the seed",
+			spec:   asSeed,
+			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable),
+			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
+		},
+		{
+			reason: "the disk of a peer is full",
+			spec:   asPeer,
+			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk),
+			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
+		},
+		{
+			reason: "the mirror did not serve a peer, which is asked again",
+			spec:   asPeer,
+			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror),
+			want:   Image{Name: imageB, Digest: "sha256:b"},
+		},
+		{
+			reason: "the node began to take Pods while the prefetch ran",
+			spec:   asked(func(i *v1alpha1.NodeImage) { i.JoinedAt = &joinedAt }),
+			status: reported(v1alpha1.ImagePulling, ""),
+			want:   Image{Name: imageB, Digest: "sha256:b", JoinedAt: now},
+		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			set := &v1alpha1.NodeImageSet{Spec: tt.spec, Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{tt.status}}}

@@ -145,7 +145,12 @@ func TestLookupTriesInTheKubeletsOrder(t *testing.T) {
 		{"Docker Hub's old name, unqualified", secrets(hub), "google/docker-registry", []string{"hub"}},
 		{"Docker Hub's old name, qualified", secrets(hub), "docker.io/google/docker-registry", []string{"hub"}},
 		{"Docker Hub's old name on both sides", secrets(hub), "index.docker.io/google/docker-registry", []string{"hub"}},
-		{"Docker Hub's old name without a scheme", secrets(`{"auths": {"index.docker.io/v1/": {"username": "hub", "password": "p"}}}`), "nginx", []string{"hub"}},
+		{
+			reason:  "Docker Hub's old name without a scheme",
+			secrets: secrets(`{"auths": {"index.docker.io/v1/": {"username": "hub", "password": "p"}}}`),
+			image:   "nginx",
+			want:    []string{"hub"},
+		},
 		{"Docker Hub's credentials are for no other host", secrets(hub), "world.mesos.org/foo/bar", nil},
 		{"nor for one that ends like it", secrets(hub), "myhostdocker.io/foo/bar", nil},
 		{"nor for a host without a dot", secrets(hub), "localhost/foo/bar", nil},
@@ -232,7 +237,11 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 		{"auth without a colon", besideGood(`"ghcr.io": {"auth": "aHVudGVyMg=="}`), inConfig + ", entry ghcr.io: " + noAuth},
 		{"auth with a space behind it", besideGood(`"ghcr.io": {"auth": "Zm9vOmJhcg== "}`), inConfig + ", entry ghcr.io: " + noAuth},
 		{"auth without a user", besideGood(`"ghcr.io": {"auth": "Omh1bnRlcjI="}`), inConfig + ", entry ghcr.io: " + noAuth},
-		{"an entry of the old form", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io:443": {"auth": "hunter2!"}, `+good+`}`), inOld + ", entry ghcr.io:443: " + noAuth},
+		{
+			reason: "an entry of the old form",
+			bad:    pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io:443": {"auth": "hunter2!"}, `+good+`}`),
+			want:   inOld + ", entry ghcr.io:443: " + noAuth,
+		},
 		{"an entry that is a string", besideGood(`"*.ghcr.io/org": "hunter2"`), inConfig + ", entry *.ghcr.io: " + noObject},
 		{"a number for a password", besideGood(`"ghcr.io": {"username": "hunter2", "password": 2}`), inConfig + ", entry ghcr.io: " + noObject},
 		{
@@ -247,22 +256,38 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 		{"a bracket in a name", besideGood(`"gc[r.io": {"auth": "Zm9vOmJhcg=="}`), inConfig + ", entry 1" + notShown + ": " + noRegistry},
 		{"the password where the registry belongs", besideGood(`"hunter2": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
 		{"user and password where the registry belongs", besideGood(`"foo:12345": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
-		{"a token where the registry belongs", besideGood(`"eyJhbGci.eyJzdWIi.hunter2": {"auth": "ghcr.io"}`), inConfig + ", entry 1" + notShown + ": " + noAuth},
+		{
+			reason: "a token where the registry belongs",
+			bad:    besideGood(`"eyJhbGci.eyJzdWIi.hunter2": {"auth": "ghcr.io"}`),
+			want:   inConfig + ", entry 1" + notShown + ": " + noAuth,
+		},
 		{
 			reason: "a host without a dot, the second",
 			bad:    pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": {`+good+`, "a-registry:5000": {"auth": "pants"}}}`),
 			want:   inConfig + ", entry 2" + notShown + ": " + noAuth,
 		},
-		{"and in the old form", pullSecret(old, corev1.DockerConfigKey, `{`+good+`, "a-registry:5000": {}}`), inOld + ", entry 2" + notShown + ": " + noCredential},
+		{
+			reason: "and in the old form",
+			bad:    pullSecret(old, corev1.DockerConfigKey, `{`+good+`, "a-registry:5000": {}}`),
+			want:   inOld + ", entry 2" + notShown + ": " + noCredential,
+		},
 		{"user and password before the registry", besideGood(`"https://foo:hunter2@ghcr.io": {"auth": "pants"}`), inConfig + ", entry ghcr.io: " + noAuth},
 
 		{"no JSON", pullSecret(config, corev1.DockerConfigJsonKey, `hunter2`), inConfig + ": " + noJSON},
 		{"JSON cut off", pullSecret(old, corev1.DockerConfigKey, `{"ghcr.io": {"password": "hunter2"`), inOld + ": " + noJSON},
-		{"the old form under the new type", pullSecret(config, corev1.DockerConfigJsonKey, `{"ghcr.io": {"auth": "Zm9vOmJhcg=="}}`), inConfig + ": " + noEntries},
+		{
+			reason: "the old form under the new type",
+			bad:    pullSecret(config, corev1.DockerConfigJsonKey, `{"ghcr.io": {"auth": "Zm9vOmJhcg=="}}`),
+			want:   inConfig + ": " + noEntries,
+		},
 		{"no entries at all", pullSecret(config, corev1.DockerConfigJsonKey, `{"auths": null}`), inConfig + ": " + noEntries},
 		{"the other type's key", pullSecret(old, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), inOld + ": " + noData},
 		{"an empty key", pullSecret(config, corev1.DockerConfigJsonKey, ``), inConfig + ": " + noData},
-		{"another type", pullSecret(corev1.SecretTypeOpaque, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`), "Secret shop/pull: " + wrongType},
+		{
+			reason: "another type",
+			bad:    pullSecret(corev1.SecretTypeOpaque, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": {"auth": "Zm9vOmJhcg=="}}}`),
+			want:   "Secret shop/pull: " + wrongType,
+		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			keyring, problems := New(append([]corev1.Secret{tt.bad}, secrets(`{"auths": {`+good+`}}`)...))
