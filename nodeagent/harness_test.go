@@ -52,12 +52,14 @@ type statusRecorder struct {
 	sync.Mutex
 	writes []v1alpha1.NodeImageSetStatus
 	err    error
+	failed int // writes
 }
 
 func (r *statusRecorder) WriteStatus(_ context.Context, _ types.UID, status v1alpha1.NodeImageSetStatus) error {
 	r.Lock()
 	defer r.Unlock()
 	if r.err != nil {
+		r.failed++
 		return r.err
 	}
 	r.writes = append(r.writes, *status.DeepCopy())

@@ -105,8 +105,11 @@ func (a *Agent) progressDue() (due time.Time) {
 
 // heartbeatDue is when the status is written even if nothing has changed, because an agent that
 // says nothing of an unfinished image for longer counts as gone. It is zero if there is no such
-// image.
+// image, or if the last write failed: the next one is due after a backoff anyway.
 func (a *Agent) heartbeatDue() time.Time {
+	if a.reporter.failures > 0 {
+		return time.Time{}
+	}
 	for _, e := range a.entries {
 		if !e.removed && e.state().Unfinished() {
 			return a.reporter.writtenAt.Add(v1alpha1.HeartbeatInterval)

@@ -354,3 +354,21 @@ func TestAFailedStatusWriteIsTriedAgain(t *testing.T) {
 		a.state(name("v1"), v1alpha1.ImagePresent, "")
 	})
 }
+
+func TestAHeartbeatDoesNotCutTheBackoffOfFailedWritesShort(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		a.runtime.PerBlob, a.runtime.Unpacking = time.Second, time.Hour
+		a.apply(peerOf("v1", a.push("v1", a.runtime.Mirror)))
+		a.advance(moment)
+		a.written.Lock()
+		a.written.err = fmt.Errorf("the API server is away")
+		a.written.Unlock()
+		a.advance(10 * time.Minute)
+		a.written.Lock()
+		failed := a.written.failed
+		a.written.Unlock()
+		if failed < 5 || failed > 30 { // 1 s, 2 s and so on up to a minute
+			t.Errorf("%d writes failed within 10 minutes", failed)
+		}
+	})
+}
