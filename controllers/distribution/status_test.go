@@ -243,6 +243,15 @@ func TestConditions(t *testing.T) {
 			"False NodesFailed: 0 of 3 nodes have the image; 3 failed (ImageNotFound); see status.failures",
 			"NodeFailures: 3 nodes failed (ImageNotFound)",
 		}, {
+			"but nodes of another platform may: they are waited for, however many may fail",
+			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).node("c").with(allow(intstr.FromInt32(1))).
+				with(func(s *inputBuilder) {
+					s.nodes["a"].planNode.Platform, s.nodes["b"].planNode.Platform, s.nodes["c"].planNode.Platform = "linux/amd64", "linux/amd64", "linux/arm64"
+					s.outcome.Refused = map[string][]string{appV1: {"linux/arm64"}}
+				}),
+			"False Distributing: 1 of 3 nodes have the image; 1 pulling; 1 failed",
+			"NodeFailures: 1 node failed",
+		}, {
 			"an agent that does not answer is a failure of its node",
 			prefetchOf(appV1).resolved(appV1, one).node("a", present(appV1, one)).node("b", pulling(appV1, one)).
 				with(func(s *inputBuilder) { s.outcome.Silent = []string{"b"} }),

@@ -132,7 +132,7 @@ func (e Evidence) Met(tolerance int) bool {
 // gather reads the evidence for a Pod template. Nodes that came after heldAt are excused;
 // at the zero time none is. The prefetch is the one that the workload names, or nil.
 func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt time.Time, prefetch *v1alpha1.ImagePrefetch) Evidence {
-	wanted := resolve(images, cluster.Prefetches)
+	wanted := resolve(images, prefetch, cluster.Prefetches)
 	var evidence Evidence
 	for _, image := range wanted {
 		if len(image.digests) == 0 {

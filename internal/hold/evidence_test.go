@@ -51,6 +51,10 @@ func TestCause(t *testing.T) {
 		p.Annotations = map[string]string{v1alpha1.RefreshAnnotation: "2"}
 		return p
 	}
+	refreshedBefore := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+		p.Status.Images[0].Refresh = "1"
+		return p
+	}
 	allowing := func(p *v1alpha1.ImagePrefetch, n int) *v1alpha1.ImagePrefetch {
 		p.Spec.FailureTolerance = ptr.To(intstr.FromInt(n))
 		return p
@@ -121,6 +125,20 @@ func TestCause(t *testing.T) {
 			want:     CauseEvidence,
 		},
 		{reason: "Ready for what the tag meant before the refresh", runs: imageB, prefetch: refreshed(prefetch(imageB)), nodes: []Node{node("a", has(imageB))}},
+		{
+			reason:   "what another one resolved the tag to, while its own asks again",
+			runs:     imageB,
+			prefetch: refreshed(pulling(imageB)),
+			others:   []*v1alpha1.ImagePrefetch{pulling(imageB)},
+			nodes:    []Node{node("a", has(imageB))},
+		},
+		{
+			reason:   "a refresh that was taken off since",
+			runs:     imageB,
+			prefetch: refreshedBefore(prefetch(imageB)),
+			nodes:    []Node{node("a", has(imageB))},
+			want:     CauseReady,
+		},
 		{reason: "an ImagePrefetch that a policy denies", runs: imageB, prefetch: denied(pulling(imageB)), nodes: []Node{node("a")}, want: CauseDenied},
 		{
 			reason:   "one mistaken policy releases no strict hold",

@@ -13,8 +13,10 @@ import (
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// resolve finds the digests that count for each image of a template.
-func resolve(images TemplateImages, prefetches []*v1alpha1.ImagePrefetch) []wantedImage {
+// resolve finds the digests that count for each image of a template. Where the prefetch that the
+// workload names lists a tag, its digest alone does: another may have an older one, from before a
+// refresh.
+func resolve(images TemplateImages, named *v1alpha1.ImagePrefetch, prefetches []*v1alpha1.ImagePrefetch) []wantedImage {
 	wanted := make([]wantedImage, 0, len(images))
 	for _, name := range images {
 		image := wantedImage{name: name}
@@ -26,7 +28,11 @@ func resolve(images TemplateImages, prefetches []*v1alpha1.ImagePrefetch) []want
 			image.digests = []string{ref.Digest().String()}
 		default:
 			image.repository = ref.Repository()
-			for _, prefetch := range prefetches {
+			deciding := prefetches
+			if named != nil && listsTag(named, ref) {
+				deciding = []*v1alpha1.ImagePrefetch{named}
+			}
+			for _, prefetch := range deciding {
 				if digest := resolvedBy(prefetch, ref); digest != "" && !slices.Contains(image.digests, digest) {
 					image.digests = append(image.digests, digest)
 				}
@@ -59,7 +65,16 @@ func resolvedBy(prefetch *v1alpha1.ImagePrefetch, tag imageref.Reference) string
 
 // resolved reports whether the digest in a status answers what the spec asks now.
 func resolved(prefetch *v1alpha1.ImagePrefetch, status *v1alpha1.ImageStatus) bool {
-	return status.Digest != "" && status.Refresh == imageprefetch.Refresh(prefetch)
+	refresh := imageprefetch.Refresh(prefetch)
+	return status.Digest != "" && (refresh == "" || status.Refresh == refresh)
+}
+
+// listsTag reports whether a prefetch lists a tag, however it is written.
+func listsTag(prefetch *v1alpha1.ImagePrefetch, tag imageref.Reference) bool {
+	return slices.ContainsFunc(prefetch.Spec.Images, func(written v1alpha1.ImageReference) bool {
+		ref, err := imageref.Parse(string(written))
+		return err == nil && ref == tag
+	})
 }
 
 func lists(prefetch *v1alpha1.ImagePrefetch, written string) bool {

@@ -45,7 +45,8 @@ func (pl *planner) findJoined(memory Memory) {
 	}
 	for _, pf := range pl.prefetches {
 		last, known := memory.targets[pf.UID]
-		if !known || slices.Equal(last.nodes, pf.targets.names) {
+		pf.knownNodes = pf.nodesKnownFrom(last, known)
+		if !known || slices.Equal(last.nodes, pf.knownNodes) {
 			continue
 		}
 		for _, n := range pf.targets.desired {
@@ -59,6 +60,26 @@ func (pl *planner) findJoined(memory Memory) {
 			}
 		}
 	}
+}
+
+// nodesKnownFrom returns the nodes that do not join: the desired ones, and those of the last plan
+// that take no Pods at the moment. Without a last plan these are the ones that were asked for its
+// images.
+func (pf *prefetch) nodesKnownFrom(last lastTargets, known bool) []string {
+	var retained []string
+	for _, n := range pf.targets.retained {
+		was := slices.ContainsFunc(pf.Images, func(image string) bool { return n.Entries[image].Wanted != nil })
+		if known {
+			_, was = slices.BinarySearch(last.nodes, n.Name)
+		}
+		if was {
+			retained = append(retained, n.Name)
+		}
+	}
+	if len(retained) == 0 {
+		return pf.targets.names
+	}
+	return slices.Sorted(slices.Values(slices.Concat(pf.targets.names, retained)))
 }
 
 // dropJoined forgets each node that has the image by now, is not desired any more, or is to have
@@ -93,7 +114,7 @@ func (pl *planner) joinedAt(node, image string) *metav1.Time {
 func (pl *planner) targetsByUID() map[string]lastTargets {
 	targets := make(map[string]lastTargets, len(pl.prefetches))
 	for _, pf := range pl.prefetches {
-		targets[pf.UID] = lastTargets{nodes: pf.targets.names, images: slices.Sorted(slices.Values(pf.Images))}
+		targets[pf.UID] = lastTargets{nodes: pf.knownNodes, images: slices.Sorted(slices.Values(pf.Images))}
 	}
 	return targets
 }

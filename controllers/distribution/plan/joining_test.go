@@ -20,12 +20,14 @@ func TestAnEditThatChangesNoImageAsksNothing(t *testing.T) {
 		{"another selector", func(p *Prefetch) { p.Generation++; p.NodeSelector = map[string]string{"zone": "a"} }, nil},
 		{"an image added", func(p *Prefetch) { p.Generation++; p.Images = append(p.Images, "reg/b:1") }, []string{"reg/b:1"}},
 		{"a refresh", func(p *Prefetch) { p.Refresh = "2" }, []string{"reg/a:1"}},
+		{"the refresh taken off", func(p *Prefetch) { p.Refresh = "" }, nil},
 		{"an image taken off and listed again", func(p *Prefetch) { p.Generation += 2; delete(p.Resolved, "reg/a:1") }, []string{"reg/a:1"}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			cluster := newFakeCluster()
 			cluster.addNodes(3)
 			p := cluster.addPrefetch("web", "reg/a:1")
+			p.Refresh = "1"
 			cluster.settle(t)
 			tt.edit(p)
 			var asked []string
@@ -93,6 +95,52 @@ func TestNodesThatComeLater(t *testing.T) {
 	}
 	if _, ok := cluster.next().Sets["n998"]; ok {
 		t.Error("its spec is written again, only to forget that it joined")
+	}
+}
+
+// A node that takes no Pods for a while, and had none of the images, is waited for when it comes back.
+func TestNodesThatComeBackDoNotJoin(t *testing.T) {
+	for _, tt := range []struct {
+		reason   string
+		leave    func(*Node)
+		comeBack func(*Node)
+		restarts bool // the controller has restarted meanwhile
+	}{
+		{"not Ready for a moment", func(n *Node) { n.Ready = false }, func(n *Node) { n.Ready = true }, false},
+		{"cordoned for a while", func(n *Node) { n.Unschedulable = true }, func(n *Node) { n.Unschedulable = false }, false},
+		{"not Ready while the controller restarts", func(n *Node) { n.Ready = false }, func(n *Node) { n.Ready = true }, true},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			cluster := newFakeCluster()
+			cluster.addNodes(3)
+			p := cluster.addPrefetch("web", "reg/a:1")
+			cluster.settle(t)
+			for _, name := range []string{"n001", "n002"} {
+				tt.leave(&cluster.machines[name].node)
+			}
+			cluster.addNode("n998", func(n *Node) { n.Ready = false }) // has yet to register
+			p.Generation++
+			p.Images = append(p.Images, "reg/b:1")
+			cluster.tags["reg/b:1"] = "sha256:b"
+			cluster.run(t, 2)
+			if tt.restarts {
+				cluster.restart()
+				cluster.run(t, 2)
+			}
+			for _, name := range []string{"n001", "n002"} {
+				tt.comeBack(&cluster.machines[name].node)
+			}
+			cluster.machines["n998"].node.Ready = true
+			joined := cluster.next().Joined
+			for _, name := range []string{"n001", "n002"} {
+				if at := joined.At(name, "reg/b:1"); !at.IsZero() {
+					t.Errorf("%s joined at %v", name, at)
+				}
+			}
+			if joined.At("n998", "reg/b:1").IsZero() {
+				t.Error("a new node did not join")
+			}
+		})
 	}
 }
 

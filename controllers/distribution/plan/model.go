@@ -78,6 +78,8 @@ type prefetch struct {
 	// 2
 	targets         *targetNodes
 	missingReplicas int
+	// 2: the nodes, sorted, that do not join for it.
+	knownNodes []string
 	// 5: the names of its pull secrets that found no place on some node.
 	leftOutSecrets map[string]bool
 	// 5, 8: by node index, how many of its images the node is the seed of.
@@ -106,7 +108,9 @@ type targetNodes struct {
 
 // lastTargets is what the last plan did for one prefetch. Phase 11 of that plan sets it.
 type lastTargets struct {
-	nodes  []string // the desired ones, sorted
+	// nodes, sorted, are those that were desired and match still: one that was not Ready or cordoned
+	// for a while does not join when it comes back.
+	nodes  []string
 	images []string // sorted
 }
 

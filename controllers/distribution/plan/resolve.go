@@ -59,12 +59,13 @@ func (im *image) resolveDigest() {
 	im.digest = cmp.Or(newest, im.recordedDigest())
 }
 
-// hasRecordedAnswer reports whether the prefetch's status has the answer for its present refresh. No
+// hasRecordedAnswer reports whether the prefetch's status has the answer for its present refresh.
+// Without a refresh any answer counts: a manifest that is applied again may drop the annotation. No
 // other change of its spec makes it ask again: in an outage of the registry that would make the
 // outage worse. The status forgets an image that the spec no longer lists.
 func (im *image) hasRecordedAnswer(pf *prefetch) bool {
 	record := pf.Resolved[im.name]
-	return record.Digest != "" && record.Refresh == pf.Refresh
+	return record.Digest != "" && (pf.Refresh == "" || record.Refresh == pf.Refresh)
 }
 
 // readAnswers reads what agents answered: the newest digest, and the request IDs that are answered.
