@@ -57,8 +57,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	if deployment == nil {
-		r.forgetHold(req.NamespacedName)
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, r.loseHold(ctx, req.NamespacedName)
 	}
 	if r.holds.hasEnded(req.NamespacedName, deployment.ResourceVersion) {
 		return reconcile.Result{}, nil // the cache shows the end later, and its event runs this again
@@ -149,24 +148,20 @@ func (r *Reconciler) patch(ctx context.Context, deployment *appsv1.Deployment, s
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
 	}
-	switch err = r.Client.Patch(ctx, deployment, client.RawPatch(types.JSONPatchType, document)); {
-	case err == nil:
+	err = r.Client.Patch(ctx, deployment, client.RawPatch(types.JSONPatchType, document))
+	if err == nil {
 		return false, nil
-	case apierrors.IsInvalid(err):
-		stale, readErr := r.isStale(ctx, deployment, step)
-		if !stale {
-			return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), readErr)
-		}
-	case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
-		return false, fmt.Errorf("patch Deployment: %w", err)
+	}
+	if stale, readErr := r.isStale(ctx, deployment, step); !stale {
+		return false, errors.Join(fmt.Errorf("patch Deployment: %w", err), readErr)
 	}
 	log.FromContext(ctx).V(1).Info("Found Deployment changed before it was patched", "reason", err.Error())
 	return true, nil
 }
 
 // isStale reports whether the stored Deployment is no longer the one that a step was decided on. The
-// API server answers Invalid to a failed test, and also to what validation or an admission policy
-// rejects. Only the stored object tells the two apart.
+// API server answers Invalid to a failed test, and also to what validation rejects; a webhook that
+// denies may answer with any code. Only the stored object tells the two apart.
 func (r *Reconciler) isStale(ctx context.Context, deployment *appsv1.Deployment, step hold.Step) (bool, error) {
 	var live appsv1.Deployment
 	switch err := r.APIReader.Get(ctx, client.ObjectKeyFromObject(deployment), &live); {

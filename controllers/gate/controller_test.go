@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -42,7 +44,7 @@ var _ = Describe("Gate controller", func() {
 		controller *gate.Reconciler
 	)
 	BeforeEach(func(ctx SpecContext) {
-		held = createHeld(ctx)
+		held = createHeld(ctx, "app")
 		createReady(ctx)
 		recorded, cached, registry = make(chan string, 100), nil, prometheus.NewRegistry()
 		metrics, err := gate.NewMetrics(registry)
@@ -99,6 +101,48 @@ var _ = Describe("Gate controller", func() {
 		_, err = reconciled(ctx)
 		Expect(err).To(Satisfy(apierrors.IsInternalError))
 		Expect(recorded).NotTo(Receive(), "an equal event is recorded once")
+	})
+
+	DescribeTable("says so when a webhook denies the release with a code that means something else elsewhere",
+		func(ctx SpecContext, code int32) {
+			controller.Client = interceptor.NewClient(api, interceptor.Funcs{
+				Patch: func(context.Context, client.WithWatch, client.Object, client.Patch, ...client.PatchOption) error {
+					return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: code, Message: "a webhook denied the request"}}
+				},
+			})
+			for range 2 {
+				result, err := reconciled(ctx)
+				Expect(err).To(MatchError(ContainSubstring("denied the request")))
+				Expect(result).To(BeZero())
+			}
+			Expect(recorded).To(Receive(And(HavePrefix("Warning "+hold.ReasonReleaseRejected), ContainSubstring("denied the request"))))
+		},
+		Entry("conflict", int32(http.StatusConflict)),
+		Entry("not found", int32(http.StatusNotFound)),
+	)
+
+	It("finds the holds that lost their label, however often the label of one is rejected", func(ctx SpecContext) {
+		other := createHeld(ctx, "other")
+		for _, d := range []*appsv1.Deployment{held, other} {
+			delete(d.Labels, v1alpha1.HoldLabel)
+			Expect(api.Update(ctx, d)).To(Succeed())
+		}
+		rejections := 0
+		controller.Client = interceptor.NewClient(api, interceptor.Funcs{
+			Patch: func(ctx context.Context, c client.WithWatch, d client.Object, patch client.Patch, opts ...client.PatchOption) error {
+				if d.GetNamespace() == held.Namespace && d.GetName() == held.Name && rejections < 3 {
+					rejections++
+					return apierrors.NewForbidden(schema.GroupResource{}, d.GetName(), errors.New("a policy denies it"))
+				}
+				return c.Patch(ctx, d, patch, opts...)
+			},
+		})
+		Expect(gate.FindOrphans(controller, ctx)).To(Succeed())
+		Expect(rejections).To(Equal(3))
+		for _, d := range []*appsv1.Deployment{held, other} {
+			Expect(api.Get(ctx, client.ObjectKeyFromObject(d), d)).To(Succeed())
+			Expect(d.Labels).To(HaveKey(v1alpha1.HoldLabel))
+		}
 	})
 
 	It("counts no end of a hold of which it knows nothing but that it was there", func(ctx SpecContext) {
@@ -187,12 +231,12 @@ func metric(registry *prometheus.Registry, name string, value ...string) float64
 }
 
 // createHeld stores a Deployment as the webhook leaves it, and deletes it at the end of the spec.
-func createHeld(ctx context.Context) *appsv1.Deployment {
+func createHeld(ctx context.Context, name string) *appsv1.Deployment {
 	GinkgoHelper()
 	labels := map[string]string{"app": "app"}
 	pod := corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: image}}}
 	d := &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app",
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name,
 			Labels: map[string]string{v1alpha1.HoldLabel: hold.ImagesOf(&pod).Hash()},
 			Annotations: map[string]string{v1alpha1.PrefetchAnnotation: "app",
 				v1alpha1.HeldAtAnnotation: time.Now().UTC().Format(time.RFC3339)}},

@@ -67,6 +67,14 @@ func (h *holdTracker) waitFor(key types.NamespacedName, node string) {
 	h.held[key] = entry
 }
 
+// tracks reports whether there is a hold of a Deployment that this controller has not ended.
+func (h *holdTracker) tracks(key types.NamespacedName) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, found := h.held[key]
+	return found
+}
+
 // concernedBy are the holds that a change of nodes may end.
 func (h *holdTracker) concernedBy(changed map[string]bool) []types.NamespacedName {
 	h.mu.Lock()

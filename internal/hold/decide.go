@@ -118,7 +118,7 @@ func (w Write) marks() (was, is marks) {
 	was = marksOf(w.Old)
 	// An undo restores older annotations, and a replacement none.
 	is.released = was.released.with(is.released...)
-	if !was.paused {
+	if !was.paused || hasPods(w.Old) {
 		// It was rolled out, gated or not: under skip, or before Sluice was there.
 		is.released = releases{ImagesOf(&w.Old.Spec.Template.Spec).Hash()}.with(is.released...)
 	}
@@ -131,6 +131,11 @@ func (w Write) marks() (was, is marks) {
 		is.hold = "" // the owner's pause does not become ours because someone sets our label
 	}
 	return was, is
+}
+
+// hasPods reports whether a Deployment has Pods of its template: one that its owner pauses may have.
+func hasPods(d *appsv1.Deployment) bool {
+	return d.Status.ObservedGeneration == d.Generation && d.Status.UpdatedReplicas > 0
 }
 
 // heldByThisWrite reports whether an earlier call for the same write, in the first round

@@ -34,6 +34,7 @@ func TestDecide(t *testing.T) {
 	holding := deployment(runs(imageB), held(5*time.Minute))
 	ownersPause := deployment(paused(true))
 	neverReleased := dropAnnotation(v1alpha1.ReleasedAnnotation)
+	hasPodsNow := func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 }
 	scaledToZero := func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) }
 
 	for _, tt := range []struct {
@@ -132,6 +133,37 @@ func TestDecide(t *testing.T) {
 			new:     with(holding, applied(`{"paused":true}`)),
 			outcome: OutcomeOwnerPaused,
 			want:    "paused hold=- since=- released=A",
+		},
+		{
+			reason:  "client-side apply of a manifest that was read from a held Deployment",
+			old:     holding,
+			new:     with(holding, annotate(corev1.LastAppliedConfigAnnotation, `{"metadata":{"labels":{"sluice.dev/hold":"x"}},"spec":{"paused":true}}`)),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason: "server-side apply of one",
+			old:    holding,
+			new: with(holding, func(d *appsv1.Deployment) {
+				d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "program", Operation: metav1.ManagedFieldsOperationApply,
+					FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:labels":{"f:sluice.dev/hold":{}}},"f:spec":{"f:paused":{}}}`)}}
+			}),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason:  "new images under the owner's pause of a version that ran before the gate: it is remembered",
+			old:     deployment(neverReleased, dropAnnotation(v1alpha1.PrefetchAnnotation), paused(true), hasPodsNow),
+			new:     deployment(neverReleased, paused(true), runs(imageB)),
+			outcome: OutcomeOwnerPaused,
+			want:    "paused hold=- since=- released=A",
+		},
+		{
+			reason:  "and of one that has yet to be seen: it is not",
+			old:     deployment(neverReleased, paused(true), hasPodsNow, func(d *appsv1.Deployment) { d.Generation++ }),
+			new:     deployment(neverReleased, paused(true), runs(imageB)),
+			outcome: OutcomeOwnerPaused,
+			want:    "paused hold=- since=- released=-",
 		},
 		{
 			reason:  "server-side apply of a manifest that now pauses",

@@ -33,15 +33,23 @@ func (w Write) ownerPauses() bool {
 	return appliedPause(w.New) && !appliedPause(w.Old) || ownsPause(w.New) > ownsPause(w.Old)
 }
 
-// appliedPause reports whether the manifest that kubectl last applied says paused: true.
+// appliedPause reports whether the manifest that kubectl last applied says paused: true, as a
+// manifest of its owner's. One with our label was read from a held Deployment.
 func appliedPause(d *appsv1.Deployment) bool {
 	var applied struct {
+		Metadata struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"metadata"`
 		Spec struct {
 			Paused bool `json:"paused"`
 		} `json:"spec"`
 	}
 	text := d.Annotations[corev1.LastAppliedConfigAnnotation]
-	return text != "" && json.Unmarshal([]byte(text), &applied) == nil && applied.Spec.Paused
+	if text == "" || json.Unmarshal([]byte(text), &applied) != nil {
+		return false
+	}
+	_, read := applied.Metadata.Labels[v1alpha1.HoldLabel]
+	return applied.Spec.Paused && !read
 }
 
 // optsOutPaused reports whether the owner of a held Deployment, who opts out of the gate,
@@ -71,13 +79,17 @@ func ownsPause(d *appsv1.Deployment) int {
 type ownedFields struct {
 	Metadata struct {
 		Annotations map[string]json.RawMessage `json:"f:annotations"`
+		Labels      map[string]json.RawMessage `json:"f:labels"`
 	} `json:"f:metadata"`
 	Spec map[string]json.RawMessage `json:"f:spec"`
 }
 
+// paused reports whether the manifest has spec.paused, as a manifest of the owner's. One with our
+// label was read from a held Deployment.
 func (f ownedFields) paused() bool {
-	_, ok := f.Spec["f:paused"]
-	return ok
+	_, paused := f.Spec["f:paused"]
+	_, read := f.Metadata.Labels["f:"+v1alpha1.HoldLabel]
+	return paused && !read
 }
 
 func (f ownedFields) optsOut() bool {

@@ -286,6 +286,22 @@ var _ = Describe("A gated Deployment", func() {
 		Eventually(func() int32 { return t.deployment(ctx).Status.Replicas }).Should(Equal(int32(2)))
 	})
 
+	It("is told, scaled to zero, that scaling up starts the held version where that has a ReplicaSet", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		for _, tag := range []string{"a", "b"} {
+			t.feed(ctx, strings.Replace(deploymentYAML(t.namespace, "app", tag), "sluice.dev/prefetch: app", "", 1), "apply")
+		}
+		t.expectRolling(ctx, "a", "b")
+		t.kubectl(ctx, "scale", "deployment", "app", "--replicas=0")
+		t.prefetch(ctx, pulling, "a", "b")
+		t.kubectl(ctx, "annotate", "deployment", "app", v1alpha1.PrefetchAnnotation+"=app")
+		Expect(t.setImage(ctx, "a")).To(ContainSubstring("should these images have run before, scaling it up starts them all the same"))
+		t.expectHeld(ctx, "b", "a") // in the order of their revisions
+		t.kubectl(ctx, "scale", "deployment", "app", "--replicas=2")
+		Eventually(func() int32 { return t.observed(ctx).Status.UpdatedReplicas }).Should(BeEquivalentTo(2))
+		Expect(t.deployment(ctx).Spec.Paused).To(BeTrue())
+	})
+
 	It("is not stored by a dry run, which shows the hold", func(ctx SpecContext) {
 		t := runningTenant(ctx)
 		before := t.deployment(ctx)

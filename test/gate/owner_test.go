@@ -16,6 +16,23 @@ import (
 )
 
 var _ = Describe("The owner's own pause", func() {
+	It("does not keep the images that ran before the gate from coming back", func(ctx SpecContext) {
+		t := newTenant(ctx)
+		ungated := func(tag string) string {
+			return strings.Replace(deploymentYAML(t.namespace, "app", tag), "sluice.dev/prefetch: app", "", 1)
+		}
+		t.feed(ctx, ungated("a"), "apply")
+		t.expectRolling(ctx, "a")
+		t.kubectl(ctx, "rollout", "pause", "deployment", "app")
+		Eventually(func() int32 { return t.observed(ctx).Status.UpdatedReplicas }).Should(BeEquivalentTo(1))
+		t.prefetch(ctx, pulling, "b")
+		t.apply(ctx, "b")
+		t.kubectl(ctx, "rollout", "resume", "deployment", "app")
+		t.expectHeld(ctx, "a")
+		t.setImage(ctx, "a")
+		t.expectRolling(ctx, "a")
+	})
+
 	It("before a hold stands, whatever becomes of the images, and resuming is what may be held", func(ctx SpecContext) {
 		t := runningTenant(ctx)
 		t.kubectl(ctx, "rollout", "pause", "deployment", "app")
@@ -103,6 +120,14 @@ var _ = Describe("The owner's own pause", func() {
 			t.prefetch(ctx, ready, "a", "b")
 			t.expectRolling(ctx, "a", "b")
 		},
+		Entry("applying a manifest that was read from the held Deployment", func(ctx SpecContext, t tenant) {
+			exported := t.kubectl(ctx, "get", "deployment", "app", "--output=yaml")
+			t.feed(ctx, exported, "apply")
+		}),
+		Entry("applying such a manifest on the server", func(ctx SpecContext, t tenant) {
+			exported := t.kubectl(ctx, "get", "deployment", "app", "--output=yaml")
+			t.feed(ctx, exported, "apply", "--server-side", "--field-manager=program", "--force-conflicts")
+		}),
 		Entry("kubectl replace of a paused manifest", func(ctx SpecContext, t tenant) {
 			t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "replace")
 		}),
@@ -122,6 +147,21 @@ var _ = Describe("The owner's own pause", func() {
 		t.overwrite(ctx, func(d *appsv1.Deployment) { d.Annotations = map[string]string{"example.com/program": "x"} })
 		t.expectRolling(ctx, "a", "b")
 	})
+
+	DescribeTable("is not left behind by a program that skips the gate and overwrites labels",
+		func(ctx SpecContext, edit func(*appsv1.Deployment)) {
+			t := holdingTenant(ctx)
+			t.overwrite(ctx, func(d *appsv1.Deployment) {
+				edit(d)
+				d.Annotations[v1alpha1.GateAnnotation] = v1alpha1.GateSkip
+			})
+			t.expectRolling(ctx, "a", "b")
+		},
+		Entry("alone", func(*appsv1.Deployment) {}),
+		Entry("and annotations", func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{v1alpha1.PrefetchAnnotation: "app"}
+		}),
+	)
 
 	It("is not left behind by one that changes the template as well", func(ctx SpecContext) {
 		t := holdingTenant(ctx)
