@@ -11,11 +11,9 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,12 +25,12 @@ import (
 
 // gateHandler decides about writes of Deployments.
 type gateHandler struct {
-	decoder  admission.Decoder
-	cache    client.Reader
-	nodes    Nodes
-	recorder events.EventRecorder
-	clock    clock.PassiveClock
-	metrics  *metrics
+	decoder admission.Decoder
+	cache   client.Reader
+	nodes   Nodes
+	events  *storedEvents
+	clock   clock.PassiveClock
+	metrics *metrics
 }
 
 // Handle lets a write of a Deployment pass, begins or ends a hold in it, or rejects it.
@@ -51,7 +49,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 		h.metrics.decisions.WithLabelValues(string(decision.Outcome)).Inc()
 		// The event of a held Deployment follows with its release.
 		if decision.Unselected != "" && decision.Outcome != hold.OutcomeHeld {
-			h.recorder.Eventf(write.New, nil, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, "Admit", "%s", decision.Unselected)
+			h.events.warn(write.New, hold.ReasonNodesNotSelected, decision.Unselected)
 		}
 	}
 	if len(decision.Rejected) > 0 {

@@ -106,7 +106,8 @@ func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, nodes
 	decoder, cache := admission.NewDecoder(mgr.GetScheme()), mgr.GetCache()
 	for path, handler := range map[string]admission.Handler{
 		gatePath: &gateHandler{
-			decoder: decoder, cache: cache, nodes: nodes, recorder: mgr.GetEventRecorder("sluice-gate"), clock: clock.RealClock{}, metrics: metrics,
+			decoder: decoder, cache: cache, nodes: nodes, clock: clock.RealClock{}, metrics: metrics,
+			events: newStoredEvents(mgr.GetEventRecorder("sluice-gate"), mgr.GetAPIReader()),
 		},
 		imagePrefetchPath:    &imagePrefetchHandler{decoder: decoder, cache: cache, fallback: o.DefaultPolicy},
 		prefetchPoliciesPath: &prefetchPolicyHandler{decoder: decoder},

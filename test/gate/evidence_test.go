@@ -5,6 +5,7 @@ package gate
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -138,6 +139,17 @@ var _ = Describe("A rollout waits for its own Pods' images", Serial, func() {
 		t.setImage(ctx, "b")
 		t.expectRolling(ctx, "a", "a", "b")
 		Eventually(t.notes(ctx, hold.ReasonNodesNotSelected)).Should(ConsistOf(HavePrefix("Warning: ImagePrefetch")))
+	})
+
+	It("and warns of them on creation, where kubectl describe shows it", func(ctx SpecContext) {
+		t := pooled(ctx, "1")
+		t.kubectl(ctx, "patch", "imageprefetch", "app", "--type=merge", "-p", `{"spec":{"nodeSelector":{"pool":"web"}}}`)
+		t.prefetch(ctx, ready, "a")
+		manifest := strings.Replace(deploymentYAML(t.namespace, "other", "a"), "spec: {containers:",
+			fmt.Sprintf("spec: {nodeSelector: {pool: %q}, containers:", t.namespace), 1)
+		Eventually(func() string { return t.feed(ctx, manifest, "apply", "--dry-run=server") }).Should(ContainSubstring("does not select 1 of the 1 nodes"))
+		t.feed(ctx, manifest, "apply")
+		Eventually(func() string { return t.kubectl(ctx, "describe", "deployment", "other") }).Should(ContainSubstring(hold.ReasonNodesNotSelected))
 	})
 
 	It("as they are to be now, and not as they were before a refresh", func(ctx SpecContext) {
