@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/sluice-dev/sluice/cmd/internal/restconfig"
+	"github.com/sluice-dev/sluice/cmd/restconfig"
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sluice-dev/sluice/cmd/internal/restconfig"
+	"github.com/sluice-dev/sluice/cmd/restconfig"
 	"github.com/sluice-dev/sluice/config/crd"
 	"github.com/sluice-dev/sluice/controllers/installation"
 	"github.com/sluice-dev/sluice/internal/logging"
