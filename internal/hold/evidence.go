@@ -104,8 +104,6 @@ type Evidence struct {
 	// Uncovered and Joined are the matching nodes that are excused: no agent serves them,
 	// or they came after the hold began.
 	Uncovered, Joined int
-	// Unresolved are the tags, sorted, whose digest no ImagePrefetch of the namespace knows.
-	Unresolved []string
 	// Missing are the images, sorted, that some awaited node does not have.
 	Missing []string
 	// Lacks is one of the awaited nodes that lack images: the last by name, since waves let
@@ -134,11 +132,6 @@ func (e Evidence) Met(tolerance int) bool {
 func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt time.Time, prefetch *v1alpha1.ImagePrefetch) Evidence {
 	wanted := resolve(images, prefetch, cluster.Prefetches)
 	var evidence Evidence
-	for _, image := range wanted {
-		if len(image.digests) == 0 {
-			evidence.Unresolved = append(evidence.Unresolved, image.name)
-		}
-	}
 	constraints := scheduling.OfPod(pod)
 	selects := selection(prefetch)
 	missing := make([]bool, len(wanted))

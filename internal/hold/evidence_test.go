@@ -264,6 +264,22 @@ func TestCause(t *testing.T) {
 	}
 }
 
+func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
+	nodes := []Node{
+		node("a", has(imageB)),
+		node("b", func(n *Node) { n.Uncovered = true }),
+		node("c", func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }),
+		node("d", func(n *Node) { n.Images = []Image{{Name: imageB, JoinedAt: now.Add(-time.Minute)}} }),
+		node("e", failed(imageB)),
+	}
+	p := pulling(imageB)
+	step := Next(deployment(runs(imageB), held(5*time.Minute)), p, Cluster{Nodes: nodes, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
+	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent"
+	if step.End != EndEvidence || step.Because != want {
+		t.Errorf("ends %q because %q, want %q", step.End, step.Because, want)
+	}
+}
+
 // Nodes that come later are no reason to hold what is written now.
 func TestOnlyAHoldExcusesNodesThatCameLater(t *testing.T) {
 	young := node("b", func(n *Node) { n.CreatedAt = now })
