@@ -47,11 +47,12 @@ deps: ## Install the Debian packages and build the Kubernetes, etcd and containe
 ##@ Check
 
 # -count=1: the Go command does not see that a test builds our programs, and would show
-# an old result for new code.
+# an old result for new code. Tests on clusters run two at a time, the longest first: they
+# wait most of their time.
 .PHONY: test
 test: deps build test-gitops growth ## Run every test: unit, controllers on a real API server, agent on real containerd, end to end, each fault of `chaos` once; our own code under -race.
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -race -count=1 -timeout 20m $(RACE_PACKAGES)
-	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -count=1 -p 1 -timeout 30m ./hack/... ./test/...
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go test -count=1 -p 2 -timeout 30m ./test/e2e ./hack/... ./test/...
 
 .PHONY: growth
 growth: ## Fail if the plan's time grows with the square of the nodes.

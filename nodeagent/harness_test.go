@@ -53,9 +53,12 @@ type statusRecorder struct {
 	writes []v1alpha1.NodeImageSetStatus
 	err    error
 	failed int // writes
+	// takes is how long each write is on its way.
+	takes time.Duration
 }
 
 func (r *statusRecorder) WriteStatus(_ context.Context, _ types.UID, status v1alpha1.NodeImageSetStatus) error {
+	<-time.After(r.takes)
 	r.Lock()
 	defer r.Unlock()
 	if r.err != nil {

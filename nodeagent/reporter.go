@@ -27,8 +27,9 @@ type reporter struct {
 	written   v1alpha1.NodeImageSetStatus
 	writtenAt time.Time
 	// due is when to write; zero if nothing has changed.
-	due      time.Time
-	writing  bool
+	due time.Time
+	// writing is since when a write is on its way; zero if none is.
+	writing  time.Time
 	failures int
 }
 
@@ -52,7 +53,7 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 	}
 	heartbeat := a.heartbeatDue()
 	due := earliest(earliest(r.due, a.progressDue()), heartbeat)
-	if due.IsZero() || r.writing {
+	if due.IsZero() || !r.writing.IsZero() {
 		return time.Time{}
 	}
 	if now.Before(due) {
@@ -67,7 +68,7 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 		}
 		status.LastHeartbeatTime = timestamp(now)
 	}
-	r.writing = true
+	r.writing = now
 	uid := r.uid
 	a.work.Go(func() {
 		err := a.Status.WriteStatus(ctx, uid, status)
@@ -78,7 +79,13 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 
 func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
 	r := &a.reporter
-	r.writing = false
+	// Progress is reported so long after the last report arrived, not after it was sent.
+	for _, e := range a.entries {
+		if e.attempt != nil {
+			e.attempt.progressDue = e.attempt.progressDue.Add(time.Since(r.writing))
+		}
+	}
+	r.writing = time.Time{}
 	switch {
 	case uid != r.uid:
 	case err != nil:

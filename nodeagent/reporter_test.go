@@ -152,6 +152,32 @@ func TestProgressIsReportedAfterTheDocumentedIntervals(t *testing.T) {
 	})
 }
 
+func TestASlowAPIServerIsToldOfProgressAtTheSameIntervals(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		image, err := images.Image(images.Options{Layers: images.Layers("long", 60, images.KiB)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.runtime.Upstream.Push("team/app:v1", image); err != nil {
+			t.Fatal(err)
+		}
+		a.runtime.PerBlob, a.written.takes = time.Second, 3*time.Second
+		began := time.Now()
+		a.apply(seedOf("v1", "m"))
+		var arrived []int
+		for len(arrived) < 4 {
+			before := len(a.written.all())
+			a.advance(blink)
+			if len(a.written.all()) > before {
+				arrived = append(arrived, int(time.Since(began)/time.Second))
+			}
+		}
+		if diff := cmp.Diff([]int{3, 8, 15, 26}, arrived); diff != "" { // 2 s, 4 s and 8 s between them, and 3 s each
+			t.Errorf("reports arrived after so many seconds: %s", diff)
+		}
+	})
+}
+
 func TestTheEndOfReceivingIsReportedOnceWhileTheImageIsUnpacked(t *testing.T) {
 	withAgent(t, func(a *agentTest) {
 		a.push("v1", a.runtime.Upstream)

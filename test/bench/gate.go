@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,8 +38,8 @@ const (
 	reviews = 4000
 )
 
-// gating measures how soon a held Deployment is released after its ImagePrefetch is
-// Ready, as a watching client sees both, and then how soon the webhook answers; both
+// gating measures how soon a held Deployment is released after the last node has reported
+// its image, as a watching client sees both, and then how soon the webhook answers; both
 // among a thousand others. Last, how soon it answers in a cluster of many nodes.
 func gating(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{Webhooks: true})
@@ -145,21 +146,26 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 	defer released.Stop()
 	prefetch := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{v1alpha1.ImageReference(image)}}}
-	ready, err := m.Client.Watch(ctx, &v1alpha1.ImagePrefetchList{}, one(prefetch))
+	reported, err := m.Client.Watch(ctx, &v1alpha1.NodeImageSetList{})
 	if err != nil {
 		return 0, err
 	}
-	defer ready.Stop()
+	defer reported.Stop()
 	if err := m.Client.Create(ctx, prefetch); err != nil {
 		return 0, err
 	}
-	var readyAt, releasedAt time.Time
-	var readyIn, releasedIn string
-	for readyAt.IsZero() || releasedAt.IsZero() {
+	var reportedAt, releasedAt time.Time
+	var reportedIn, releasedIn string
+	missing := map[string]bool{}
+	for _, node := range m.Cluster.Nodes() {
+		missing[node.Name] = true
+	}
+	for len(missing) > 0 || releasedAt.IsZero() {
 		select {
-		case event := <-ready.ResultChan():
-			if p, ok := event.Object.(*v1alpha1.ImagePrefetch); ok && isReady(p) && readyAt.IsZero() {
-				readyAt, readyIn = time.Now(), p.ResourceVersion
+		case event := <-reported.ResultChan():
+			if set, ok := event.Object.(*v1alpha1.NodeImageSet); ok && missing[set.Name] && has(set, image) {
+				delete(missing, set.Name)
+				reportedAt, reportedIn = time.Now(), set.ResourceVersion
 			}
 		case event := <-released.ResultChan():
 			if d, ok := event.Object.(*appsv1.Deployment); ok && event.Type == watch.Modified && !d.Spec.Paused && releasedAt.IsZero() {
@@ -169,7 +175,7 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 			return 0, fmt.Errorf("wait for the release of %s: %w", name, ctx.Err())
 		}
 	}
-	if err := inOrder(readyIn, releasedIn); err != nil {
+	if err := inOrder(reportedIn, releasedIn); err != nil {
 		return 0, fmt.Errorf("deployment %s: %w", name, err)
 	}
 	// The node need not keep the image, or its set would fill up.
@@ -177,15 +183,22 @@ func (m *machinery) releaseLatency(ctx context.Context, name string) (time.Durat
 		return 0, err
 	}
 	// The two watches are independent. If the release was seen first, the latency is negative.
-	return releasedAt.Sub(readyAt), nil
+	return releasedAt.Sub(reportedAt), nil
+}
+
+// has reports whether the agent of a node reports an image as Present.
+func has(set *v1alpha1.NodeImageSet, image string) bool {
+	return slices.ContainsFunc(set.Status.Images, func(status v1alpha1.NodeImageStatus) bool {
+		return status.Name == image && status.State == v1alpha1.ImagePresent
+	})
 }
 
 // inOrder fails if the version in which a Deployment was released is older than that in
-// which its ImagePrefetch became Ready. The store numbers all writes in one row.
-func inOrder(ready, released string) error {
-	order, err := resourceversion.CompareResourceVersion(ready, released)
+// which the last node reported its image. The store numbers all writes in one row.
+func inOrder(reported, released string) error {
+	order, err := resourceversion.CompareResourceVersion(reported, released)
 	if err == nil && order >= 0 {
-		err = fmt.Errorf("released in version %s, and its ImagePrefetch was Ready in version %s only", released, ready)
+		err = fmt.Errorf("released in version %s, and the last node reported its image in version %s only", released, reported)
 	}
 	return err
 }
