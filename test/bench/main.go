@@ -34,7 +34,7 @@ type benchmark struct {
 var benchmarks = []benchmark{
 	{"writes", "API writes per node and image", writes},
 	{"latency", "from the last image complete to Ready", latency},
-	{"gate", "from Ready to the release of a held Deployment, and an answer of the webhook", gating},
+	{"gate", "from the last report to the release of a held Deployment, and an answer of the webhook", gating},
 	{"cost", "the API server's work for a write of a NodeImageSet", cost},
 	{"pull", "a seed's pull beside that of ctr, and the memory of agents", pull},
 	{"spread", "all nodes beside one node alone, over a narrow uplink", spread},

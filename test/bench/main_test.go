@@ -56,17 +56,17 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestReleaseBeforeReadyIsNoLatency(t *testing.T) {
+func TestReleaseBeforeTheEvidenceIsNoLatency(t *testing.T) {
 	for _, c := range []struct {
-		reason          string
-		ready, released string
-		fails           bool
+		reason             string
+		reported, released string
+		fails              bool
 	}{
-		{"released after it was Ready, whatever the watches showed first", "99", "100", false},
+		{"released after the report, whatever the watches showed first", "99", "100", false},
 		{"released before: the gate failed, and that is not zero", "100", "99", true},
 		{"a version that is none", "", "99", true},
 	} {
-		if err := inOrder(c.ready, c.released); (err != nil) != c.fails {
+		if err := inOrder(c.reported, c.released); (err != nil) != c.fails {
 			t.Errorf("%s: %v", c.reason, err)
 		}
 	}
