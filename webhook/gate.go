@@ -60,16 +60,23 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 
 // observe reads the evidence from caches.
 func (h *gateHandler) observe(ctx context.Context, namespace string, write *hold.Write) error {
-	var prefetches v1alpha1.ImagePrefetchList
-	if err := h.cache.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list ImagePrefetches from the cache: %w", err)
-	}
 	settings, _ := hold.SettingsOf(write.New)
-	for i := range prefetches.Items {
-		prefetch := &prefetches.Items[i]
-		write.Cluster.Prefetches = append(write.Cluster.Prefetches, prefetch)
-		if prefetch.Name == settings.Prefetch {
-			write.Prefetch = prefetch
+	var named v1alpha1.ImagePrefetch
+	switch err := h.cache.Get(ctx, client.ObjectKey{Namespace: namespace, Name: settings.Prefetch}, &named); {
+	case err == nil:
+		write.Prefetch = &named
+		write.Cluster.Prefetches = []*v1alpha1.ImagePrefetch{&named}
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("get ImagePrefetch %q from the cache: %w", settings.Prefetch, err)
+	}
+	if hold.NeedsOthers(&write.New.Spec.Template.Spec, write.Prefetch) {
+		var prefetches v1alpha1.ImagePrefetchList
+		if err := h.cache.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("list ImagePrefetches from the cache: %w", err)
+		}
+		write.Cluster.Prefetches = nil
+		for i := range prefetches.Items {
+			write.Cluster.Prefetches = append(write.Cluster.Prefetches, &prefetches.Items[i])
 		}
 	}
 	var err error

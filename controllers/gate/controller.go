@@ -64,7 +64,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	now := r.Clock.Now()
 	r.holds.waitFor(req.NamespacedName, "") // whatever changes from now on, look again
-	cluster, until, err := r.cluster(ctx, req.Namespace)
+	cluster, until, err := r.cluster(ctx, deployment, prefetch)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -90,18 +90,24 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt, until)}, nil
 }
 
-// cluster is what evidence for Deployments of a namespace is read from, and when time alone
-// will change it.
-func (r *Reconciler) cluster(ctx context.Context, namespace string) (hold.Cluster, time.Time, error) {
-	var prefetches v1alpha1.ImagePrefetchList
-	if err := r.Client.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return hold.Cluster{}, time.Time{}, fmt.Errorf("list ImagePrefetches: %w", err)
-	}
+// cluster is what evidence for a Deployment is read from, and when time alone will change it. The
+// prefetch is the one that it names, or nil.
+func (r *Reconciler) cluster(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch) (hold.Cluster, time.Time, error) {
 	nodes, until, err := r.Nodes.Snapshot(ctx)
 	if err != nil {
 		return hold.Cluster{}, time.Time{}, err
 	}
 	cluster := hold.Cluster{Nodes: nodes}
+	if !hold.NeedsOthers(&deployment.Spec.Template.Spec, prefetch) {
+		if prefetch != nil {
+			cluster.Prefetches = []*v1alpha1.ImagePrefetch{prefetch}
+		}
+		return cluster, until, nil
+	}
+	var prefetches v1alpha1.ImagePrefetchList
+	if err := r.Client.List(ctx, &prefetches, client.InNamespace(deployment.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return hold.Cluster{}, time.Time{}, fmt.Errorf("list ImagePrefetches: %w", err)
+	}
 	for i := range prefetches.Items {
 		cluster.Prefetches = append(cluster.Prefetches, &prefetches.Items[i])
 	}

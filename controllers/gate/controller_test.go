@@ -146,7 +146,8 @@ var _ = Describe("Gate controller", func() {
 	})
 
 	It("counts no end of a hold of which it knows nothing but that it was there", func(ctx SpecContext) {
-		// As if the cache could not be read just then.
+		// As if the cache could not be read just then, for the ImagePrefetches that may know the tag.
+		Expect(api.DeleteAllOf(ctx, &v1alpha1.ImagePrefetch{}, client.InNamespace(held.Namespace))).To(Succeed())
 		failing := interceptor.NewClient(api, interceptor.Funcs{
 			List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error {
 				return errors.New("the cache is stopped")

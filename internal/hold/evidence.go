@@ -20,7 +20,8 @@ import (
 type Cluster struct {
 	// Nodes in any order.
 	Nodes []Node
-	// Prefetches are the ImagePrefetches of the namespace, in any order.
+	// Prefetches are the ImagePrefetches of the namespace, in any order. Only the one that the
+	// workload names may be there where NeedsOthers reports false.
 	Prefetches []*v1alpha1.ImagePrefetch
 }
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/imageref"
@@ -41,6 +43,15 @@ func resolve(images TemplateImages, named *v1alpha1.ImagePrefetch, prefetches []
 		wanted = append(wanted, image)
 	}
 	return wanted
+}
+
+// NeedsOthers reports whether other ImagePrefetches of the namespace than the one that a workload
+// names may have resolved a tag of its template. The named one is nil if there is none.
+func NeedsOthers(pod *corev1.PodSpec, named *v1alpha1.ImagePrefetch) bool {
+	return slices.ContainsFunc(ImagesOf(pod), func(name string) bool {
+		ref, err := imageref.Parse(name)
+		return err == nil && ref.Digest() == "" && (named == nil || !listsTag(named, ref))
+	})
 }
 
 // resolvedBy is the digest that a prefetch has resolved a tag to, for its present entry and
