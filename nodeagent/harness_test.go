@@ -58,7 +58,7 @@ type statusRecorder struct {
 }
 
 func (r *statusRecorder) WriteStatus(_ context.Context, _ types.UID, status v1alpha1.NodeImageSetStatus) error {
-	<-time.After(r.takes)
+	time.Sleep(r.takes) //nolint:forbidigo // of the synctest bubble's clock
 	r.Lock()
 	defer r.Unlock()
 	if r.err != nil {

@@ -60,9 +60,9 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 		return due
 	}
 	r.due = time.Time{}
-	a.postponeProgress(now)
 	status := a.status(now, &r.written)
 	if equality.Semantic.DeepEqual(status, r.written) {
+		a.postponeProgress(now, now)
 		if heartbeat.IsZero() || now.Before(heartbeat) {
 			return earliest(a.progressDue(), heartbeat)
 		}
@@ -79,12 +79,7 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 
 func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
 	r := &a.reporter
-	// Progress is reported so long after the last report arrived, not after it was sent.
-	for _, e := range a.entries {
-		if e.attempt != nil {
-			e.attempt.progressDue = e.attempt.progressDue.Add(time.Since(r.writing))
-		}
-	}
+	a.postponeProgress(r.writing, time.Now())
 	r.writing = time.Time{}
 	switch {
 	case uid != r.uid:
@@ -125,12 +120,13 @@ func (a *Agent) heartbeatDue() time.Time {
 	return time.Time{}
 }
 
-// postponeProgress sets when each pull's progress is reported again after this report, which has
-// the progress of all pulls.
-func (a *Agent) postponeProgress(now time.Time) {
+// postponeProgress sets when each pull's progress is reported again after a report that was made at
+// one time and arrived at another: it has the progress of all pulls that had begun. The interval
+// counts from the arrival, so that a slow API server is not told more often.
+func (a *Agent) postponeProgress(made, arrived time.Time) {
 	for _, e := range a.entries {
-		if att := e.attempt; att != nil {
-			att.progressDue = now.Add(att.progressInterval)
+		if att := e.attempt; att != nil && !att.started.After(made) {
+			att.progressDue = arrived.Add(att.progressInterval)
 			att.progressInterval = min(2*att.progressInterval, maxProgressInterval)
 		}
 	}

@@ -24,32 +24,45 @@ const orphanPage = 500
 
 // findOrphans looks once at all Deployments for those that Sluice has paused and that lost
 // the label, by which the cache selects, while nobody looked. It runs as this replica
-// becomes the leader. Until nothing fails it looks again, at most a minute later: what rejects one
-// Deployment's patch, such as an admission policy, is in the way of no other.
+// becomes the leader. What fails is tried again, at most a minute later: what rejects the patch of
+// one Deployment, such as an admission policy, is in the way of no other.
 func (r *Reconciler) findOrphans(ctx context.Context) error {
+	var orphans []types.NamespacedName
+	listed := false
 	delay := wait.Backoff{Duration: firstRetry, Factor: 2, Steps: math.MaxInt, Cap: lastRetry}
-	return delay.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
-		err := r.lookForOrphans(ctx)
+	return delay.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (done bool, _ error) {
+		var err error
+		if !listed {
+			orphans, err = r.listOrphans(ctx)
+			listed = err == nil
+		}
+		var failed []types.NamespacedName
+		for _, key := range orphans {
+			if _, restoreErr := r.restore(ctx, key); restoreErr != nil {
+				failed, err = append(failed, key), errors.Join(err, restoreErr)
+			}
+		}
+		orphans = failed
 		if err != nil && ctx.Err() == nil {
-			log.FromContext(ctx).Error(err, "Failed to look for holds that lost their label")
+			log.FromContext(ctx).Error(err, "Failed to restore holds that lost their label")
 		}
 		return err == nil, nil
 	})
 }
 
-func (r *Reconciler) lookForOrphans(ctx context.Context) error {
-	var failed []error
+func (r *Reconciler) listOrphans(ctx context.Context) (orphans []types.NamespacedName, err error) {
 	var page appsv1.DeploymentList
 	for {
 		if err := r.APIReader.List(ctx, &page, client.Limit(orphanPage), client.Continue(page.Continue)); err != nil {
-			return errors.Join(append(failed, fmt.Errorf("list Deployments: %w", err))...)
+			return nil, fmt.Errorf("list Deployments: %w", err)
 		}
 		for i := range page.Items {
-			_, err := r.restore(ctx, &page.Items[i])
-			failed = append(failed, err)
+			if len(hold.Restore(&page.Items[i])) > 0 {
+				orphans = append(orphans, client.ObjectKeyFromObject(&page.Items[i]))
+			}
 		}
 		if page.Continue == "" {
-			return errors.Join(failed...)
+			return orphans, nil
 		}
 	}
 }
@@ -58,15 +71,8 @@ func (r *Reconciler) lookForOrphans(ctx context.Context) error {
 // is gone, or the webhook has ended the hold.
 func (r *Reconciler) loseHold(ctx context.Context, key types.NamespacedName) error {
 	if r.holds.tracks(key) {
-		var live appsv1.Deployment
-		err := r.APIReader.Get(ctx, key, &live)
-		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("get Deployment: %w", err)
-		}
-		if err == nil {
-			if restored, err := r.restore(ctx, &live); restored || err != nil {
-				return err // its label brings it back
-			}
+		if restored, err := r.restore(ctx, key); restored || err != nil {
+			return err // its label brings it back
 		}
 	}
 	r.forgetHold(key)
@@ -75,8 +81,12 @@ func (r *Reconciler) loseHold(ctx context.Context, key types.NamespacedName) err
 
 // restore gives a Deployment its label back, if it is one of those that lost it. It reports whether
 // it has.
-func (r *Reconciler) restore(ctx context.Context, deployment *appsv1.Deployment) (restored bool, err error) {
-	patch := hold.Restore(deployment)
+func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName) (restored bool, err error) {
+	var deployment appsv1.Deployment
+	if err := r.APIReader.Get(ctx, key, &deployment); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	patch := hold.Restore(&deployment)
 	if len(patch) == 0 {
 		return false, nil
 	}
@@ -84,10 +94,9 @@ func (r *Reconciler) restore(ctx context.Context, deployment *appsv1.Deployment)
 	if err != nil {
 		return false, fmt.Errorf("encode patch: %w", err)
 	}
-	log.FromContext(ctx).Info("Found a hold that had lost its label", "namespace", deployment.Namespace, "name", deployment.Name)
-	err = r.Client.Patch(ctx, deployment, client.RawPatch(types.JSONPatchType, document))
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("patch Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err)
+	log.FromContext(ctx).Info("Found a hold that had lost its label", "namespace", key.Namespace, "name", key.Name)
+	if err := r.Client.Patch(ctx, &deployment, client.RawPatch(types.JSONPatchType, document)); err != nil {
+		return false, fmt.Errorf("patch Deployment %s: %w", key, err)
 	}
-	return err == nil, nil
+	return true, nil
 }

@@ -264,6 +264,27 @@ func TestCause(t *testing.T) {
 	}
 }
 
+func TestWhenOtherImagePrefetchesMayKnowATag(t *testing.T) {
+	for _, tt := range []struct {
+		reason string
+		runs   []string
+		named  *v1alpha1.ImagePrefetch
+		want   bool
+	}{
+		{"the named one lists it", []string{imageB}, prefetch(imageB), false},
+		{"however it is written", []string{"docker.io/library/nginx:1"}, prefetch("nginx:1"), false},
+		{"it lists another tag", []string{imageB}, prefetch(imageA), true},
+		{"it lists one of two", []string{imageA, imageB}, prefetch(imageA), true},
+		{"there is none", []string{imageB}, nil, true},
+		{"a digest needs nobody", []string{at("ghcr.io/org/app", imageB)}, nil, false},
+	} {
+		d := deployment(runs(tt.runs...))
+		if got := NeedsOthers(&d.Spec.Template.Spec, tt.named); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
+
 func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
 	nodes := []Node{
 		node("a", has(imageB)),

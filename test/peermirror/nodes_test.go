@@ -121,6 +121,25 @@ func TestNodesPullFromEachOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// served waits until a node's mirror finds the image: Spegel takes its time to advertise it.
+	served := func(n *cluster.Node) {
+		t.Helper()
+		d, err := app.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths := []string{"manifests/1.0", "manifests/" + d.String()}
+		manifest, err := app.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range append(manifest.Layers, manifest.Config) {
+			paths = append(paths, "blobs/"+part.Digest.String())
+		}
+		for _, path := range paths {
+			onNodes.eventually(t, "GET", clusterNode{Node: n}, "/v2/team/app/"+path+"?ns="+registry.Host(), 200)
+		}
+	}
 	first, second := c.Nodes()[0], c.Nodes()[1]
 
 	pull(first)
@@ -135,6 +154,7 @@ func TestNodesPullFromEachOther(t *testing.T) {
 	}
 
 	registry.Reset()
+	served(second)
 	pull(second)
 	if n := registry.Connections()[second.IP]; n != 0 {
 		t.Errorf("the second node connected to the upstream %d times", n)
@@ -154,6 +174,7 @@ func TestNodesPullFromEachOther(t *testing.T) {
 	if err := registry.CutOff(upstream.Refuse); err != nil {
 		t.Fatal(err)
 	}
+	served(third)
 	pull(third)
 	response, err := browser.Get("http://" + third.IP + ":9090/metrics")
 	if err != nil {
