@@ -27,9 +27,8 @@ type reporter struct {
 	written   v1alpha1.NodeImageSetStatus
 	writtenAt time.Time
 	// due is when to write; zero if nothing has changed.
-	due time.Time
-	// writing is since when a write is on its way; zero if none is.
-	writing  time.Time
+	due      time.Time
+	writing  bool
 	failures int
 }
 
@@ -53,7 +52,7 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 	}
 	heartbeat := a.heartbeatDue()
 	due := earliest(earliest(r.due, a.progressDue()), heartbeat)
-	if due.IsZero() || !r.writing.IsZero() {
+	if due.IsZero() || r.writing {
 		return time.Time{}
 	}
 	if now.Before(due) {
@@ -62,13 +61,13 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 	r.due = time.Time{}
 	status := a.status(now, &r.written)
 	if equality.Semantic.DeepEqual(status, r.written) {
-		a.postponeProgress(now, now)
+		a.postponeProgress(now)
 		if heartbeat.IsZero() || now.Before(heartbeat) {
 			return earliest(a.progressDue(), heartbeat)
 		}
 		status.LastHeartbeatTime = timestamp(now)
 	}
-	r.writing = now
+	r.writing = true
 	uid := r.uid
 	a.work.Go(func() {
 		err := a.Status.WriteStatus(ctx, uid, status)
@@ -79,8 +78,8 @@ func (a *Agent) writeStatus(ctx context.Context, now time.Time) (wakeAt time.Tim
 
 func (a *Agent) onStatusWritten(uid types.UID, status v1alpha1.NodeImageSetStatus, err error) {
 	r := &a.reporter
-	a.postponeProgress(r.writing, time.Now())
-	r.writing = time.Time{}
+	a.postponeProgress(time.Now())
+	r.writing = false
 	switch {
 	case uid != r.uid:
 	case err != nil:
@@ -120,12 +119,11 @@ func (a *Agent) heartbeatDue() time.Time {
 	return time.Time{}
 }
 
-// postponeProgress sets when each pull's progress is reported again after a report that was made at
-// one time and arrived at another: it has the progress of all pulls that had begun. The interval
-// counts from the arrival, so that a slow API server is not told more often.
-func (a *Agent) postponeProgress(made, arrived time.Time) {
+// postponeProgress sets when each pull's progress is reported again after a report. The interval
+// counts from the report's arrival, so that a slow API server is not told more often.
+func (a *Agent) postponeProgress(arrived time.Time) {
 	for _, e := range a.entries {
-		if att := e.attempt; att != nil && !att.started.After(made) {
+		if att := e.attempt; att != nil {
 			att.progressDue = arrived.Add(att.progressInterval)
 			att.progressInterval = min(2*att.progressInterval, maxProgressInterval)
 		}
