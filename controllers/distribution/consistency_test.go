@@ -4,6 +4,8 @@
 package distribution_test
 
 import (
+	"context"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +19,17 @@ import (
 var _ = Describe("Distribution controller", func() {
 	var nodes *agents
 	BeforeEach(func() { nodes = runAgents() })
+
+	// expectNoSecondSeed makes a node and an ImagePrefetch with which a plan that does not know the
+	// seed would choose another.
+	expectNoSecondSeed := func(ctx context.Context) *v1alpha1.ImagePrefetch {
+		GinkgoHelper()
+		createNode(ctx, "a-node-that-sorts-first", labelled("disk", "fast"))
+		second := createPrefetch(ctx, "second", onNodesWith("disk", "fast"))
+		Eventually(statusOf(ctx, second)).Should(HaveField("DesiredNodes", BeEquivalentTo(1)))
+		Consistently(func() int { return nodes.mostSeeds(app) }).Should(Equal(1))
+		return second
+	}
 
 	Context("when a NodeImageSet cannot be written", func() {
 		It("says so, goes on with the others, and tries again", func(ctx SpecContext) {
@@ -82,13 +95,7 @@ var _ = Describe("Distribution controller", func() {
 			stale.blind.Store(true) // the cache shows no NodeImageSet from now on
 			first := createPrefetch(ctx, "first")
 			Eventually(setOf(ctx, "node-1")).Should(HaveKeyWithValue(app, v1alpha1.RegistryPolicyDefault))
-
-			// With this node and this prefetch, a plan that does not know the seed would choose another.
-			createNode(ctx, "a-node-that-sorts-first", labelled("disk", "fast"))
-			second := createPrefetch(ctx, "second", onNodesWith("disk", "fast"))
-			Eventually(statusOf(ctx, second)).Should(HaveField("DesiredNodes", BeEquivalentTo(1)))
-			Consistently(func() int { return nodes.mostSeeds(app) }).Should(Equal(1))
-
+			second := expectNoSecondSeed(ctx)
 			stale.blind.Store(false)
 			nodes.change(func(a *agents) { a.slow = map[string]bool{} })
 			Eventually(statusOf(ctx, first)).Should(beReady())
@@ -108,10 +115,7 @@ var _ = Describe("Distribution controller", func() {
 			})
 			createPrefetch(ctx, "first")
 			Eventually(setOf(ctx, "node-1")).Should(HaveKeyWithValue(app, v1alpha1.RegistryPolicyDefault))
-			createNode(ctx, "a-node-that-sorts-first", labelled("disk", "fast"))
-			second := createPrefetch(ctx, "second", onNodesWith("disk", "fast"))
-			Eventually(statusOf(ctx, second)).Should(HaveField("DesiredNodes", BeEquivalentTo(1)))
-			Consistently(func() int { return nodes.mostSeeds(app) }).Should(Equal(1))
+			second := expectNoSecondSeed(ctx)
 			stale.blind.Store(false)
 			nodes.change(func(a *agents) { a.slow = map[string]bool{} })
 			Eventually(statusOf(ctx, second)).Should(beReady())

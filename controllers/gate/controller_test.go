@@ -121,7 +121,7 @@ var _ = Describe("Gate controller", func() {
 		Entry("not found", int32(http.StatusNotFound)),
 	)
 
-	It("finds the holds that lost their label, however often the label of one is rejected", func(ctx SpecContext) {
+	It("finds the holds that lost their label, however often it cannot look, and the label of one is rejected", func(ctx SpecContext) {
 		other := createHeld(ctx, "other")
 		for _, d := range []*appsv1.Deployment{held, other} {
 			delete(d.Labels, v1alpha1.HoldLabel)
@@ -135,6 +135,16 @@ var _ = Describe("Gate controller", func() {
 					return apierrors.NewForbidden(schema.GroupResource{}, d.GetName(), errors.New("a policy denies it"))
 				}
 				return c.Patch(ctx, d, patch, opts...)
+			},
+		})
+		unreadable := 2
+		controller.APIReader = interceptor.NewClient(api, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+				if unreadable > 0 {
+					unreadable--
+					return errors.New("the API server is away")
+				}
+				return c.List(ctx, list, opts...)
 			},
 		})
 		Expect(gate.FindOrphans(controller, ctx)).To(Succeed())
