@@ -80,7 +80,7 @@ test-gitops: ## Ask the libraries of Argo CD, Flux and Helm what they make of a 
 
 .PHONY: soak
 soak: deps ## Edit 200 gated Deployments at random for SOAK (default 3m) while Sluice is restarted, and check the audit log (SEED=n repeats a run).
-	go test ./test/gate -count=1 -timeout 30m -v -ginkgo.label-filter=soak -soak.deployments=200 -soak.duration=$(or $(SOAK),3m) -soak.seed=$(or $(SEED),0)
+	go test ./test/gate -count=1 -timeout 4h -v -ginkgo.label-filter=soak -soak.deployments=200 -soak.duration=$(or $(SOAK),3m) -soak.seed=$(or $(SEED),0)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s).

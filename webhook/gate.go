@@ -27,7 +27,7 @@ import (
 type gateHandler struct {
 	decoder admission.Decoder
 	cache   client.Reader
-	nodes   Nodes
+	cluster ClusterReader
 	events  *storedEvents
 	clock   clock.PassiveClock
 	metrics *metrics
@@ -65,22 +65,11 @@ func (h *gateHandler) observe(ctx context.Context, namespace string, write *hold
 	switch err := h.cache.Get(ctx, client.ObjectKey{Namespace: namespace, Name: settings.Prefetch}, &named); {
 	case err == nil:
 		write.Prefetch = &named
-		write.Cluster.Prefetches = []*v1alpha1.ImagePrefetch{&named}
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("get ImagePrefetch %q from the cache: %w", settings.Prefetch, err)
 	}
-	if hold.NeedsOthers(&write.New.Spec.Template.Spec, write.Prefetch) {
-		var prefetches v1alpha1.ImagePrefetchList
-		if err := h.cache.List(ctx, &prefetches, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-			return fmt.Errorf("list ImagePrefetches from the cache: %w", err)
-		}
-		write.Cluster.Prefetches = nil
-		for i := range prefetches.Items {
-			write.Cluster.Prefetches = append(write.Cluster.Prefetches, &prefetches.Items[i])
-		}
-	}
 	var err error
-	write.Cluster.Nodes, _, err = h.nodes.Snapshot(ctx)
+	write.Cluster, _, err = h.cluster.Read(ctx, write.New, write.Prefetch)
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,11 +69,12 @@ func splitAddress(address string) (host string, port int, err error) {
 	return host, int(number), err
 }
 
-// Nodes knows the nodes, and what their agents report about images.
-type Nodes interface {
-	// Snapshot returns all nodes as they are now, and when that changes by time alone. It fails
-	// if ctx ends before all nodes are known.
-	Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error)
+// ClusterReader knows the nodes, what their agents report about images, and what tags mean.
+type ClusterReader interface {
+	// Read returns what evidence for a Deployment is read from, and when that changes by time
+	// alone. The prefetch is the one that the Deployment names, or nil. It fails if ctx ends
+	// before all nodes are known.
+	Read(ctx context.Context, deployment *appsv1.Deployment, named *v1alpha1.ImagePrefetch) (cluster hold.Cluster, until time.Time, err error)
 }
 
 // NewServer returns the server for the manager that is passed to SetupWithManager; nil without a
@@ -92,7 +94,7 @@ func NewServer(o Options) (webhook.Server, error) {
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
 // SetupWithManager adds the handlers to the manager's webhook server, on every replica.
-func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, nodes Nodes, registry prometheus.Registerer) error {
+func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, cluster ClusterReader, registry prometheus.Registerer) error {
 	metrics, err := newMetrics(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -106,7 +108,7 @@ func SetupWithManager(ctx context.Context, mgr manager.Manager, o Options, nodes
 	decoder, cache := admission.NewDecoder(mgr.GetScheme()), mgr.GetCache()
 	for path, handler := range map[string]admission.Handler{
 		gatePath: &gateHandler{
-			decoder: decoder, cache: cache, nodes: nodes, clock: clock.RealClock{}, metrics: metrics,
+			decoder: decoder, cache: cache, cluster: cluster, clock: clock.RealClock{}, metrics: metrics,
 			events: newStoredEvents(mgr.GetEventRecorder("sluice-gate"), mgr.GetAPIReader()),
 		},
 		imagePrefetchPath:    &imagePrefetchHandler{decoder: decoder, cache: cache, fallback: o.DefaultPolicy},

@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -120,7 +121,7 @@ func serve() {
 	Expect(err).NotTo(HaveOccurred())
 	figures = prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(context.Background())
-	Expect(webhook.SetupWithManager(ctx, manager, options, nodes{}, figures)).To(Succeed())
+	Expect(webhook.SetupWithManager(ctx, manager, options, cluster{}, figures)).To(Succeed())
 	stopped := make(chan error, 1)
 	go func() { stopped <- manager.Start(ctx) }()
 	stopServer = func() {
@@ -131,11 +132,15 @@ func serve() {
 	Eventually(func() error { return webhooks.StartedChecker()(nil) }).Should(Succeed())
 }
 
-// nodes is one node that takes Pods and has no images.
-type nodes struct{}
+// cluster is one node that takes Pods and has no images.
+type cluster struct{}
 
-func (nodes) Snapshot(context.Context) ([]hold.Node, time.Time, error) {
-	return []hold.Node{{Node: scheduling.Node{Name: "node-1", OS: "linux", Ready: true}}}, time.Time{}, nil
+func (cluster) Read(_ context.Context, _ *appsv1.Deployment, named *v1alpha1.ImagePrefetch) (hold.Cluster, time.Time, error) {
+	known := hold.Cluster{Nodes: []hold.Node{{Node: scheduling.Node{Name: "node-1", OS: "linux", Ready: true}}}}
+	if named != nil {
+		known.Prefetches = append(known.Prefetches, named)
+	}
+	return known, time.Time{}, nil
 }
 
 // untilAsked waits until the API server knows of all that was installed.

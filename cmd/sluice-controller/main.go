@@ -90,15 +90,15 @@ func run(ctx context.Context, options Options) error {
 	if err := addDistribution(mgr, options); err != nil {
 		return err
 	}
-	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: options.AgentTimeout, Agents: options.agents()}
-	if err := nodes.Watch(ctx, mgr.GetCache()); err != nil {
-		return fmt.Errorf("follow the nodes: %w", err)
+	cluster, err := readCluster(ctx, mgr, options)
+	if err != nil {
+		return err
 	}
-	if err := addGate(mgr, nodes); err != nil {
+	if err := addGate(mgr, cluster); err != nil {
 		return err
 	}
 	if options.Webhook.BindAddress != "" {
-		if err := webhook.SetupWithManager(ctx, mgr, options.Webhook, nodes, metrics.Registry); err != nil {
+		if err := webhook.SetupWithManager(ctx, mgr, options.Webhook, cluster, metrics.Registry); err != nil {
 			return fmt.Errorf("set up the webhooks: %w", err)
 		}
 	}
@@ -178,9 +178,21 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 	return nil
 }
 
+// readCluster sets up what the gate controller and the webhooks go by.
+func readCluster(ctx context.Context, mgr ctrl.Manager, options Options) (*gate.ClusterReader, error) {
+	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: options.AgentTimeout, Agents: options.agents()}
+	if err := nodes.Watch(ctx, mgr.GetCache()); err != nil {
+		return nil, fmt.Errorf("follow the nodes: %w", err)
+	}
+	if err := gate.IndexPrefetches(ctx, mgr.GetFieldIndexer()); err != nil {
+		return nil, err
+	}
+	return &gate.ClusterReader{Nodes: nodes, Prefetches: mgr.GetCache()}, nil
+}
+
 // addGate adds the gate controller to the manager, even without webhooks: Deployments that they
 // held before are then still released.
-func addGate(mgr ctrl.Manager, nodes *gate.Nodes) error {
+func addGate(mgr ctrl.Manager, cluster *gate.ClusterReader) error {
 	gateMetrics, err := gate.NewMetrics(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("register the metrics of the gate controller: %w", err)
@@ -188,7 +200,7 @@ func addGate(mgr ctrl.Manager, nodes *gate.Nodes) error {
 	reconciler := &gate.Reconciler{
 		Client:    mgr.GetClient(),
 		APIReader: mgr.GetAPIReader(),
-		Nodes:     nodes,
+		Cluster:   cluster,
 		Recorder:  mgr.GetEventRecorder("sluice-gate"),
 		Clock:     clock.RealClock{},
 		Metrics:   gateMetrics,

@@ -36,8 +36,8 @@ type Reconciler struct {
 	APIReader client.Reader
 	// Recorder records events on Deployments.
 	Recorder events.EventRecorder
-	// Nodes are what evidence is read from.
-	Nodes *Nodes
+	// Cluster is what evidence is read from.
+	Cluster *ClusterReader
 	// Clock is compared with the times that the webhook wrote.
 	Clock clock.PassiveClock
 	// Metrics counts holds.
@@ -64,7 +64,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	now := r.Clock.Now()
 	r.holds.waitFor(req.NamespacedName, "") // whatever changes from now on, look again
-	cluster, until, err := r.cluster(ctx, deployment, prefetch)
+	cluster, until, err := r.Cluster.Read(ctx, deployment, prefetch)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -88,30 +88,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	retryAt := r.recordWait(deployment, prefetch, step, now)
 	return reconcile.Result{RequeueAfter: requeue.After(now, step.WakeAt, retryAt, until)}, nil
-}
-
-// cluster is what evidence for a Deployment is read from, and when time alone will change it. The
-// prefetch is the one that it names, or nil.
-func (r *Reconciler) cluster(ctx context.Context, deployment *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch) (hold.Cluster, time.Time, error) {
-	nodes, until, err := r.Nodes.Snapshot(ctx)
-	if err != nil {
-		return hold.Cluster{}, time.Time{}, err
-	}
-	cluster := hold.Cluster{Nodes: nodes}
-	if !hold.NeedsOthers(&deployment.Spec.Template.Spec, prefetch) {
-		if prefetch != nil {
-			cluster.Prefetches = []*v1alpha1.ImagePrefetch{prefetch}
-		}
-		return cluster, until, nil
-	}
-	var prefetches v1alpha1.ImagePrefetchList
-	if err := r.Client.List(ctx, &prefetches, client.InNamespace(deployment.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return hold.Cluster{}, time.Time{}, fmt.Errorf("list ImagePrefetches: %w", err)
-	}
-	for i := range prefetches.Items {
-		cluster.Prefetches = append(cluster.Prefetches, &prefetches.Items[i])
-	}
-	return cluster, until, nil
 }
 
 // observe reads the Deployment, nil if it is not held, and the ImagePrefetch that it waits for, nil

@@ -59,7 +59,8 @@ var _ = Describe("Gate controller", func() {
 			},
 		})
 		controller = &gate.Reconciler{
-			Client: reader, APIReader: api, Nodes: &gate.Nodes{Clock: clock.RealClock{}}, Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
+			Client: reader, APIReader: api, Cluster: &gate.ClusterReader{Nodes: &gate.Nodes{Clock: clock.RealClock{}}, Prefetches: reader},
+			Recorder: &events.FakeRecorder{Events: recorded}, Clock: clock.RealClock{}, Metrics: metrics,
 		}
 	})
 	reconciled := func(ctx context.Context) (reconcile.Result, error) {
@@ -158,12 +159,11 @@ var _ = Describe("Gate controller", func() {
 	It("counts no end of a hold of which it knows nothing but that it was there", func(ctx SpecContext) {
 		// As if the cache could not be read just then, for the ImagePrefetches that may know the tag.
 		Expect(api.DeleteAllOf(ctx, &v1alpha1.ImagePrefetch{}, client.InNamespace(held.Namespace))).To(Succeed())
-		failing := interceptor.NewClient(api, interceptor.Funcs{
+		controller.Cluster.Prefetches = interceptor.NewClient(api, interceptor.Funcs{
 			List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error {
 				return errors.New("the cache is stopped")
 			},
 		})
-		controller.Client = failing
 		_, err := reconciled(ctx)
 		Expect(err).To(MatchError(ContainSubstring("the cache is stopped")))
 		Expect(api.Delete(ctx, held)).To(Succeed())
@@ -176,18 +176,38 @@ var _ = Describe("Gate controller", func() {
 		for i := range 50 {
 			create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node-%d", i)}})
 		}
-		followed, err := cache.New(server.Config, cache.Options{Scheme: scheme})
+		cluster, _, err := reads(ctx).Read(ctx, held, nil)
 		Expect(err).NotTo(HaveOccurred())
-		nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
-		Expect(nodes.Watch(ctx, followed)).To(Succeed())
-		running, stop := context.WithCancel(ctx)
-		stopped := make(chan error, 1)
-		go func() { stopped <- followed.Start(running) }()
-		all, _, err := nodes.Snapshot(ctx)
-		stop()
-		Expect(err).NotTo(HaveOccurred())
-		Expect(all).To(HaveLen(50))
-		Eventually(stopped).Should(Receive(Succeed()))
+		Expect(cluster.Nodes).To(HaveLen(50))
+	})
+
+	It("asks the ImagePrefetches of the namespace that list a tag, however it is written, and no others", func(ctx SpecContext) {
+		lists := func(namespace, name string, images ...v1alpha1.ImageReference) {
+			create(ctx, &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: v1alpha1.ImagePrefetchSpec{Images: images}})
+		}
+		lists("kube-system", "other", "nginx")
+		lists("default", "short", "nginx", "busybox")
+		lists("default", "long", "docker.io/library/nginx:latest")
+		lists("default", "tag", "nginx:1")
+		named := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Name: "named"}, Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{image}}}
+		reader := reads(ctx)
+		read := func(images ...string) []string {
+			held.Spec.Template.Spec.Containers = nil
+			for _, image := range images {
+				held.Spec.Template.Spec.Containers = append(held.Spec.Template.Spec.Containers, corev1.Container{Image: image})
+			}
+			cluster, _, err := reader.Read(ctx, held, named)
+			Expect(err).NotTo(HaveOccurred())
+			var names []string
+			for _, prefetch := range cluster.Prefetches {
+				names = append(names, prefetch.Name)
+			}
+			return names
+		}
+		Expect(read(image)).To(ConsistOf("named"), "it lists the tag itself")
+		Expect(read("docker.io/nginx:latest")).To(ConsistOf("named", "short", "long"))
+		Expect(read("nginx@sha256:" + strings.Repeat("a", 64))).To(ConsistOf("named"))
+		Expect(read("alpine")).To(ConsistOf("named"))
 	})
 
 	It("counts a release once, however long the cache shows the hold", func(ctx SpecContext) {
@@ -279,6 +299,24 @@ func create(ctx context.Context, objects ...client.Object) {
 		Expect(api.Create(ctx, object)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(api.Delete(ctx, object))).To(Succeed()) })
 	}
+}
+
+// reads follows what is stored, until the spec ends.
+func reads(ctx context.Context) *gate.ClusterReader {
+	GinkgoHelper()
+	followed, err := cache.New(server.Config, cache.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
+	Expect(nodes.Watch(ctx, followed)).To(Succeed())
+	Expect(gate.IndexPrefetches(ctx, followed)).To(Succeed())
+	running, stop := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- followed.Start(running) }()
+	DeferCleanup(func() {
+		stop()
+		Eventually(stopped).Should(Receive(Succeed()))
+	})
+	return &gate.ClusterReader{Nodes: nodes, Prefetches: followed}
 }
 
 // denyResuming installs an admission policy, as an administrator might, and waits until the API

@@ -37,7 +37,7 @@ import (
 const flushInterval = 100 * time.Millisecond
 
 // Nodes follows the nodes of the cluster, for the webhooks and for the gate controller. It
-// looks again only at what has changed, so that a snapshot costs one copy.
+// looks again only at what has changed, and makes a snapshot only after something has.
 type Nodes struct {
 	// Clock is compared with AgentTimeout.
 	Clock clock.WithDelayedExecution
@@ -53,6 +53,8 @@ type Nodes struct {
 
 	mu      sync.Mutex
 	known   map[string]*nodeRecord
+	last    []hold.Node             // the last snapshot; nil if something changed that rollouts may wait for
+	until   time.Time               // when time alone changes it; zero is never
 	daemon  *scheduling.Constraints // nil where agents run everywhere
 	changed map[string]bool         // since the last flush; empty: nothing is to be flushed
 	flush   func(changed map[string]bool)
@@ -115,10 +117,10 @@ func (n *Nodes) OnChange(flush func(changed map[string]bool)) {
 	n.flush = flush
 }
 
-// Snapshot returns all nodes as they are now, and when time alone will change that: when the
-// next silent agent has been silent for too long. Zero is never. At the start it waits until
-// all nodes are known, since a rollout that no node matches is not held. It fails if ctx ends
-// before that.
+// Snapshot returns all nodes as they are now, in any order, and before when time alone does not
+// change that: until the next silent agent has been silent for too long. Zero is never. Others have
+// the same slice: it is not to be changed. At the start it waits until all nodes are known, since a rollout
+// that no node matches is not held. It fails if ctx ends before that.
 func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error) {
 	if !toolscache.WaitForCacheSync(ctx.Done(), n.synced...) {
 		return nil, time.Time{}, fmt.Errorf("wait until the cache has all nodes: %w", context.Cause(ctx))
@@ -126,6 +128,14 @@ func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Tim
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := n.Clock.Now()
+	if n.last == nil || !n.until.IsZero() && !now.Before(n.until) {
+		n.last, n.until = n.snapshot(now)
+	}
+	return n.last, n.until, nil
+}
+
+// snapshot reads all records.
+func (n *Nodes) snapshot(now time.Time) (nodes []hold.Node, until time.Time) {
 	nodes = make([]hold.Node, 0, len(n.known))
 	for _, record := range n.known {
 		if record.node == nil {
@@ -139,7 +149,7 @@ func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Tim
 		}
 		nodes = append(nodes, view)
 	}
-	return nodes, until, nil
+	return nodes, until
 }
 
 func (n *Nodes) putNode(node *corev1.Node) {
@@ -258,14 +268,15 @@ func isTrue(node *corev1.Node, kind corev1.NodeConditionType) bool {
 // concerns reports whether a rollout may go by what changed. Heartbeats do not count, nor
 // do bytes that came.
 func concerns(before, after *hold.Node) bool {
-	return before.Name != after.Name || before.Ready != after.Ready || before.Unschedulable != after.Unschedulable ||
+	return before.Name != after.Name || before.OS != after.OS || before.Ready != after.Ready || before.Unschedulable != after.Unschedulable ||
 		before.Uncovered != after.Uncovered || before.Down != after.Down || !before.CreatedAt.Equal(after.CreatedAt) ||
 		!maps.Equal(before.Labels, after.Labels) || !equality.Semantic.DeepEqual(before.Taints, after.Taints) ||
-		!slices.Equal(before.Images, after.Images)
+		!maps.EqualFunc(before.Images, after.Images, slices.Equal)
 }
 
-// tell collects the change, and has it told soon.
+// tell drops the snapshot, collects the change, and has it told soon.
 func (n *Nodes) tell(name string) {
+	n.last = nil
 	underWay := len(n.changed) > 0
 	n.changed[name] = true
 	if underWay {

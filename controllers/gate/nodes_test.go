@@ -6,6 +6,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -107,6 +108,9 @@ func TestChangesThatRolloutsMayWaitForAreTold(t *testing.T) {
 		}, true},
 		{"a cordon", func(n *Nodes) { n.putNode(readyNode(func(o *corev1.Node) { o.Spec.Unschedulable = true })) }, true},
 		{"not Ready", func(n *Nodes) { n.putNode(readyNode(func(o *corev1.Node) { o.Status.Conditions = nil })) }, true},
+		{"another operating system", func(n *Nodes) {
+			n.putNode(readyNode(func(o *corev1.Node) { o.Status.NodeInfo.OperatingSystem = "windows" }))
+		}, true},
 		{"the node is gone", func(n *Nodes) { n.dropNode(readyNode(nil)) }, true},
 		{"a heartbeat", func(n *Nodes) {
 			n.putNode(readyNode(func(o *corev1.Node) { o.Status.Conditions[0].LastHeartbeatTime = metav1.Now() }))
@@ -131,9 +135,17 @@ func TestChangesThatRolloutsMayWaitForAreTold(t *testing.T) {
 			nodes, _, next := following(t)
 			nodes.putSet(nodeSet(v1alpha1.ImagePulling, nil))
 			next()
+			before, _ := snapshot(t, nodes)
 			tt.change(nodes)
 			if changed := next(); changed["node-1"] != tt.flushed {
 				t.Errorf("flushed %v, want %t", changed, tt.flushed)
+			}
+			after, _ := snapshot(t, nodes)
+			if now, _ := nodes.snapshot(nodes.Clock.Now()); !reflect.DeepEqual(after, now) {
+				t.Errorf("snapshot %+v, but it is %+v now", after, now)
+			}
+			if made := len(after) == 0 || &before[0] != &after[0]; made != tt.flushed {
+				t.Errorf("a snapshot was made: %t, want %t", made, tt.flushed)
 			}
 		})
 	}

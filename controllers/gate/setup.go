@@ -69,7 +69,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: holdChanged})).
 		Watches(&v1alpha1.ImagePrefetch{}, handler.EnqueueRequestsFromMapFunc(r.heldFor)).
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-			r.Nodes.OnChange(func(changed map[string]bool) {
+			r.Cluster.Nodes.OnChange(func(changed map[string]bool) {
 				for _, key := range r.holds.concernedBy(changed) {
 					queue.Add(reconcile.Request{NamespacedName: key})
 				}

@@ -20,8 +20,8 @@ import (
 type Cluster struct {
 	// Nodes in any order.
 	Nodes []Node
-	// Prefetches are the ImagePrefetches of the namespace, in any order. Only the one that the
-	// workload names may be there where NeedsOthers reports false.
+	// Prefetches are ImagePrefetches of the namespace, in any order: the one that the workload
+	// names, and at least those that list one of [TagsOfOthers].
 	Prefetches []*v1alpha1.ImagePrefetch
 }
 
@@ -36,8 +36,9 @@ type Node struct {
 	// Down reports that nothing can be had of the node's agent: it has been silent for too
 	// long, or its runtime does not answer.
 	Down bool
-	// Images are those that the node is asked for, as [ImagesOn] reads them.
-	Images []Image
+	// Images are those that the node is asked for, by repository ("ghcr.io/org/app"), as
+	// [ImagesOn] reads them: a decision looks at thousands of nodes, each with hundreds of images.
+	Images map[string][]Image
 }
 
 // Image is an image that a node is asked for, and how far its agent is.
@@ -58,12 +59,12 @@ type Image struct {
 
 // ImagesOn reads a NodeImageSet. What its spec does not ask for any more is left out,
 // because nothing keeps it on the node.
-func ImagesOn(set *v1alpha1.NodeImageSet) []Image {
+func ImagesOn(set *v1alpha1.NodeImageSet) map[string][]Image {
 	reported := make(map[string]*v1alpha1.NodeImageStatus, len(set.Status.Images))
 	for i := range set.Status.Images {
 		reported[set.Status.Images[i].Name] = &set.Status.Images[i]
 	}
-	images := make([]Image, 0, len(set.Spec.ImageSet))
+	images := make(map[string][]Image, len(set.Spec.ImageSet))
 	for i := range set.Spec.ImageSet {
 		asked := &set.Spec.ImageSet[i]
 		image := Image{Name: asked.Name, Digest: asked.Digest}
@@ -78,16 +79,27 @@ func ImagesOn(set *v1alpha1.NodeImageSet) []Image {
 				image.Failed = asked.RegistryPolicy == v1alpha1.RegistryPolicyDefault || !v1alpha1.IsMirrorFailure(status.Reason)
 			}
 		}
-		images = append(images, image)
+		repository := repositoryOf(image.Name)
+		images[repository] = append(images[repository], image)
 	}
 	return images
+}
+
+// repositoryOf is a normalized name without its tag or digest.
+func repositoryOf(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') { // or it is a port
+		name = name[:colon]
+	}
+	return name
 }
 
 // imageState is how an image stands on a node.
 type imageState int
 
 const (
-	imageAbsent  imageState = iota // it is to come, or nobody asked for it
+	imageUnasked imageState = iota // the node is not asked for it
+	imageAbsent                    // it is to come
 	imageFailed                    // the agent has given up
 	imagePresent                   // the agent says Present, for a digest that counts
 	imageJoining                   // absent on a node that was asked for it after the hold began
@@ -102,18 +114,17 @@ type Evidence struct {
 	// Awaited are the matching nodes that take Pods now and are not excused. Each of them
 	// has all images (Complete), lacks some of them (Lacking), or has failed (Failed).
 	Awaited, Complete, Lacking, Failed int
-	// Uncovered and Joined are the matching nodes that are excused: no agent serves them,
-	// or they came after the hold began.
-	Uncovered, Joined int
+	// Uncovered, Joined and Unserved are the matching nodes that take Pods now and are excused: no
+	// agent runs there, they came after the hold began, or no ImagePrefetch brings all images there.
+	Uncovered, Joined, Unserved int
 	// Missing are the images, sorted, that some awaited node does not have.
 	Missing []string
 	// Lacks is one of the awaited nodes that lack images: the last by name, since waves let
 	// nodes in by name, so that it is among the last to change. Fails is the first by name of
 	// those that have failed.
 	Lacks, Fails string
-	// Unselected are the nodes on which the Pods may start now and which lack images, but
-	// which the ImagePrefetch that the workload names does not select: nobody brings the
-	// images there.
+	// Unselected are the nodes on which the Pods may start now, and to which neither the
+	// ImagePrefetch that the workload names nor another is sure to bring all images.
 	Unselected int
 }
 
@@ -134,7 +145,7 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 	wanted := resolve(images, prefetch, cluster.Prefetches)
 	var evidence Evidence
 	constraints := scheduling.OfPod(pod)
-	selects := selection(prefetch)
+	selection := selectionOf(prefetch)
 	missing := make([]bool, len(wanted))
 	for i := range cluster.Nodes {
 		node := &cluster.Nodes[i]
@@ -144,7 +155,7 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 		}
 		evidence.Matching++
 		if fit == scheduling.FitNow {
-			evidence.add(node, wanted, heldAt, selects, missing)
+			evidence.add(node, wanted, heldAt, selection, missing)
 		}
 	}
 	for i, image := range wanted {
@@ -156,17 +167,19 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 }
 
 // add counts one node on which the Pods may start now.
-func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selects func(*Node) bool, missing []bool) {
+func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selection selection, missing []bool) {
 	if node.Uncovered {
 		e.Uncovered++
 		return
 	}
-	var absent, failed, joining int
+	var unasked, absent, failed, joining int
 	states := make([]imageState, 0, 8)
 	for i := range wanted {
 		state := wanted[i].on(node, heldAt)
 		states = append(states, state)
 		switch state {
+		case imageUnasked:
+			unasked++
 		case imageAbsent:
 			absent++
 		case imageFailed:
@@ -176,16 +189,18 @@ func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selec
 		case imagePresent:
 		}
 	}
-	lacks := absent+failed+joining > 0
-	if lacks && !selects(node) {
+	if unasked > 0 && !selection.surelyServes(node) {
 		e.Unselected++
 	}
 	switch {
-	case !lacks:
+	case unasked+absent+failed+joining == 0:
 		e.Awaited++
 		e.Complete++
 		return
-	case absent == 0 && failed == 0 || !heldAt.IsZero() && node.CreatedAt.After(heldAt):
+	case unasked > 0 && selection.neverServes(node):
+		e.Unserved++
+		return
+	case unasked+absent+failed == 0 || !heldAt.IsZero() && node.CreatedAt.After(heldAt):
 		e.Joined++
 		return
 	case node.Down || failed > 0:
@@ -204,17 +219,35 @@ func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selec
 	}
 }
 
-// selection returns whether a prefetch surely brings its images to a node as soon as that takes
-// Pods. With replicas it need not choose that node.
-func selection(prefetch *v1alpha1.ImagePrefetch) func(*Node) bool {
+// selection is what the ImagePrefetch that a workload names says of nodes that are not asked for its
+// images. The prefetch is nil if there is none: that is said elsewhere.
+type selection struct {
+	prefetch    *v1alpha1.ImagePrefetch
+	constraints scheduling.Constraints
+}
+
+func selectionOf(prefetch *v1alpha1.ImagePrefetch) selection {
 	if prefetch == nil {
-		return func(*Node) bool { return true } // that it is missing is said otherwise
+		return selection{}
 	}
 	spec := &prefetch.Spec
-	constraints := scheduling.New(spec.NodeSelector, spec.NodeAffinity, spec.Tolerations)
-	return func(node *Node) bool {
-		return spec.Replicas == nil && constraints.Fit(&node.Node) != scheduling.FitNever
+	return selection{prefetch, scheduling.New(spec.NodeSelector, spec.NodeAffinity, spec.Tolerations)}
+}
+
+// surelyServes reports whether the prefetch brings its images to a node as soon as that takes Pods.
+// With replicas it may choose others.
+func (s selection) surelyServes(node *Node) bool {
+	return s.prefetch == nil || s.prefetch.Spec.Replicas == nil && s.constraints.Fit(&node.Node) != scheduling.FitNever
+}
+
+// neverServes reports whether the prefetch does not bring its images to a node, as both are now: it
+// does not match, or others were chosen.
+func (s selection) neverServes(node *Node) bool {
+	if s.prefetch == nil || s.surelyServes(node) {
+		return false
 	}
+	chosen := s.prefetch.Status.ObservedGeneration == s.prefetch.Generation
+	return chosen || s.constraints.Fit(&node.Node) == scheduling.FitNever
 }
 
 // wantedImage is an image of a Pod template.
@@ -230,32 +263,34 @@ type wantedImage struct {
 
 // on reports how the image stands on a node.
 func (w *wantedImage) on(node *Node, heldAt time.Time) imageState {
-	state := imageAbsent
-	for i := range node.Images {
-		image := &node.Images[i]
+	state := imageUnasked
+	images := node.Images[w.repository]
+	for i := range images {
+		image := &images[i]
 		switch {
 		case !w.means(image):
 		case slices.Contains(w.digests, image.Present):
 			return imagePresent
 		case image.Failed:
 			state = imageFailed
-		case state == imageAbsent && !heldAt.IsZero() && image.JoinedAt.After(heldAt):
+		case state == imageFailed:
+		case !heldAt.IsZero() && image.JoinedAt.After(heldAt):
 			state = imageJoining
+		case state == imageUnasked:
+			state = imageAbsent
 		}
 	}
 	return state
 }
 
-// means reports whether an image of a node is the one that is wanted. What came for a tag has
-// the name with the digest as well, in the same repository; what came for a digest has no tag
+// means reports whether an image of a node, in the same repository, is the one that is wanted. What
+// came for a tag has the name with the digest as well; what came for a digest has no tag
 // (imageref.Reference.Names).
 func (w *wantedImage) means(image *Image) bool {
 	if !w.byDigest {
 		return image.Name == w.name
 	}
-	rest, found := strings.CutPrefix(image.Name, w.repository)
-	return found && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/") &&
-		(slices.Contains(w.digests, image.Present) || slices.Contains(w.digests, image.Digest))
+	return slices.Contains(w.digests, image.Present) || slices.Contains(w.digests, image.Digest)
 }
 
 // describe says what is missing, in numbers: "2 of 12 nodes that its Pods can run on still
@@ -277,7 +312,7 @@ func (e Evidence) excused() string {
 	for _, group := range []struct {
 		count int
 		what  string
-	}{{e.Failed, "failed"}, {e.Joined, "joined later"}, {e.Uncovered, "without a Sluice agent"}} {
+	}{{e.Failed, "failed"}, {e.Joined, "joined later"}, {e.Uncovered, "without a Sluice agent"}, {e.Unserved, "to which no ImagePrefetch brings them"}} {
 		if group.count > 0 {
 			text += fmt.Sprintf("; %d %s", group.count, group.what)
 		}

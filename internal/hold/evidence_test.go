@@ -5,6 +5,7 @@ package hold
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestCause(t *testing.T) {
 	young := func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }
 	tainted := func(n *Node) { n.Taints = []corev1.Taint{{Key: "team", Effect: corev1.TaintEffectNoSchedule}} }
 	joined := func(image string, since time.Duration) func(*Node) {
-		return func(n *Node) { n.Images = []Image{{Name: image, JoinedAt: now.Add(-since)}} }
+		return knows(Image{Name: image, JoinedAt: now.Add(-since)})
 	}
 	on := func(selector string) edit {
 		return func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": selector} }
@@ -63,6 +64,20 @@ func TestCause(t *testing.T) {
 		p.Status.Conditions[0].Reason = v1alpha1.ReasonPolicyDenied
 		return p
 	}
+
+	selecting := func(p *v1alpha1.ImagePrefetch, pool string) *v1alpha1.ImagePrefetch {
+		p.Spec.NodeSelector = map[string]string{"pool": pool}
+		return p
+	}
+	replicated := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+		p.Spec.Replicas = ptr.To[int32](2)
+		return p
+	}
+	unplanned := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
+		p.Generation++
+		return p
+	}
+	asked := func(image string) func(*Node) { return knows(Image{Name: image, Digest: digestOf(image)}) }
 
 	for _, tt := range []struct {
 		reason   string
@@ -104,9 +119,12 @@ func TestCause(t *testing.T) {
 			nodes:  []Node{node("a", has(imageB)), node("b", failed(imageB))},
 			want:   CauseEvidence,
 		},
-		{reason: "a tag that is to mean another digest, where the old one is still there", runs: byDigest, nodes: []Node{node("a", func(n *Node) {
-			n.Images = []Image{{Name: imageB, Digest: digestOf(imageC), Present: digestOf(imageB)}}
-		})}, want: CauseEvidence},
+		{
+			reason: "a tag that is to mean another digest, where the old one is still there",
+			runs:   byDigest,
+			nodes:  []Node{node("a", knows(Image{Name: imageB, Digest: digestOf(imageC), Present: digestOf(imageB)}))},
+			want:   CauseEvidence,
+		},
 		{reason: "a tag that nobody in the namespace resolved is no evidence", runs: imageB, nodes: []Node{node("a", has(imageB))}},
 		{
 			reason: "a tag that another ImagePrefetch of the namespace resolved is",
@@ -206,6 +224,48 @@ func TestCause(t *testing.T) {
 			prefetch: pulling(imageB),
 			nodes:    []Node{node("a", has(imageB)), node("b", joined(imageB, time.Hour))},
 		},
+		{
+			reason:   "a node that the ImagePrefetch does not select, so that nobody brings it there",
+			runs:     imageB,
+			edits:    []edit{strict},
+			prefetch: selecting(pulling(imageB), "db"),
+			nodes:    []Node{node("a", has(imageB)), node("b")},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "one that another ImagePrefetch selects",
+			runs:     imageB,
+			prefetch: selecting(pulling(imageB), "db"),
+			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB))},
+		},
+		{
+			reason:   "one of whose images another brings, and the rest nobody",
+			runs:     imageB,
+			edits:    []edit{func(d *appsv1.Deployment) { d.Spec.Template.Spec.InitContainers = containers(imageC) }},
+			prefetch: selecting(pulling(imageB, imageC), "db"),
+			nodes:    []Node{node("a", has(imageB, imageC)), node("b", asked(imageB)), node("c", failed(imageB)), node("d", failed(imageB))},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "a node that it did not choose among its replicas",
+			runs:     imageB,
+			prefetch: replicated(pulling(imageB)),
+			nodes:    []Node{node("a", has(imageB)), node("b")},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "one that it chose",
+			runs:     imageB,
+			prefetch: replicated(pulling(imageB)),
+			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB)), node("c")},
+		},
+		{
+			reason:   "an ImagePrefetch that has yet to choose its nodes",
+			runs:     imageB,
+			prefetch: unplanned(replicated(pulling(imageB))),
+			nodes:    []Node{node("a", has(imageB)), node("b")},
+		},
+		{reason: "nobody brings it anywhere, which is no evidence", runs: imageB, prefetch: selecting(pulling(imageB), "db"), nodes: []Node{node("a")}},
 		{reason: "all are excused, which is no evidence", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", uncovered), node("b", young)}},
 		{reason: "none has it, and the only one failed", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", failed(imageB))}},
 
@@ -264,23 +324,45 @@ func TestCause(t *testing.T) {
 	}
 }
 
-func TestWhenOtherImagePrefetchesMayKnowATag(t *testing.T) {
+func TestWhichTagsOtherImagePrefetchesMayKnow(t *testing.T) {
 	for _, tt := range []struct {
 		reason string
 		runs   []string
 		named  *v1alpha1.ImagePrefetch
-		want   bool
+		want   []string
 	}{
-		{"the named one lists it", []string{imageB}, prefetch(imageB), false},
-		{"however it is written", []string{"docker.io/library/nginx:1"}, prefetch("nginx:1"), false},
-		{"it lists another tag", []string{imageB}, prefetch(imageA), true},
-		{"it lists one of two", []string{imageA, imageB}, prefetch(imageA), true},
-		{"there is none", []string{imageB}, nil, true},
-		{"a digest needs nobody", []string{at("ghcr.io/org/app", imageB)}, nil, false},
+		{"the named one lists it", []string{imageB}, prefetch(imageB), nil},
+		{"however it is written", []string{"docker.io/library/nginx:1"}, prefetch("nginx:1"), nil},
+		{"it lists another tag", []string{imageB}, prefetch(imageA), []string{imageB}},
+		{"it lists one of two", []string{imageA, imageB}, prefetch(imageA), []string{imageB}},
+		{"there is none", []string{imageB, "nginx"}, nil, []string{"docker.io/library/nginx:latest", imageB}},
+		{"a digest needs nobody", []string{at("ghcr.io/org/app", imageB)}, nil, nil},
+		{"nobody lists what does not parse", []string{"Not An Image"}, nil, nil},
 	} {
 		d := deployment(runs(tt.runs...))
-		if got := NeedsOthers(&d.Spec.Template.Spec, tt.named); got != tt.want {
-			t.Errorf("%s: %t, want %t", tt.reason, got, tt.want)
+		if got := TagsOfOthers(&d.Spec.Template.Spec, tt.named); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.reason, got, tt.want)
+		}
+	}
+}
+
+func TestTheTagsThatAnImagePrefetchLists(t *testing.T) {
+	listed := prefetch(imageB, "nginx", at("ghcr.io/org/app", imageB), "Not An Image")
+	if got, want := TagsListedBy(listed), []string{imageB, "docker.io/library/nginx:latest"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestImagesAreFoundByTheirRepository(t *testing.T) {
+	for name, want := range map[string]string{
+		"ghcr.io/org/app:v1":            "ghcr.io/org/app",
+		at("registry:5000/app", imageB): "registry:5000/app",
+		"registry:5000/app:v1":          "registry:5000/app",
+		"docker.io/library/nginx:v1":    "docker.io/library/nginx",
+	} {
+		set := &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{{Name: name}}}}
+		if got := ImagesOn(set)[want]; len(got) != 1 || got[0].Name != name {
+			t.Errorf("%s: %+v in %s", name, got, want)
 		}
 	}
 }
@@ -290,12 +372,14 @@ func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
 		node("a", has(imageB)),
 		node("b", func(n *Node) { n.Uncovered = true }),
 		node("c", func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }),
-		node("d", func(n *Node) { n.Images = []Image{{Name: imageB, JoinedAt: now.Add(-time.Minute)}} }),
+		node("d", knows(Image{Name: imageB, JoinedAt: now.Add(-time.Minute)})),
 		node("e", failed(imageB)),
+		node("f", func(n *Node) { n.Labels = map[string]string{"pool": "db"} }),
 	}
 	p := pulling(imageB)
+	p.Spec.NodeSelector = map[string]string{"pool": "web"}
 	step := Next(deployment(runs(imageB), held(5*time.Minute)), p, Cluster{Nodes: nodes, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
-	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent"
+	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent; 1 to which no ImagePrefetch brings them"
 	if step.End != EndEvidence || step.Because != want {
 		t.Errorf("ends %q because %q, want %q", step.End, step.Because, want)
 	}
@@ -380,6 +464,7 @@ func TestPlacementThatNobodyCovers(t *testing.T) {
 		{"another node selector", elsewhere, []Node{node("a"), node("b")}, "does not select 2 of the 2 nodes"},
 		{"another affinity", affine, []Node{node("a")}, "does not select 1 of the 1 nodes"},
 		{"fewer nodes", few, []Node{node("a", has(imageB)), node("b")}, "does not select 1 of the 2 nodes"},
+		{"another ImagePrefetch brings them", elsewhere, []Node{node("a", knows(Image{Name: imageB, Digest: digestOf(imageB)}))}, ""},
 		{"the images are there all the same", elsewhere, []Node{node("a", has(imageB))}, ""},
 		{"a node that failed is selected", prefetch(imageB), []Node{node("a", has(imageB)), node("b", failed(imageB))}, ""},
 	} {
@@ -453,7 +538,7 @@ func TestImagesOn(t *testing.T) {
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			set := &v1alpha1.NodeImageSet{Spec: tt.spec, Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{tt.status}}}
-			if got := ImagesOn(set); len(got) != 1 || got[0] != tt.want {
+			if got := ImagesOn(set)["ghcr.io/org/app"]; len(got) != 1 || got[0] != tt.want {
 				t.Errorf("%+v, want %+v", got, tt.want)
 			}
 		})

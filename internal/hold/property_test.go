@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -68,6 +69,8 @@ type truth struct {
 	ready, ours, uncovered, cordoned, tainted bool
 	// silent is an agent of which nothing can be had.
 	silent bool
+	// unasked reports that nobody asks the node for images that it neither has nor gave up.
+	unasked bool
 	// createdAt is when the node registered, and joinedAt when it was asked for the images that
 	// it lacks.
 	createdAt, joinedAt time.Time
@@ -78,7 +81,7 @@ type truth struct {
 func drawTruth(t *rapid.T, now time.Time) truth {
 	node := truth{
 		ready: rapid.Bool().Draw(t, "ready"), ours: rapid.Bool().Draw(t, "ours"), uncovered: rarely(t, "uncovered"),
-		cordoned: rarely(t, "cordoned"), tainted: rarely(t, "tainted"), silent: rarely(t, "silent"),
+		cordoned: rarely(t, "cordoned"), tainted: rarely(t, "tainted"), silent: rarely(t, "silent"), unasked: rapid.Bool().Draw(t, "unasked"),
 		createdAt: now.Add(-time.Duration(rapid.IntRange(0, 900).Draw(t, "age")) * time.Second),
 		joinedAt:  now.Add(-time.Duration(rapid.IntRange(0, 900).Draw(t, "asked for")) * time.Second),
 		has:       map[string]bool{}, gaveUp: map[string]bool{},
@@ -110,8 +113,8 @@ func (w *history) cluster() Cluster {
 			n.Taints = []corev1.Taint{{Key: "team", Effect: corev1.TaintEffectNoSchedule}}
 		}
 		for _, image := range []string{imageA, imageB, imageC} {
-			if !is.has[image] && !is.gaveUp[image] {
-				n.Images = append(n.Images, Image{Name: image, Digest: digestOf(image), JoinedAt: is.joinedAt})
+			if !is.has[image] && !is.gaveUp[image] && !is.unasked {
+				knows(Image{Name: image, Digest: digestOf(image), JoinedAt: is.joinedAt})(&n)
 			}
 		}
 		nodes = append(nodes, n)
@@ -134,7 +137,7 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 		return p != nil && slices.Contains(p.Spec.Images, v1alpha1.ImageReference(tagged(image)))
 	}
 	unlisted := slices.ContainsFunc(needed, func(image string) bool { return !listed(image) })
-	if p != nil && !unlisted && p.Status.Conditions[0].Status == metav1.ConditionTrue {
+	if p != nil && !unlisted && p.Status.ObservedGeneration == p.Generation && p.Status.Conditions[0].Status == metav1.ConditionTrue {
 		return "its ImagePrefetch is Ready"
 	}
 	matching, awaited, complete, gaveUp := 0, 0, 0, 0
@@ -149,11 +152,17 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 		lacks := func(image string) bool { return !is.has[tagged(image)] || !listed(image) && tagged(image) == image }
 		// One that it has, under a tag that nobody knows the meaning of, does not come.
 		comesLater := func(image string) bool {
-			return !lacks(image) || is.joinedAt.After(heldAt) && !is.gaveUp[tagged(image)] && !is.has[tagged(image)]
+			return !lacks(image) || !is.unasked && is.joinedAt.After(heldAt) && !is.gaveUp[tagged(image)] && !is.has[tagged(image)]
+		}
+		nobodyBrings := func(image string) bool {
+			unasked := is.unasked && !is.has[tagged(image)] && !is.gaveUp[tagged(image)]
+			planned := p != nil && p.Status.ObservedGeneration == p.Generation
+			return unasked && p != nil && (p.Spec.NodeSelector != nil && !is.ours || p.Spec.Replicas != nil && planned)
 		}
 		switch {
 		case !slices.ContainsFunc(needed, lacks):
 			awaited, complete = awaited+1, complete+1
+		case slices.ContainsFunc(needed, nobodyBrings):
 		case is.createdAt.After(heldAt), !slices.ContainsFunc(needed, func(image string) bool { return !comesLater(image) }):
 		case is.silent, slices.ContainsFunc(needed, func(image string) bool { return is.gaveUp[tagged(image)] }):
 			awaited, gaveUp = awaited+1, gaveUp+1
@@ -184,7 +193,20 @@ func tagged(image string) string {
 
 func drawPrefetch(t *rapid.T) *v1alpha1.ImagePrefetch {
 	listed := rapid.SampledFrom([][]string{{imageA}, {imageB}, {imageA, imageB}, {imageC}, {imageA, imageB, imageC}}).Draw(t, "listed")
-	return rapid.SampledFrom([]*v1alpha1.ImagePrefetch{nil, prefetch(listed...), pulling(listed...), failing(listed...)}).Draw(t, "prefetch")
+	p := rapid.SampledFrom([]*v1alpha1.ImagePrefetch{nil, prefetch(listed...), pulling(listed...), failing(listed...)}).Draw(t, "prefetch")
+	if p == nil {
+		return nil
+	}
+	switch rapid.SampledFrom([]string{"all nodes", "all nodes", "our nodes", "some nodes"}).Draw(t, "selects") {
+	case "our nodes":
+		p.Spec.NodeSelector = map[string]string{"pool": "ours"}
+	case "some nodes":
+		p.Spec.Replicas = ptr.To[int32](1)
+	}
+	if rarely(t, "new") {
+		p.Generation++
+	}
+	return p
 }
 
 // neededBy are the images of a Pod template: of containers, init containers and volumes.
@@ -223,7 +245,9 @@ func TestAnyHistory(t *testing.T) {
 				}
 				w.truth = append(w.truth, drawTruth(t, w.now))
 			case "time":
-				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 700).Draw(t, "seconds")) * time.Second)
+				// In steps of two seconds, so that clockSkew does not end between a call and the
+				// next for the same write, a second later.
+				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 350).Draw(t, "two seconds")) * 2 * time.Second)
 			}
 		}
 	})

@@ -45,13 +45,28 @@ func resolve(images TemplateImages, named *v1alpha1.ImagePrefetch, prefetches []
 	return wanted
 }
 
-// NeedsOthers reports whether other ImagePrefetches of the namespace than the one that a workload
-// names may have resolved a tag of its template. The named one is nil if there is none.
-func NeedsOthers(pod *corev1.PodSpec, named *v1alpha1.ImagePrefetch) bool {
-	return slices.ContainsFunc(ImagesOf(pod), func(name string) bool {
+// TagsOfOthers are the tags of a template, normalized, that other ImagePrefetches of the namespace
+// than the one that the workload names may have resolved. The named one is nil if there is none.
+func TagsOfOthers(pod *corev1.PodSpec, named *v1alpha1.ImagePrefetch) []string {
+	var tags []string
+	for _, name := range ImagesOf(pod) {
 		ref, err := imageref.Parse(name)
-		return err == nil && ref.Digest() == "" && (named == nil || !listsTag(named, ref))
-	})
+		if err == nil && ref.Digest() == "" && (named == nil || !listsTag(named, ref)) {
+			tags = append(tags, ref.String())
+		}
+	}
+	return tags
+}
+
+// TagsListedBy are the tags that a prefetch lists, normalized.
+func TagsListedBy(prefetch *v1alpha1.ImagePrefetch) []string {
+	var tags []string
+	for _, written := range prefetch.Spec.Images {
+		if ref, err := imageref.Parse(string(written)); err == nil && ref.Digest() == "" {
+			tags = append(tags, ref.String())
+		}
+	}
+	return tags
 }
 
 // resolvedBy is the digest that a prefetch has resolved a tag to, for its present entry and

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/internal/scheduling"
 )
 
@@ -193,7 +194,25 @@ func answers(state v1alpha1.ImageState, images ...string) func(*Node) {
 			set.Spec.ImageSet = append(set.Spec.ImageSet, v1alpha1.NodeImage{Name: image, Digest: digest})
 			set.Status.Images = append(set.Status.Images, v1alpha1.NodeImageStatus{Name: image, Digest: digest, State: state})
 		}
-		n.Images = append(n.Images, ImagesOn(&set)...)
+		for _, images := range ImagesOn(&set) {
+			knows(images...)(n)
+		}
+	}
+}
+
+// knows has the node asked for images besides.
+func knows(images ...Image) func(*Node) {
+	return func(n *Node) {
+		if n.Images == nil {
+			n.Images = map[string][]Image{}
+		}
+		for _, image := range images {
+			ref, err := imageref.Parse(image.Name)
+			if err != nil {
+				panic(err)
+			}
+			n.Images[ref.Repository()] = append(n.Images[ref.Repository()], image)
+		}
 	}
 }
 

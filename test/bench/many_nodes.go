@@ -59,7 +59,11 @@ func (m *machinery) startWebhookOfManyNodes(ctx context.Context) (*inProcessWebh
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	if err := webhook.SetupWithManager(ctx, manager, webhook.Options{}, nodes, prometheus.NewRegistry()); err != nil {
+	err = errors.Join(
+		gate.IndexPrefetches(ctx, manager.GetFieldIndexer()),
+		webhook.SetupWithManager(ctx, manager, webhook.Options{}, &gate.ClusterReader{Nodes: nodes, Prefetches: manager.GetCache()}, prometheus.NewRegistry()),
+	)
+	if err != nil {
 		cancel()
 		return nil, err
 	}

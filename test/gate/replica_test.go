@@ -82,15 +82,17 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
 	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: agentTimeout}
 	Expect(nodes.Watch(ctx, manager.GetCache())).To(Succeed())
+	Expect(gate.IndexPrefetches(ctx, manager.GetFieldIndexer())).To(Succeed())
+	cluster := &gate.ClusterReader{Nodes: nodes, Prefetches: manager.GetCache()}
 	if controller {
 		metrics, err := gate.NewMetrics(r.figures)
 		Expect(err).NotTo(HaveOccurred())
-		reconciler := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(), Nodes: nodes,
+		reconciler := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(), Cluster: cluster,
 			Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
 		Expect(reconciler.SetupWithManager(manager)).To(Succeed())
 	}
 	if address != "" {
-		Expect(webhook.SetupWithManager(ctx, manager, hooks, nodes, r.figures)).To(Succeed())
+		Expect(webhook.SetupWithManager(ctx, manager, hooks, cluster, r.figures)).To(Succeed())
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- manager.Start(ctx) }()
