@@ -43,3 +43,45 @@ func TestEntryThatFailedOnTheMirror(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatCountsAsProgress(t *testing.T) {
+	status := func(edit func(*v1alpha1.NodeImageStatus)) *v1alpha1.NodeImageStatus {
+		s := &v1alpha1.NodeImageStatus{State: v1alpha1.ImagePulling, Attempts: 1, Digest: "sha256:a", Request: "1", PulledBytes: 5, SizeBytes: 10}
+		if edit != nil {
+			edit(s)
+		}
+		return s
+	}
+	waits := func(s *v1alpha1.NodeImageStatus) { s.State, s.Attempts = v1alpha1.ImagePending, 0 }
+	for _, tt := range []struct {
+		reason        string
+		before, after *v1alpha1.NodeImageStatus
+		want          bool
+	}{
+		{"no report, as before", nil, nil, false},
+		{"the first report", nil, status(nil), true},
+		{"a report is gone", status(nil), nil, true},
+		{"the same", status(nil), status(nil), false},
+		{"it got its slot", status(waits), status(nil), true},
+		{"it waits for its slot, as before", status(waits), status(waits), false},
+		{"one try more", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.Attempts = 2 }), false},
+		{"a try has failed", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImageFailed }), false},
+		{"it came", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImagePresent }), true},
+		{"it was deleted", status(func(s *v1alpha1.NodeImageStatus) { s.State = v1alpha1.ImagePresent }), status(nil), true},
+		{"the registry has answered", status(func(s *v1alpha1.NodeImageStatus) { s.Digest = "" }), status(nil), true},
+		{"it has answered again", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.Request = "2" }), true},
+		{"bytes came", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.PulledBytes++ }), true},
+		{"bytes were lost", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.PulledBytes-- }), false},
+		{"more is known of its size", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.SizeBytes++ }), true},
+		{"less is known of its size", status(nil), status(func(s *v1alpha1.NodeImageStatus) { s.SizeBytes-- }), false},
+	} {
+		if got := Progressed(Entry{Status: tt.before}, Entry{Status: tt.after}); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+	asked := Entry{Wanted: &v1alpha1.NodeImage{Digest: "sha256:a"}, Status: status(nil)}
+	asksElse := Entry{Wanted: &v1alpha1.NodeImage{Digest: "sha256:b"}, Status: status(nil)}
+	if !Progressed(asked, asksElse) {
+		t.Error("the spec asks something else: no progress, want some")
+	}
+}
