@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -23,18 +24,22 @@ import (
 // but its mirrors.
 const resolveTimeout = 10 * time.Second
 
-// resolveUpstream asks the registry itself, by one HEAD, for the digest of a reference. Its error
-// wraps one of nodeagent's errors.
+// resolveUpstream asks the registry itself, by one HEAD, for the digest of a reference: each of its
+// hosts until one answers. Its error wraps one of nodeagent's errors.
 func (r *Runtime) resolveUpstream(ctx context.Context, hosts mirror.Hosts, ref string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{hosts.Upstream}, nil },
+		Hosts:   func(string) ([]docker.RegistryHost, error) { return hosts.Upstreams, nil },
 		Headers: http.Header{"User-Agent": {r.UserAgent}},
 	})
 	_, desc, err := resolver.Resolve(ctx, ref)
 	if err != nil {
-		return "", fmt.Errorf("%w: ask %s: %w", classify(err), hosts.Upstream.Host, err)
+		var asked []string
+		for _, host := range hosts.Upstreams {
+			asked = append(asked, host.Scheme+"://"+host.Host)
+		}
+		return "", fmt.Errorf("%w: ask %s: %w", classify(err), strings.Join(asked, ", "), err)
 	}
 	return desc.Digest, nil
 }

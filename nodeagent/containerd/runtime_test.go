@@ -47,6 +47,15 @@ var _ = Describe("Seed", func() {
 		Expect(requests[0]).To(And(HaveField("Method", http.MethodHead), HaveField("UserAgent", "sluice-agent/test")))
 	}, SpecTimeout(specTimeout))
 
+	It("asks the registry as hosts.toml says it is reached, where that stands beside the mirror without a server line", func(ctx context.Context) {
+		p := newPair("beside")
+		stale, err := images.Image(images.Options{Layers: images.Layers("stale beside", 1, images.KiB)})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
+		hosts(p.registry.Host(), "[host.%q]\n[host.%q]\n", p.mirror.URL(), p.registry.URL())
+		Expect(pull(ctx, start(options()), p.request(seed))).To(HaveField("Digest", p.digest))
+	}, SpecTimeout(specTimeout))
+
 	It("takes the mirror's answer where the registry does not answer, as the kubelet does", func(ctx context.Context) {
 		p := newPair("airgapped")
 		p.configure("resolve")

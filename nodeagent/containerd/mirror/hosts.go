@@ -17,8 +17,10 @@ import (
 type Hosts struct {
 	// Mirrors are the hosts that a peer may ask.
 	Mirrors []docker.RegistryHost
-	// Upstream is the registry. The "server" line names it; without that line, its own name does.
-	Upstream docker.RegistryHost
+	// Upstreams are the registry, as the node reaches it, in the order in which containerd asks them:
+	// the hosts of its own name, each with its scheme, its CA and its path, and what the "server"
+	// line names; without that line, what containerd asks where there is none. At least one.
+	Upstreams []docker.RegistryHost
 }
 
 // ReadHosts reads the configuration of a registry ("docker.io", "registry:5000") below root, such
@@ -36,19 +38,24 @@ func ReadHosts(ctx context.Context, root, registry string, credentials func(host
 		return Hosts{}, fmt.Errorf("read hosts of registry %q: no host", registry)
 	}
 	// containerd puts the server last or, where there is none, the registry itself.
-	hosts := Hosts{Upstream: all[len(all)-1]}
-	upstream := []string{canonical(hosts.Upstream.Host), canonical(registry)}
+	server := all[len(all)-1]
+	upstream := []string{canonical(server.Host), canonical(registry)}
+	var hosts Hosts
 	for _, host := range all[:len(all)-1] {
-		if host.Capabilities.Has(docker.HostCapabilityPull) && !slices.Contains(upstream, canonical(host.Host)) {
+		switch {
+		case slices.Contains(upstream, canonical(host.Host)):
+			hosts.Upstreams = append(hosts.Upstreams, host)
+		case host.Capabilities.Has(docker.HostCapabilityPull):
 			hosts.Mirrors = append(hosts.Mirrors, host)
 		}
 	}
+	hosts.Upstreams = append(hosts.Upstreams, server)
 	return hosts, nil
 }
 
 // Close closes the idle connections, which belong to this call of ReadHosts alone.
 func (h Hosts) Close() {
-	for _, host := range append(h.Mirrors[:len(h.Mirrors):len(h.Mirrors)], h.Upstream) {
+	for _, host := range slices.Concat(h.Mirrors, h.Upstreams) {
 		host.Client.CloseIdleConnections()
 	}
 }
