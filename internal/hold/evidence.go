@@ -114,9 +114,9 @@ type Evidence struct {
 	// Awaited are the matching nodes that take Pods now and are not excused. Each of them
 	// has all images (Complete), lacks some of them (Lacking), or has failed (Failed).
 	Awaited, Complete, Lacking, Failed int
-	// Uncovered, Joined and Unserved are the matching nodes that take Pods now and are excused: no
-	// agent runs there, they came after the hold began, or no ImagePrefetch brings all images there.
-	Uncovered, Joined, Unserved int
+	// Uncovered and Joined are the matching nodes that take Pods now and are excused: no agent runs
+	// there, or they came after the hold began.
+	Uncovered, Joined int
 	// Missing are the images, sorted, that some awaited node does not have.
 	Missing []string
 	// Lacks is one of the awaited nodes that lack images: the last by name, since waves let
@@ -145,7 +145,7 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 	wanted := resolve(images, prefetch, cluster.Prefetches)
 	var evidence Evidence
 	constraints := scheduling.OfPod(pod)
-	selection := selectionOf(prefetch)
+	selects := selection(prefetch)
 	missing := make([]bool, len(wanted))
 	for i := range cluster.Nodes {
 		node := &cluster.Nodes[i]
@@ -155,7 +155,7 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 		}
 		evidence.Matching++
 		if fit == scheduling.FitNow {
-			evidence.add(node, wanted, heldAt, selection, missing)
+			evidence.add(node, wanted, heldAt, selects, missing)
 		}
 	}
 	for i, image := range wanted {
@@ -167,7 +167,7 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 }
 
 // add counts one node on which the Pods may start now.
-func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selection selection, missing []bool) {
+func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selects func(*Node) bool, missing []bool) {
 	if node.Uncovered {
 		e.Uncovered++
 		return
@@ -189,16 +189,13 @@ func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selec
 		case imagePresent:
 		}
 	}
-	if unasked > 0 && !selection.surelyServes(node) {
+	if unasked > 0 && !selects(node) {
 		e.Unselected++
 	}
 	switch {
 	case unasked+absent+failed+joining == 0:
 		e.Awaited++
 		e.Complete++
-		return
-	case unasked > 0 && selection.neverServes(node):
-		e.Unserved++
 		return
 	case unasked+absent+failed == 0 || !heldAt.IsZero() && node.CreatedAt.After(heldAt):
 		e.Joined++
@@ -219,35 +216,17 @@ func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selec
 	}
 }
 
-// selection is what the ImagePrefetch that a workload names says of nodes that are not asked for its
-// images. The prefetch is nil if there is none: that is said elsewhere.
-type selection struct {
-	prefetch    *v1alpha1.ImagePrefetch
-	constraints scheduling.Constraints
-}
-
-func selectionOf(prefetch *v1alpha1.ImagePrefetch) selection {
+// selection returns whether a prefetch surely brings its images to a node as soon as that takes
+// Pods. With replicas it need not choose that node.
+func selection(prefetch *v1alpha1.ImagePrefetch) func(*Node) bool {
 	if prefetch == nil {
-		return selection{}
+		return func(*Node) bool { return true } // that it is missing is said elsewhere
 	}
 	spec := &prefetch.Spec
-	return selection{prefetch, scheduling.New(spec.NodeSelector, spec.NodeAffinity, spec.Tolerations)}
-}
-
-// surelyServes reports whether the prefetch brings its images to a node as soon as that takes Pods.
-// With replicas it may choose others.
-func (s selection) surelyServes(node *Node) bool {
-	return s.prefetch == nil || s.prefetch.Spec.Replicas == nil && s.constraints.Fit(&node.Node) != scheduling.FitNever
-}
-
-// neverServes reports whether the prefetch does not bring its images to a node, as both are now: it
-// does not match, or others were chosen.
-func (s selection) neverServes(node *Node) bool {
-	if s.prefetch == nil || s.surelyServes(node) {
-		return false
+	constraints := scheduling.New(spec.NodeSelector, spec.NodeAffinity, spec.Tolerations)
+	return func(node *Node) bool {
+		return spec.Replicas == nil && constraints.Fit(&node.Node) != scheduling.FitNever
 	}
-	chosen := s.prefetch.Status.ObservedGeneration == s.prefetch.Generation
-	return chosen || s.constraints.Fit(&node.Node) == scheduling.FitNever
 }
 
 // wantedImage is an image of a Pod template.
@@ -312,7 +291,7 @@ func (e Evidence) excused() string {
 	for _, group := range []struct {
 		count int
 		what  string
-	}{{e.Failed, "failed"}, {e.Joined, "joined later"}, {e.Uncovered, "without a Sluice agent"}, {e.Unserved, "to which no ImagePrefetch brings them"}} {
+	}{{e.Failed, "failed"}, {e.Joined, "joined later"}, {e.Uncovered, "without a Sluice agent"}} {
 		if group.count > 0 {
 			text += fmt.Sprintf("; %d %s", group.count, group.what)
 		}

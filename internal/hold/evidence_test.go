@@ -73,11 +73,6 @@ func TestCause(t *testing.T) {
 		p.Spec.Replicas = ptr.To[int32](2)
 		return p
 	}
-	unplanned := func(p *v1alpha1.ImagePrefetch) *v1alpha1.ImagePrefetch {
-		p.Generation++
-		return p
-	}
-	asked := func(image string) func(*Node) { return knows(Image{Name: image, Digest: digestOf(image)}) }
 
 	for _, tt := range []struct {
 		reason   string
@@ -225,47 +220,17 @@ func TestCause(t *testing.T) {
 			nodes:    []Node{node("a", has(imageB)), node("b", joined(imageB, time.Hour))},
 		},
 		{
-			reason:   "a node that the ImagePrefetch does not select, so that nobody brings it there",
+			reason:   "a node that the ImagePrefetch does not select: another may bring it there",
 			runs:     imageB,
-			edits:    []edit{strict},
 			prefetch: selecting(pulling(imageB), "db"),
 			nodes:    []Node{node("a", has(imageB)), node("b")},
-			want:     CauseEvidence,
 		},
 		{
-			reason:   "one that another ImagePrefetch selects",
-			runs:     imageB,
-			prefetch: selecting(pulling(imageB), "db"),
-			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB))},
-		},
-		{
-			reason:   "one of whose images another brings, and the rest nobody",
-			runs:     imageB,
-			edits:    []edit{func(d *appsv1.Deployment) { d.Spec.Template.Spec.InitContainers = containers(imageC) }},
-			prefetch: selecting(pulling(imageB, imageC), "db"),
-			nodes:    []Node{node("a", has(imageB, imageC)), node("b", asked(imageB)), node("c", failed(imageB)), node("d", failed(imageB))},
-			want:     CauseEvidence,
-		},
-		{
-			reason:   "a node that it did not choose among its replicas",
+			reason:   "a node that waits for its turn among the replicas",
 			runs:     imageB,
 			prefetch: replicated(pulling(imageB)),
 			nodes:    []Node{node("a", has(imageB)), node("b")},
-			want:     CauseEvidence,
 		},
-		{
-			reason:   "one that it chose",
-			runs:     imageB,
-			prefetch: replicated(pulling(imageB)),
-			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB)), node("c")},
-		},
-		{
-			reason:   "an ImagePrefetch that has yet to choose its nodes",
-			runs:     imageB,
-			prefetch: unplanned(replicated(pulling(imageB))),
-			nodes:    []Node{node("a", has(imageB)), node("b")},
-		},
-		{reason: "nobody brings it anywhere, which is no evidence", runs: imageB, prefetch: selecting(pulling(imageB), "db"), nodes: []Node{node("a")}},
 		{reason: "all are excused, which is no evidence", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", uncovered), node("b", young)}},
 		{reason: "none has it, and the only one failed", runs: imageB, prefetch: pulling(imageB), nodes: []Node{node("a", failed(imageB))}},
 
@@ -374,12 +339,10 @@ func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
 		node("c", func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }),
 		node("d", knows(Image{Name: imageB, JoinedAt: now.Add(-time.Minute)})),
 		node("e", failed(imageB)),
-		node("f", func(n *Node) { n.Labels = map[string]string{"pool": "db"} }),
 	}
 	p := pulling(imageB)
-	p.Spec.NodeSelector = map[string]string{"pool": "web"}
 	step := Next(deployment(runs(imageB), held(5*time.Minute)), p, Cluster{Nodes: nodes, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
-	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent; 1 to which no ImagePrefetch brings them"
+	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent"
 	if step.End != EndEvidence || step.Because != want {
 		t.Errorf("ends %q because %q, want %q", step.End, step.Because, want)
 	}

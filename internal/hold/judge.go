@@ -115,5 +115,5 @@ func (v verdict) unselected(prefetch string) string {
 	}
 	return fmt.Sprintf("ImagePrefetch %q does not select %d of the %d nodes that the Pods can run on: Pods that start there pull for themselves; "+
 		"give both the same nodeSelector, affinity and tolerations, and the ImagePrefetch no replicas",
-		prefetch, v.evidence.Unselected, v.evidence.Awaited+v.evidence.Joined+v.evidence.Unserved)
+		prefetch, v.evidence.Unselected, v.evidence.Awaited+v.evidence.Joined)
 }

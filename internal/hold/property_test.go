@@ -154,15 +154,9 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 		comesLater := func(image string) bool {
 			return !lacks(image) || !is.unasked && is.joinedAt.After(heldAt) && !is.gaveUp[tagged(image)] && !is.has[tagged(image)]
 		}
-		nobodyBrings := func(image string) bool {
-			unasked := is.unasked && !is.has[tagged(image)] && !is.gaveUp[tagged(image)]
-			planned := p != nil && p.Status.ObservedGeneration == p.Generation
-			return unasked && p != nil && (p.Spec.NodeSelector != nil && !is.ours || p.Spec.Replicas != nil && planned)
-		}
 		switch {
 		case !slices.ContainsFunc(needed, lacks):
 			awaited, complete = awaited+1, complete+1
-		case slices.ContainsFunc(needed, nobodyBrings):
 		case is.createdAt.After(heldAt), !slices.ContainsFunc(needed, func(image string) bool { return !comesLater(image) }):
 		case is.silent, slices.ContainsFunc(needed, func(image string) bool { return is.gaveUp[tagged(image)] }):
 			awaited, gaveUp = awaited+1, gaveUp+1

@@ -127,25 +127,6 @@ var _ = Describe("A rollout waits for its own Pods' images", Serial, func() {
 		t.expectHeld(ctx, "a", "a", "b")
 	})
 
-	It("and not on nodes that nobody brings the images to, with a warning", func(ctx SpecContext) {
-		t := pooled(ctx, "1", "2")
-		t.kubectl(ctx, "patch", "imageprefetch", "app", "--type=merge", "-p", `{"spec":{"nodeSelector":{"pool":"web"}}}`)
-		t.prefetch(ctx, failing, "a", "b")
-		Eventually(func() string {
-			return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":b", "--dry-run=server")
-		}).Should(ContainSubstring("does not select 2 of the 2 nodes"))
-		t.setImage(ctx, "b")
-		t.expectHeld(ctx, "a", "a")
-		reports(ctx, node(t, "2"), v1alpha1.ImagePulling, "b")
-		reports(ctx, node(t, "1"), v1alpha1.ImagePresent, "b")
-		t.expectHeld(ctx, "a", "a")
-		By("when the one that another ImagePrefetch brought it to is asked for it no more")
-		reports(ctx, node(t, "2"), v1alpha1.ImagePresent, "c")
-		t.expectRolling(ctx, "a", "a", "b")
-		Eventually(t.notes(ctx, hold.ReasonReleased)).Should(ConsistOf(ContainSubstring("1 to which no ImagePrefetch brings them")))
-		Eventually(t.notes(ctx, hold.ReasonNodesNotSelected)).Should(ConsistOf(ContainSubstring("does not select 1 of the 2 nodes")))
-	})
-
 	It("and warns of nodes that its ImagePrefetch does not select", func(ctx SpecContext) {
 		t := pooled(ctx, "1")
 		t.prefetch(ctx, ready, "a", "b")
