@@ -16,6 +16,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// Taints of the cloud controller, on a node that it has yet to know and on one that is switched off.
+// Source: k8s.io/cloud-provider/api.
+const (
+	taintUninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
+	taintShutdown      = "node.cloudprovider.kubernetes.io/shutdown"
+)
+
 // Fit is how a node suits the constraints of a Pod.
 type Fit int
 
@@ -24,7 +31,7 @@ const (
 	// tolerated, or it does not run Linux.
 	FitNever Fit = iota
 	// FitLater: the node matches and takes no Pods at the moment: it is not Ready, is
-	// cordoned, or bears a taint that Kubernetes sets for a while.
+	// cordoned, or bears a taint that passes.
 	FitLater
 	// FitNow: the scheduler may put the Pod there now.
 	FitNow
@@ -112,7 +119,7 @@ func (c Constraints) Fit(node *Node) Fit {
 		taint := &node.Taints[i]
 		switch {
 		case taint.Effect == corev1.TaintEffectPreferNoSchedule, c.tolerates(taint):
-		case Passing(taint.Key):
+		case passing(taint.Key):
 			fit = FitLater
 		default:
 			return FitNever
@@ -126,14 +133,16 @@ func (c Constraints) tolerates(taint *corev1.Taint) bool {
 	return corev1helpers.TolerationsTolerateTaint(klog.Logger{}, c.tolerations, taint, false)
 }
 
-// Passing reports whether a taint is one that Kubernetes sets for a while and takes off
-// again by itself. Any other taint lasts: it says whom the node is for.
-func Passing(key string) bool {
+// passing reports whether a taint is one that comes and goes with the state of its node: those that
+// Kubernetes sets and takes off by itself, and those that end in "not-ready", as the network and
+// storage add-ons name theirs. Any other taint lasts: it says whom the node is for.
+func passing(key string) bool {
 	switch key {
 	case corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeUnschedulable,
 		corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure, corev1.TaintNodePIDPressure,
-		corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeOutOfService:
+		corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeOutOfService,
+		taintUninitialized, taintShutdown:
 		return true
 	}
-	return false
+	return strings.HasSuffix(key, "not-ready")
 }

@@ -74,6 +74,18 @@ func TestFit(t *testing.T) {
 			"a taint of Kubernetes' own passes",
 			corev1.PodSpec{}, usable(func(n *Node) { n.Taints = noSchedule(corev1.TaintNodeDiskPressure) }), FitLater,
 		},
+		{
+			"so does one of the cloud controller's on a machine that is switched off",
+			corev1.PodSpec{}, usable(func(n *Node) { n.Taints = noSchedule("node.cloudprovider.kubernetes.io/shutdown") }), FitLater,
+		},
+		{
+			"and on one that it has yet to know",
+			corev1.PodSpec{}, usable(func(n *Node) { n.Taints = noSchedule("node.cloudprovider.kubernetes.io/uninitialized") }), FitLater,
+		},
+		{
+			"and one of a network add-on that is being restarted",
+			corev1.PodSpec{}, usable(func(n *Node) { n.Taints = noSchedule("node.cilium.io/agent-not-ready") }), FitLater,
+		},
 		{"any other taint lasts", corev1.PodSpec{}, usable(func(n *Node) { n.Taints = noSchedule("team") }), FitNever},
 		{
 			"a taint that lasts outweighs a node that is not Ready",
