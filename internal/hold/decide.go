@@ -115,7 +115,7 @@ func (w Write) marks() (was, is marks) {
 		is.released = nil // copied from another Deployment or a backup: here nothing was let through yet
 		return was, is
 	}
-	was = marksOf(w.Old)
+	was = storedMarks(w.Old)
 	// An undo restores older annotations, and a replacement none.
 	is.released = was.released.with(is.released...)
 	if !was.paused || hasPods(w.Old) {
@@ -231,7 +231,7 @@ func (w Write) warnings(settings Settings, wrong field.ErrorList, outcome Outcom
 		warnings = append(warnings, w.heldWarning(settings, verdict.wait))
 	case verdict.cause == CauseNoMatchingNodes || verdict.cause == CauseDenied:
 		warnings = append(warnings, "the rollout is not held: "+verdict.explain())
-	case outcome == OutcomeOwnerPaused && w.Old != nil && marksOf(w.Old).held():
+	case outcome == OutcomeOwnerPaused && w.Old != nil && storedMarks(w.Old).held():
 		warnings = append(warnings, "this Deployment was held by Sluice and is now paused by you: resume it when it may roll out")
 	}
 	if unselected := verdict.unselected(settings.Prefetch); unselected != "" {

@@ -54,6 +54,20 @@ func TestDecide(t *testing.T) {
 		{"skip lets every image through", running, with(running, runs(imageB), annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
 		{"opting out during a hold ends it", holding, with(holding, annotate(v1alpha1.GateAnnotation, "skip")), nil, OutcomeUngated, runningA},
 		{
+			reason:  "a hold that lost its label under skip goes on when the owner takes skip off",
+			old:     with(holding, dropLabel, annotate(v1alpha1.GateAnnotation, "skip")),
+			new:     with(holding, dropLabel),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason:  "and ends when its owner drops the gate",
+			old:     with(holding, dropLabel, annotate(v1alpha1.GateAnnotation, "skip")),
+			new:     with(holding, dropLabel, dropAnnotation(v1alpha1.PrefetchAnnotation)),
+			outcome: OutcomeUngated,
+			want:    runningA,
+		},
+		{
 			reason:  "a program that overwrites annotations, and drops the gate: the pause goes with the hold",
 			old:     holding,
 			new:     with(holding, overwritten, dropAnnotation(v1alpha1.PrefetchAnnotation)),

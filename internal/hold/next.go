@@ -72,7 +72,7 @@ type Step struct {
 // what the Deployment names; nil if there is none of that name. Who opted out by
 // server-side apply shows only with managed fields: see [NeedsManagedFields].
 func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluster, now time.Time) Step {
-	have := marksOf(d)
+	have := storedMarks(d)
 	images := ImagesOf(&d.Spec.Template.Spec)
 	settings, _ := SettingsOf(d) // where an annotation is broken, its default holds
 	step := Step{HeldAt: now}
@@ -81,7 +81,7 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 		step.HeldAt = at
 	}
 	switch {
-	case have.paused && have.hold == "": // the label without a value: not our doing
+	case have.paused && have.hold == "": // the label without a value and no other mark: not our doing
 		step.End = EndElsewhere
 	case !settings.Gated && have.paused && optsOutPaused(d):
 		step.End = EndElsewhere

@@ -40,6 +40,13 @@ func TestNext(t *testing.T) {
 			want:     stillB,
 		},
 		{"nodes failed", holding, failing(imageB), "", ReasonPrefetchFailing, 5 * time.Minute, stillB},
+		{"the label was emptied", with(holding, label("")), pulling(imageB), "", ReasonWaitingForNodes, 5 * time.Minute, stillB},
+		{
+			reason: "the label was emptied under skip",
+			in:     with(holding, label(""), annotate(v1alpha1.GateAnnotation, "skip")),
+			end:    EndOptedOut,
+			want:   runningA,
+		},
 		{"the prefetch is missing", holding, nil, "", ReasonPrefetchMissing, 5 * time.Minute, stillB},
 		{"the prefetch lists other tags", holding, prefetch(imageC), "", ReasonImagesNotListed, 5 * time.Minute, stillB},
 		{"ready after the timeout is ready", deployment(runs(imageB), held(time.Hour)), prefetch(imageB), EndReady, "", 0, runningB},
