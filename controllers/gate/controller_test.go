@@ -122,6 +122,14 @@ var _ = Describe("Gate controller", func() {
 		Entry("not found", int32(http.StatusNotFound)),
 	)
 
+	It("keeps a hold whose label goes before it is first looked at", func(ctx SpecContext) {
+		delete(held.Labels, v1alpha1.HoldLabel)
+		Expect(api.Update(ctx, held)).To(Succeed())
+		Expect(reconciled(ctx)).To(BeZero())
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
+		Expect(held.Labels).To(HaveKey(v1alpha1.HoldLabel))
+	})
+
 	It("finds the holds that lost their label, however often it cannot look, and the label of one is rejected", func(ctx SpecContext) {
 		other := createHeld(ctx, "other")
 		for _, d := range []*appsv1.Deployment{held, other} {

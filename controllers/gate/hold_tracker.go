@@ -67,11 +67,12 @@ func (h *holdTracker) waitFor(key types.NamespacedName, node string) {
 	h.held[key] = entry
 }
 
-// tracks reports whether there is a hold of a Deployment that this controller has not ended.
-func (h *holdTracker) tracks(key types.NamespacedName) bool {
+// endedHere reports whether this controller ended the last hold of a Deployment that it knew of, and
+// the cache has yet to show it.
+func (h *holdTracker) endedHere(key types.NamespacedName) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, found := h.held[key]
+	_, found := h.ended[key]
 	return found
 }
 

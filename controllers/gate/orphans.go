@@ -68,9 +68,9 @@ func (r *Reconciler) listOrphans(ctx context.Context) (orphans []types.Namespace
 }
 
 // loseHold restores the label of a Deployment that is no longer seen as held, or forgets its hold: it
-// is gone, or the webhook has ended the hold.
+// is gone, or its hold has ended.
 func (r *Reconciler) loseHold(ctx context.Context, key types.NamespacedName) error {
-	if r.holds.tracks(key) {
+	if !r.holds.endedHere(key) {
 		if restored, err := r.restore(ctx, key); restored || err != nil {
 			return err // its label brings it back
 		}
