@@ -42,6 +42,9 @@ func IndexPrefetches(ctx context.Context, indexer client.FieldIndexer) error {
 // Read returns what evidence for a Deployment is read from, and when time alone will change it
 // (Nodes.Snapshot). The prefetch is the one that it names, or nil.
 func (r *ClusterReader) Read(ctx context.Context, deployment *appsv1.Deployment, named *v1alpha1.ImagePrefetch) (cluster hold.Cluster, until time.Time, err error) {
+	if cluster.Nodes, until, err = r.Nodes.Snapshot(ctx); err != nil { // waits until the cache is filled
+		return hold.Cluster{}, time.Time{}, err
+	}
 	if named != nil {
 		cluster.Prefetches = append(cluster.Prefetches, named)
 	}
@@ -55,6 +58,5 @@ func (r *ClusterReader) Read(ctx context.Context, deployment *appsv1.Deployment,
 			cluster.Prefetches = append(cluster.Prefetches, &others.Items[i])
 		}
 	}
-	cluster.Nodes, until, err = r.Nodes.Snapshot(ctx)
-	return cluster, until, err
+	return cluster, until, nil
 }
