@@ -47,10 +47,7 @@ func (h *gateHandler) Handle(ctx context.Context, req admission.Request) admissi
 	decision := hold.Decide(write)
 	if !ptr.Deref(req.DryRun, false) {
 		h.metrics.decisions.WithLabelValues(string(decision.Outcome)).Inc()
-		// The event of a held Deployment follows with its release.
-		if decision.Unselected != "" && decision.Outcome != hold.OutcomeHeld {
-			h.events.warn(write.New, hold.ReasonNodesNotSelected, decision.Unselected)
-		}
+		h.events.record(write, decision.Notices)
 	}
 	if len(decision.Rejected) > 0 {
 		return invalid(req, decision.Rejected)

@@ -13,22 +13,25 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 const (
-	// storedWithin is how long a Deployment that is created may take to be stored, and lookInterval
-	// how often it is looked for meanwhile.
+	// storedWithin is how long a write may take to be stored, and lookInterval how often it is looked
+	// for meanwhile.
 	storedWithin = 10 * time.Second
 	lookInterval = 200 * time.Millisecond
-	// maxAwaited bounds the Deployments that are looked for at a time. Of further ones no event tells:
-	// their client has had the warning.
-	maxAwaited = 16
+	// maxAwaited bounds the writes that are looked for at a time. Of further ones no event tells: their
+	// client has had the warning.
+	maxAwaited = 64
 )
 
 // +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get
 
-// storedEvents records events on Deployments that are being written. kubectl describe finds them by
-// the UID, which a Deployment that is created has only once it is stored.
+// storedEvents records events on Deployments that are being written, once they are stored: another
+// webhook or validation may still reject them, and one that is created has no UID yet, by which
+// kubectl describe finds its events.
 type storedEvents struct {
 	recorder events.EventRecorder
 	live     client.Reader
@@ -41,32 +44,35 @@ func newStoredEvents(recorder events.EventRecorder, live client.Reader) *storedE
 	return s
 }
 
-// warn records a Warning at once, or when the Deployment is stored. It does not block.
-func (s *storedEvents) warn(deployment *appsv1.Deployment, reason, note string) {
-	record := func(stored *appsv1.Deployment) {
-		s.recorder.Eventf(stored, nil, corev1.EventTypeWarning, reason, "Admit", "%s", note)
-	}
-	if deployment.UID != "" {
-		record(deployment)
+// record records notices about a write when that is stored. It does not block.
+func (s *storedEvents) record(write hold.Write, notices []hold.Notice) {
+	if len(notices) == 0 {
 		return
 	}
 	s.awaited.TryGo(func() error {
-		if stored := s.await(client.ObjectKeyFromObject(deployment)); stored != nil {
-			record(stored)
+		stored := s.await(write)
+		if stored == nil {
+			return nil
+		}
+		for _, n := range notices {
+			kind := corev1.EventTypeNormal
+			if n.Warning {
+				kind = corev1.EventTypeWarning
+			}
+			s.recorder.Eventf(stored, nil, kind, n.Reason, "Admit", "%s", n.Note)
 		}
 		return nil
 	})
 }
 
-// await returns a Deployment once it is stored; nil if it is not, because another webhook or
-// validation rejects it.
-func (s *storedEvents) await(key client.ObjectKey) *appsv1.Deployment {
+// await returns the Deployment once the write, or a later one, is stored; nil if it is not.
+func (s *storedEvents) await(write hold.Write) *appsv1.Deployment {
 	ctx, cancel := context.WithTimeout(context.Background(), storedWithin)
 	defer cancel()
 	stored := &appsv1.Deployment{}
 	err := wait.PollUntilContextCancel(ctx, lookInterval, false, func(ctx context.Context) (bool, error) {
-		err := s.live.Get(ctx, key, stored)
-		return err == nil, client.IgnoreNotFound(err)
+		err := s.live.Get(ctx, client.ObjectKeyFromObject(write.New), stored)
+		return err == nil && (write.Old == nil || stored.ResourceVersion != write.Old.ResourceVersion), client.IgnoreNotFound(err)
 	})
 	if err != nil {
 		return nil

@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/excerpt"
 	"github.com/sluice-dev/sluice/internal/hold"
 )
@@ -39,31 +38,12 @@ func (r *Reconciler) recordEnd(ctx context.Context, deployment *appsv1.Deploymen
 		log.FromContext(ctx).Info("Released Deployment", "end", step.End, "held", held)
 	}
 
-	kind, reason, note := corev1.EventTypeNormal, hold.ReasonReleased, ""
-	switch step.End {
-	case hold.EndReady:
-		note = fmt.Sprintf("Released after %s: ImagePrefetch %q is Ready", round(held), prefetch.Name)
-	case hold.EndEvidence:
-		note = fmt.Sprintf("Released after %s: %s", round(held), step.Because)
-	case hold.EndNoMatchingNodes, hold.EndDenied:
-		kind = corev1.EventTypeWarning
-		note = fmt.Sprintf("Released after %s without its images: %s", round(held), step.Because)
-	case hold.EndTimedOut:
-		kind, reason = corev1.EventTypeWarning, hold.ReasonHoldTimedOut
-		note = fmt.Sprintf("Released after %s without its images, by its hold timeout: %s", round(held), step.Wait.Message)
-	case hold.EndOptedOut:
-		note = fmt.Sprintf("Released after %s: the Deployment is no longer gated", round(held))
-	case hold.EndSetBack:
-		note = fmt.Sprintf("Released after %s: its images were let through before", round(held))
-	case hold.EndResumed:
-		kind = corev1.EventTypeWarning
-		note = "Not held any more: it was resumed past Sluice, and rolls out"
-	case hold.EndElsewhere:
-		note = "Not held any more, and paused by its owner: resume it when it may roll out"
-	}
-	r.record(deployment, prefetch, kind, reason, actionRelease, note)
-	if step.Unselected != "" {
-		r.record(deployment, prefetch, corev1.EventTypeWarning, hold.ReasonNodesNotSelected, actionRelease, step.Unselected)
+	for _, n := range step.Notices {
+		kind := corev1.EventTypeNormal
+		if n.Warning {
+			kind = corev1.EventTypeWarning
+		}
+		r.record(deployment, prefetch, kind, n.Reason, actionRelease, n.Note)
 	}
 }
 
@@ -107,11 +87,4 @@ func (r *Reconciler) record(deployment *appsv1.Deployment, prefetch *v1alpha1.Im
 		related = prefetch
 	}
 	r.Recorder.Eventf(deployment, related, kind, reason, action, "%s", note)
-}
-
-func round(d time.Duration) string {
-	if d < time.Second {
-		return duration.Format(d.Round(time.Millisecond))
-	}
-	return duration.Format(d.Round(time.Second))
 }

@@ -79,9 +79,8 @@ type Decision struct {
 	Rejected field.ErrorList
 	// Patch is what the gate changes about it.
 	Patch []Operation
-	// Unselected says that the ImagePrefetch does not select all nodes that the Pods can run
-	// on, for an event on the Deployment; empty if it does.
-	Unselected string
+	// Notices are for events on the Deployment, once it is stored.
+	Notices []Notice
 	// Warnings are for the client.
 	Warnings []string
 }
@@ -99,7 +98,7 @@ func Decide(w Write) Decision {
 	was, is := w.marks()
 	outcome, verdict := w.outcome(settings, was, is)
 	next := w.next(outcome, was, is)
-	decision := Decision{Outcome: outcome, Patch: patchTo(w.New, next), Unselected: verdict.unselected(settings.Prefetch)}
+	decision := Decision{Outcome: outcome, Patch: patchTo(w.New, next), Notices: w.notices(settings, outcome, verdict, was, next)}
 	if settings.Gated {
 		decision.Warnings = w.warnings(settings, wrong, outcome, verdict)
 	}

@@ -343,8 +343,8 @@ func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
 	p := pulling(imageB)
 	step := Next(deployment(runs(imageB), held(5*time.Minute)), p, Cluster{Nodes: nodes, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
 	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent"
-	if step.End != EndEvidence || step.Because != want {
-		t.Errorf("ends %q because %q, want %q", step.End, step.Because, want)
+	if step.End != EndEvidence || len(step.Notices) != 1 || step.Notices[0].Note != "Released after 5m: "+want {
+		t.Errorf("ends %q with %+v, want %q", step.End, step.Notices, want)
 	}
 }
 
@@ -440,8 +440,12 @@ func TestPlacementThatNobodyCovers(t *testing.T) {
 			if warnings := strings.Join(decision.Warnings, "\n"); tt.warns == "" && warnings != "" || !strings.Contains(warnings, tt.warns) {
 				t.Errorf("warnings %q, want %q", warnings, tt.warns)
 			}
-			if decision.Unselected == "" != (tt.warns == "") {
-				t.Errorf("unselected %q, want %q", decision.Unselected, tt.warns)
+			var want []Notice
+			if tt.warns != "" {
+				want = []Notice{{Warning: true, Reason: ReasonNodesNotSelected, Note: decision.Warnings[0]}}
+			}
+			if !slices.Equal(decision.Notices, want) {
+				t.Errorf("notices %+v, want %+v", decision.Notices, want)
 			}
 		})
 	}

@@ -53,11 +53,8 @@ type Step struct {
 	Patch []Operation
 	// Wait is what is missing, also where the hold ends in spite of it.
 	Wait *Wait
-	// Because says on what the hold ends, for an event, where that is not plain from End.
-	Because string
-	// Unselected says that the ImagePrefetch does not select all nodes that the Pods can run
-	// on; empty if it does.
-	Unselected string
+	// Notices are for events on the Deployment that tell of the end; none while the hold goes on.
+	Notices []Notice
 	// Lacking is a node that the hold waits for; empty if there is none.
 	Lacking string
 	// HeldAt is when the hold began.
@@ -80,6 +77,7 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 	if err == nil && at.Before(now.Add(clockSkew)) {
 		step.HeldAt = at
 	}
+	var verdict verdict
 	switch {
 	case have.paused && have.hold == "": // the label without a value and no other mark: not our doing
 		step.End = EndElsewhere
@@ -92,9 +90,8 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 	case have.released.include(images.Hash()):
 		step.End = EndSetBack
 	default:
-		verdict := judge(&d.Spec.Template, settings, prefetch, cluster, step.HeldAt)
-		step.End, step.Wait, step.Because = End(verdict.cause), verdict.wait, verdict.explain()
-		step.Unselected, step.Lacking = verdict.unselected(settings.Prefetch), verdict.evidence.Lacks
+		verdict = judge(&d.Spec.Template, settings, prefetch, cluster, step.HeldAt)
+		step.End, step.Wait, step.Lacking = End(verdict.cause), verdict.wait, verdict.evidence.Lacks
 	}
 	if deadline := settings.deadline(step.HeldAt); step.End == "" && !deadline.IsZero() {
 		switch {
@@ -105,6 +102,15 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 		default:
 			step.TimedOut = true
 		}
+	}
+
+	if step.End != "" {
+		missing := ""
+		if step.Wait != nil {
+			missing = step.Wait.Message
+		}
+		step.Notices = append(step.Notices, releaseNotice(step.End, now.Sub(step.HeldAt), settings.Prefetch, verdict.explain(), missing))
+		step.Notices = append(step.Notices, verdict.unselectedNotice(settings.Prefetch)...)
 	}
 
 	next := marks{paused: true, hold: images.Hash(), heldAt: step.HeldAt.UTC().Format(time.RFC3339), released: have.released}

@@ -31,6 +31,9 @@ const (
 const (
 	// ReasonReleased (Normal): the hold has ended.
 	ReasonReleased = "Released"
+	// ReasonNotHeld (Normal or Warning): a rollout to new images was let through at once, although
+	// not all nodes that the Pods can run on have them.
+	ReasonNotHeld = "NotHeld"
 	// ReasonHoldTimedOut (Warning): the hold timeout has run out; the rollout was let go
 	// without its images, or is held further, as the Deployment asks for.
 	ReasonHoldTimedOut = "HoldTimedOut"

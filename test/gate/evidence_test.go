@@ -73,6 +73,7 @@ var _ = Describe("A rollout waits for its own Pods' images", Serial, func() {
 		t.prefetch(ctx, pulling, "a", "b")
 		Expect(t.setImage(ctx, "b")).To(ContainSubstring("Warning: the rollout is not held: no node has the labels"))
 		t.expectRolling(ctx, "a", "a", "b")
+		Eventually(t.notes(ctx, hold.ReasonNotHeld)).Should(ConsistOf(HavePrefix("Warning: Not held: no node has the labels")))
 	})
 
 	It("is released when the last matching node goes", func(ctx SpecContext) {
@@ -174,6 +175,12 @@ var _ = Describe("A rollout waits for its own Pods' images", Serial, func() {
 		t.expectHeld(ctx, "a", "a")
 		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/on-timeout-")
 		t.expectRolling(ctx, "a", "a", "b")
+		Eventually(t.notes(ctx, hold.ReasonReleased)).Should(ConsistOf(And(HavePrefix("Warning: Released after"), ContainSubstring("PolicyDenied"))))
+		By("once it is held no more")
+		t.prefetch(ctx, denied, "a", "b", "c")
+		t.setImage(ctx, "c")
+		t.expectRolling(ctx, "a", "a", "b", "c")
+		Eventually(t.notes(ctx, hold.ReasonNotHeld)).Should(ConsistOf(And(HavePrefix("Warning: Not held: waiting cannot help"), ContainSubstring("PolicyDenied"))))
 	})
 
 	It("and not for more than its placement asks: a release rests on it", func(ctx SpecContext) {
