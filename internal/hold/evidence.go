@@ -238,6 +238,9 @@ type wantedImage struct {
 	// digests are those that count: the one that is named, or those that ImagePrefetches of
 	// the namespace resolved the tag to. With none of them nothing counts.
 	digests []string
+	// failed are nodes on which the ImagePrefetch that the workload names counts the image as failed,
+	// as far as its status lists them; what the agent reports goes first.
+	failed map[string]bool
 }
 
 // on reports how the image stands on a node.
@@ -258,6 +261,9 @@ func (w *wantedImage) on(node *Node, heldAt time.Time) imageState {
 		case state == imageUnasked:
 			state = imageAbsent
 		}
+	}
+	if (state == imageUnasked || state == imageAbsent) && w.failed[node.Name] {
+		return imageFailed
 	}
 	return state
 }

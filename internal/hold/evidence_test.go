@@ -65,6 +65,11 @@ func TestCause(t *testing.T) {
 		return p
 	}
 
+	reporting := func(p *v1alpha1.ImagePrefetch, node, image, reason string) *v1alpha1.ImagePrefetch {
+		p.Status.Failures = []v1alpha1.NodeFailure{{Node: node, Image: image, Reason: reason}}
+		return p
+	}
+	asked := func(image string) func(*Node) { return knows(Image{Name: image, Digest: digestOf(image)}) }
 	selecting := func(p *v1alpha1.ImagePrefetch, pool string) *v1alpha1.ImagePrefetch {
 		p.Spec.NodeSelector = map[string]string{"pool": pool}
 		return p
@@ -242,6 +247,39 @@ func TestCause(t *testing.T) {
 			prefetch: pulling(imageB),
 			nodes:    []Node{node("a", has(imageB)), node("b", down)},
 			want:     CauseEvidence,
+		},
+		{
+			reason:   "one that is asked for nothing, since it has no room, as the ImagePrefetch says",
+			runs:     imageB,
+			prefetch: reporting(pulling(imageB, imageC), "b", imageC, v1alpha1.ReasonTooManyImages),
+			nodes:    []Node{node("a", has(imageB)), node("b")},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "one whose platform the image does not have, as the ImagePrefetch says",
+			runs:     byDigest,
+			prefetch: reporting(pulling(imageB), "b", imageB, v1alpha1.ReasonPlatformNotProvided),
+			nodes:    []Node{node("a", has(imageB)), node("b")},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "one that the mirror does not serve, and that is not asked again, as the ImagePrefetch says",
+			runs:     imageB,
+			prefetch: reporting(pulling(imageB), "b", imageB, v1alpha1.ReasonNotOnMirror),
+			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB))},
+			want:     CauseEvidence,
+		},
+		{
+			reason:   "one on which another image has failed",
+			runs:     imageB,
+			prefetch: reporting(pulling(imageB, imageC), "b", imageC, v1alpha1.ReasonImageNotFound),
+			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB))},
+		},
+		{
+			reason:   "one that the ImagePrefetch says has failed, of two that have",
+			runs:     imageB,
+			prefetch: reporting(pulling(imageB), "b", imageB, v1alpha1.ReasonNotOnMirror),
+			nodes:    []Node{node("a", has(imageB)), node("b", asked(imageB)), node("c", failed(imageB))},
 		},
 		{reason: "two failed nodes of a few", runs: imageB, prefetch: pulling(imageB), nodes: many(10, 2)},
 		{reason: "a twentieth of many", runs: imageB, prefetch: pulling(imageB), nodes: many(38, 2), want: CauseEvidence},

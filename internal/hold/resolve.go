@@ -40,9 +40,26 @@ func resolve(images TemplateImages, named *v1alpha1.ImagePrefetch, prefetches []
 				}
 			}
 		}
+		if named != nil {
+			image.failed = failedOn(named, name)
+		}
 		wanted = append(wanted, image)
 	}
 	return wanted
+}
+
+// failedOn are the nodes on which a prefetch says that an image has failed, or that nothing can be
+// brought there.
+func failedOn(prefetch *v1alpha1.ImagePrefetch, name string) map[string]bool {
+	nodes := make(map[string]bool, len(prefetch.Status.Failures))
+	for i := range prefetch.Status.Failures {
+		failure := &prefetch.Status.Failures[i]
+		ref, err := imageref.Parse(failure.Image)
+		if failure.Reason == v1alpha1.ReasonTooManyImages || err == nil && (TemplateImages{name}).needs(ref, prefetch) {
+			nodes[failure.Node] = true
+		}
+	}
+	return nodes
 }
 
 // TagsOfOthers are the tags of a template, normalized, that other ImagePrefetches of the namespace
