@@ -5,6 +5,7 @@ package plan
 
 import (
 	"slices"
+	"time"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
@@ -23,6 +24,14 @@ func Progressed(before, after Entry) bool {
 		return true // it got the slot that it waited for, or it came or was deleted
 	}
 	return was.Digest != is.Digest || was.Request != is.Request || is.PulledBytes > was.PulledBytes || is.SizeBytes > was.SizeBytes
+}
+
+// joinedAt is when the spec says that the node joined; zero if it does not.
+func (e Entry) joinedAt() time.Time {
+	if e.Wanted == nil || e.Wanted.JoinedAt == nil {
+		return time.Time{}
+	}
+	return e.Wanted.JoinedAt.Time
 }
 
 // Failed reports whether the agent has given up. While an agent asks again what a tag means, its

@@ -115,5 +115,5 @@ func (pl *planner) nextMemory() Memory {
 			images[im.name] = imageHistory{requestIDs: im.history.requestIDs, failures: failures}
 		}
 	}
-	return Memory{images: images, targets: pl.targetsByUID(), joined: pl.joined}
+	return Memory{images: images, targets: pl.targetsByUID(), joined: pl.joined, served: pl.served}
 }

@@ -30,7 +30,7 @@ func (j JoinedTimes) set(node, image string, at time.Time) {
 // brought to others. A controller that has just started knows of no last plan: it goes by what
 // entries say of earlier ones.
 func (pl *planner) findJoined(memory Memory) {
-	pl.joined = make(JoinedTimes)
+	pl.joined, pl.served = make(JoinedTimes), make(JoinedTimes)
 	for node, images := range memory.joined {
 		for image, at := range images {
 			pl.joined.set(node, image, at)
@@ -38,8 +38,12 @@ func (pl *planner) findJoined(memory Memory) {
 	}
 	for _, n := range pl.nodes {
 		for name, entry := range n.Entries {
-			if entry.Wanted != nil && entry.Wanted.JoinedAt != nil {
-				pl.joined.set(n.Name, name, entry.Wanted.JoinedAt.Time)
+			switch at := entry.joinedAt(); {
+			case at.IsZero():
+			case memory.served.At(n.Name, name).Equal(at):
+				pl.served.set(n.Name, name, at)
+			default:
+				pl.joined.set(n.Name, name, at)
 			}
 		}
 	}
@@ -83,13 +87,18 @@ func (pf *prefetch) nodesKnownFrom(last lastTargets, known bool) []string {
 }
 
 // dropJoined forgets each node that has the image by now, is not desired any more, or is to have
-// another digest.
+// another digest. An entry says for ever that its node joined, since it is not rewritten only to
+// forget that: so a node that has had the image is remembered, lest it joins again when it loses it.
 func (pl *planner) dropJoined() {
 	remaining := make(JoinedTimes)
 	for _, im := range pl.images {
 		for _, p := range im.placements {
 			at := pl.joined.At(p.node.Name, im.name)
-			if at.IsZero() || !p.desired || p.state == present && p.current {
+			served := p.state == present && p.current
+			if mark := p.joinedAt(); served && !mark.IsZero() {
+				pl.served.set(p.node.Name, im.name, mark)
+			}
+			if at.IsZero() || !p.desired || served {
 				continue
 			}
 			if p.Wanted != nil && p.next != nil && p.next.Digest != p.Wanted.Digest && p.Wanted.Digest != "" {

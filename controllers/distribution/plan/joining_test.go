@@ -96,6 +96,13 @@ func TestNodesThatComeLater(t *testing.T) {
 	if _, ok := cluster.next().Sets["n998"]; ok {
 		t.Error("its spec is written again, only to forget that it joined")
 	}
+	for range 2 {
+		delete(cluster.machines["n998"].cached, "reg/a:1") // the kubelet has deleted it
+		if at := cluster.next().Joined.At("n998", "reg/a:1"); !at.IsZero() {
+			t.Errorf("it joined at %v again, for an image that it lost", at)
+		}
+		cluster.plan()
+	}
 }
 
 // A node that takes no Pods for a while, and had none of the images, is waited for when it comes back.

@@ -20,6 +20,8 @@ type planner struct {
 	prefetches []*prefetch
 	// 2: 11 drops who has the image.
 	joined JoinedTimes
+	// 2: 11 adds who has the image: the nodes that joined, and have had it since.
+	served JoinedTimes
 	// 3: by name.
 	images []*image
 	// 5, 8, 10: how many pulls of all images run, or are ordered by this plan.

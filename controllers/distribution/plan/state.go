@@ -31,6 +31,7 @@ type Memory struct {
 	images  map[string]imageHistory
 	targets map[string]lastTargets // by UID of the prefetch
 	joined  JoinedTimes
+	served  JoinedTimes // the nodes that joined, as their entries say, and have had the image since
 }
 
 // Node is one node of the cluster and its NodeImageSet.
