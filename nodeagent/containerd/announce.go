@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-dev/sluice/internal/imageref"
@@ -21,7 +22,7 @@ import (
 // createdTopic is that of the event by which containerd tells of a new blob.
 const createdTopic = "/content/create"
 
-// announce tells the node's mirror of all content of an image. Spegel advertises a blob to its
+// announce tells the node's mirror of the content of an image that is there. Spegel advertises a blob to its
 // peers only if the label of its source is there within 650 ms of the event that the blob was
 // created, and does not look a second time. The label may come later, on a slow disk, or not at
 // all: imported images have none. So missing labels are added, and the event is sent once more for
@@ -35,7 +36,10 @@ func (r *Runtime) announce(ctx context.Context, ref imageref.Reference, target o
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	announceOne := func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		info, err := store.Info(ctx, desc.Digest)
-		if err != nil {
+		switch {
+		case errdefs.IsNotFound(err):
+			return nil, images.ErrSkipDesc
+		case err != nil:
 			return nil, err
 		}
 		if !hasSource(info, ref) {

@@ -54,6 +54,28 @@ var _ = Describe("What a peer commits", func() {
 	}, SpecTimeout(specTimeout))
 })
 
+var _ = Describe("What a seed that fails has received", func() {
+	It("is told to the mirror, so that no other seed fetches it again", func(ctx context.Context) {
+		p := newPair("told")
+		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
+		layers := p.layers()
+		DeferCleanup(p.registry.Inject(upstream.Of(layers[1]), 0, upstream.Answer(404)))
+		created := watchCreated(ctx)
+		_, err := pull(ctx, start(options()), p.request(seed))
+		Expect(err).To(HaveOccurred())
+		label := labels.LabelDistributionSource + "." + machines.GatewayIP
+		told := map[digest.Digest]bool{}
+		Eventually(ctx, func() map[digest.Digest]bool {
+			select {
+			case c := <-created:
+				told[c.Digest] = told[c.Digest] || c.Labels[label] == p.repository
+			default:
+			}
+			return told
+		}).Should(And(HaveKeyWithValue(p.digest, true), HaveKeyWithValue(digest.Digest(layers[0]), true)))
+	}, SpecTimeout(specTimeout))
+})
+
 // watchCreated looks up each blob at the event that it was created, as Spegel does, until the spec
 // ends.
 func watchCreated(ctx context.Context) <-chan runtimetest.Creation {

@@ -17,8 +17,12 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
+
+// announceTimeout bounds what is done after a transfer that failed, perhaps with the daemon.
+const announceTimeout = 5 * time.Second
 
 // transfer pulls through the daemon's transfer service: by the digest if it is known, and otherwise
 // by the tag, which costs the registry one HEAD.
@@ -96,6 +100,7 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	store := image.NewStore(req.Ref.String(), append(opts,
 		image.WithPlatforms(r.platform), image.WithImageLabels(recordLabels(req.Pinned)))...)
 	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.onEvent)); err != nil {
+		r.announceReceived(ctx, req.Ref, t)
 		if cause := context.Cause(ctx); errors.Is(cause, nodeagent.ErrInsufficientDisk) {
 			return ocispec.Descriptor{}, cause
 		}
@@ -106,6 +111,20 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 		return ocispec.Descriptor{}, fmt.Errorf("look up what was pulled: %w", err)
 	}
 	return record.Target, nil
+}
+
+// announceReceived tells the mirror of what a transfer that failed has received: the daemon labels a
+// manifest after its children, so that the next seed would fetch it from the registry again.
+func (r *Runtime) announceReceived(ctx context.Context, ref imageref.Reference, t *tracker) {
+	target, ok := t.target()
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), announceTimeout)
+	defer cancel()
+	if err := r.announce(ctx, ref, target); err != nil {
+		r.Log.V(1).Info("Left the mirror without what a failed pull has received", "image", ref.String(), "error", err.Error())
+	}
 }
 
 // reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves
