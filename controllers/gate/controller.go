@@ -63,7 +63,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil // the cache shows the end later, and its event runs this again
 	}
 	now := r.Clock.Now()
-	r.holds.waitFor(req.NamespacedName, "") // whatever changes from now on, look again
+	r.holds.waitFor(req.NamespacedName, "", nil) // whatever changes from now on, look again
 	cluster, until, err := r.Cluster.Read(ctx, deployment, prefetch)
 	if err != nil {
 		return reconcile.Result{}, err

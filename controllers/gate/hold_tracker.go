@@ -29,9 +29,10 @@ type heldDeployment struct {
 	// lastNotice is the last event, recorded at recordedAt.
 	lastNotice notice
 	recordedAt time.Time
-	// lacking is a node that the hold waits for: as long as that has not changed, nothing
-	// has. Empty while any change may end the hold.
-	lacking string
+	// lacking is a node that the hold waits for: as long as stillLacks reports true of it, nothing
+	// has changed. Empty while any change may end the hold.
+	lacking    string
+	stillLacks func(*hold.Node) bool
 	// rejections counts the patches that were rejected one after the other.
 	rejections int
 }
@@ -56,14 +57,14 @@ func (h *holdTracker) track(key types.NamespacedName, heldAt time.Time) int {
 
 // waitFor notes the node that a hold waits for; empty for any. A hold that is not tracked yet is
 // from then on, so that no change is missed while its first step is decided.
-func (h *holdTracker) waitFor(key types.NamespacedName, node string) {
+func (h *holdTracker) waitFor(key types.NamespacedName, node string, stillLacks func(*hold.Node) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.held == nil {
 		h.held = map[types.NamespacedName]heldDeployment{}
 	}
 	entry := h.held[key]
-	entry.lacking = node
+	entry.lacking, entry.stillLacks = node, stillLacks
 	h.held[key] = entry
 }
 
@@ -76,13 +77,15 @@ func (h *holdTracker) endedHere(key types.NamespacedName) bool {
 	return found
 }
 
-// concernedBy are the holds that a change of nodes may end.
-func (h *holdTracker) concernedBy(changed map[string]bool) []types.NamespacedName {
+// concernedBy are the holds that a change of nodes may end. The nodes that changed are as they are now;
+// nil if they are gone.
+func (h *holdTracker) concernedBy(changed map[string]*hold.Node) []types.NamespacedName {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var keys []types.NamespacedName
 	for key, entry := range h.held {
-		if entry.lacking == "" || changed[entry.lacking] {
+		node, has := changed[entry.lacking]
+		if entry.lacking == "" || has && (node == nil || !entry.stillLacks(node)) {
 			keys = append(keys, key)
 		}
 	}
@@ -159,7 +162,7 @@ func (h *holdTracker) shouldRecord(key types.NamespacedName, next notice, now ti
 func (r *Reconciler) trackHold(key types.NamespacedName, step hold.Step) {
 	r.Metrics.holdsActive.Set(float64(r.holds.track(key, step.HeldAt)))
 	if step.End == "" {
-		r.holds.waitFor(key, step.Lacking)
+		r.holds.waitFor(key, step.Lacking, step.StillLacks)
 	}
 }
 

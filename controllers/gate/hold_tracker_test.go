@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var noon = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -89,23 +91,28 @@ func TestAnEndedHoldIsKnownUntilTheCacheShowsIt(t *testing.T) {
 
 func TestWhoIsWokenByAChangeOfNodes(t *testing.T) {
 	key := types.NamespacedName{Name: "a"}
+	now := map[string]*hold.Node{"node-1": {}, "node-3": nil}
+	still := func(n *hold.Node) bool { return n == now["node-1"] }
+	no := func(*hold.Node) bool { return false }
 	for _, tt := range []struct {
 		reason string
 		do     func(*holdTracker)
 		woken  bool
 	}{
 		{"who is not held", func(*holdTracker) {}, false},
-		{"whose first step is being decided", func(h *holdTracker) { h.waitFor(key, "") }, true},
-		{"who waits for the node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-1") }, true},
-		{"who waits for another node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2") }, false},
-		{"whose next step is being decided", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2"); h.waitFor(key, "") }, true},
+		{"whose first step is being decided", func(h *holdTracker) { h.waitFor(key, "", nil) }, true},
+		{"who waits for the node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-1", no) }, true},
+		{"who waits for the node, which still lacks images", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-1", still) }, false},
+		{"who waits for a node that is gone", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-3", still) }, true},
+		{"who waits for another node", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2", no) }, false},
+		{"whose next step is being decided", func(h *holdTracker) { h.track(key, noon); h.waitFor(key, "node-2", no); h.waitFor(key, "", nil) }, true},
 		{"who is tracked and waits for none", func(h *holdTracker) { h.track(key, noon) }, true},
 		{"whose hold has ended", func(h *holdTracker) { h.track(key, noon); h.end(key, "1") }, false},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			var tracker holdTracker
 			tt.do(&tracker)
-			keys := tracker.concernedBy(map[string]bool{"node-1": true})
+			keys := tracker.concernedBy(now)
 			if woken := slices.Contains(keys, key); woken != tt.woken {
 				t.Errorf("woken %t, want %t", woken, tt.woken)
 			}

@@ -57,7 +57,7 @@ type Nodes struct {
 	until   time.Time               // when time alone changes it; zero is never
 	daemon  *scheduling.Constraints // nil where agents run everywhere
 	changed map[string]bool         // since the last flush; empty: nothing is to be flushed
-	flush   func(changed map[string]bool)
+	flush   func(changed map[string]*hold.Node)
 }
 
 // nodeRecord is what is known of one node, or of a NodeImageSet whose node is not known.
@@ -109,9 +109,9 @@ func follow[T client.Object](put, drop func(T)) toolscache.ResourceEventHandlerF
 	}
 }
 
-// OnChange has changes told, some at a time: the names of nodes of which something changed
-// that rollouts may wait for.
-func (n *Nodes) OnChange(flush func(changed map[string]bool)) {
+// OnChange has changes told, some at a time: the nodes of which something changed that rollouts may
+// wait for, by name, as they are now; nil if they are gone.
+func (n *Nodes) OnChange(flush func(changed map[string]*hold.Node)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.flush = flush
@@ -141,13 +141,10 @@ func (n *Nodes) snapshot(now time.Time) (nodes []hold.Node, until time.Time) {
 		if record.node == nil {
 			continue
 		}
-		view := record.view
-		if record.silent(now) {
-			view.Down = true
-		} else {
+		nodes = append(nodes, record.viewAt(now))
+		if !record.silent(now) {
 			until = requeue.Earliest(until, record.silentAt)
 		}
-		nodes = append(nodes, view)
 	}
 	return nodes, until
 }
@@ -230,6 +227,13 @@ func (r *nodeRecord) silent(now time.Time) bool {
 	return !r.silentAt.IsZero() && !now.Before(r.silentAt)
 }
 
+// viewAt is the view at a time.
+func (r *nodeRecord) viewAt(now time.Time) hold.Node {
+	view := r.view
+	view.Down = view.Down || r.silent(now)
+	return view
+}
+
 // view is what a node and its NodeImageSet come to. The set is nil if the node has none.
 func (n *Nodes) view(node *corev1.Node, set *v1alpha1.NodeImageSet) hold.Node {
 	view := hold.Node{
@@ -282,9 +286,17 @@ func (n *Nodes) tell(name string) {
 	if underWay {
 		return
 	}
+	now := n.Clock.Now().Add(flushInterval)
 	n.Clock.AfterFunc(flushInterval, func() {
 		n.mu.Lock()
-		changed, flush := n.changed, n.flush
+		changed, flush := make(map[string]*hold.Node, len(n.changed)), n.flush
+		for name := range n.changed {
+			changed[name] = nil
+			if record := n.known[name]; record != nil && record.node != nil {
+				view := record.viewAt(now)
+				changed[name] = &view
+			}
+		}
 		n.changed = map[string]bool{}
 		n.mu.Unlock()
 		if flush != nil {

@@ -26,22 +26,22 @@ import (
 var began = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // following is a Nodes that knows one Ready node, and the names that it tells of.
-func following(t *testing.T) (*Nodes, *clocktesting.FakeClock, func() map[string]bool) {
+func following(t *testing.T) (*Nodes, *clocktesting.FakeClock, func() map[string]*hold.Node) {
 	t.Helper()
 	clock := clocktesting.NewFakeClock(began)
 	nodes := &Nodes{
 		Clock: clock, AgentTimeout: time.Minute, Agents: client.ObjectKey{Namespace: "sluice-system", Name: "sluice-agent"},
 		known: map[string]*nodeRecord{}, changed: map[string]bool{},
 	}
-	var flushed map[string]bool
-	nodes.OnChange(func(changed map[string]bool) { flushed = changed })
-	next := func() map[string]bool {
+	var flushed map[string]*hold.Node
+	nodes.OnChange(func(changed map[string]*hold.Node) { flushed = changed })
+	next := func() map[string]*hold.Node {
 		flushed = nil
 		clock.Step(flushInterval)
 		return flushed
 	}
 	nodes.putNode(readyNode(nil))
-	if changed := next(); !changed["node-1"] {
+	if changed := next(); changed["node-1"] == nil {
 		t.Fatalf("a new node is told of: %v", changed)
 	}
 	return nodes, clock, next
@@ -137,10 +137,15 @@ func TestChangesThatRolloutsMayWaitForAreTold(t *testing.T) {
 			next()
 			before, _ := snapshot(t, nodes)
 			tt.change(nodes)
-			if changed := next(); changed["node-1"] != tt.flushed {
+			changed := next()
+			node, flushed := changed["node-1"]
+			if flushed != tt.flushed {
 				t.Errorf("flushed %v, want %t", changed, tt.flushed)
 			}
 			after, _ := snapshot(t, nodes)
+			if flushed && (node == nil) != (len(after) == 0) || node != nil && !reflect.DeepEqual(*node, after[0]) {
+				t.Errorf("told of %+v, but the snapshot is %+v", node, after)
+			}
 			if now, _ := nodes.snapshot(nodes.Clock.Now()); !reflect.DeepEqual(after, now) {
 				t.Errorf("snapshot %+v, but it is %+v now", after, now)
 			}
@@ -160,7 +165,7 @@ func daemon(pool string) *appsv1.DaemonSet {
 func TestChangesAreCollected(t *testing.T) {
 	nodes, clock, next := following(t)
 	flushes := 0
-	nodes.OnChange(func(map[string]bool) { flushes++ })
+	nodes.OnChange(func(map[string]*hold.Node) { flushes++ })
 	for i := range 100 {
 		nodes.putNode(readyNode(func(o *corev1.Node) { o.Spec.Unschedulable = i%2 == 0 }))
 	}
@@ -225,7 +230,7 @@ func TestAnAgentThatDiesInTheMiddleOfAPullIsDown(t *testing.T) {
 		t.Errorf("time changes nothing more, and it is looked at again at %v", until)
 	}
 	nodes.putSet(pulls(clock.Now()))
-	if changed := next(); !changed["node-1"] || only(t, nodes).Down {
+	if changed := next(); changed["node-1"] == nil || changed["node-1"].Down || only(t, nodes).Down {
 		t.Errorf("it is back, and yet down or not told of: %v", changed)
 	}
 }

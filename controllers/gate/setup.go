@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 const (
@@ -69,7 +70,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: holdChanged})).
 		Watches(&v1alpha1.ImagePrefetch{}, handler.EnqueueRequestsFromMapFunc(r.heldFor)).
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-			r.Cluster.Nodes.OnChange(func(changed map[string]bool) {
+			r.Cluster.Nodes.OnChange(func(changed map[string]*hold.Node) {
 				for _, key := range r.holds.concernedBy(changed) {
 					queue.Add(reconcile.Request{NamespacedName: key})
 				}

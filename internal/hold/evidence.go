@@ -126,6 +126,8 @@ type Evidence struct {
 	// Unselected are the nodes on which the Pods may start now, and to which neither the
 	// ImagePrefetch that the workload names nor another is sure to bring all images.
 	Unselected int
+	// demand is what the nodes were asked for.
+	demand demand
 }
 
 // NothingToWaitFor reports that no node matches as nodes are now. Pending Pods make an
@@ -142,23 +144,31 @@ func (e Evidence) Met(tolerance int) bool {
 // gather reads the evidence for a Pod template. Nodes that came after heldAt are excused;
 // at the zero time none is. The prefetch is the one that the workload names, or nil.
 func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt time.Time, prefetch *v1alpha1.ImagePrefetch) Evidence {
-	wanted := resolve(images, prefetch, cluster.Prefetches)
-	var evidence Evidence
-	constraints := scheduling.OfPod(pod)
+	demand := demand{scheduling.OfPod(pod), resolve(images, prefetch, cluster.Prefetches), heldAt}
+	evidence := Evidence{demand: demand}
 	selects := selection(prefetch)
-	missing := make([]bool, len(wanted))
+	missing := make([]bool, len(demand.images))
+	states := make([]imageState, len(demand.images))
 	for i := range cluster.Nodes {
 		node := &cluster.Nodes[i]
-		fit := constraints.Fit(&node.Node)
+		fit := demand.constraints.Fit(&node.Node)
 		if fit == scheduling.FitNever {
 			continue
 		}
 		evidence.Matching++
-		if fit == scheduling.FitNow {
-			evidence.add(node, wanted, heldAt, selects, missing)
+		if fit == scheduling.FitLater {
+			continue
+		}
+		state := demand.met(node, states)
+		evidence.add(node.Name, state)
+		if state != nodeUncovered && slices.Contains(states, imageUnasked) && !selects(node) {
+			evidence.Unselected++
+		}
+		for i := range states {
+			missing[i] = missing[i] || (state == nodeFailed || state == nodeLacking) && states[i] != imagePresent
 		}
 	}
-	for i, image := range wanted {
+	for i, image := range demand.images {
 		if missing[i] {
 			evidence.Missing = append(evidence.Missing, image.name)
 		}
@@ -167,53 +177,72 @@ func gather(pod *corev1.PodSpec, images TemplateImages, cluster Cluster, heldAt 
 }
 
 // add counts one node on which the Pods may start now.
-func (e *Evidence) add(node *Node, wanted []wantedImage, heldAt time.Time, selects func(*Node) bool, missing []bool) {
-	if node.Uncovered {
+func (e *Evidence) add(name string, state nodeState) {
+	switch state {
+	case nodeUncovered:
 		e.Uncovered++
-		return
-	}
-	var unasked, absent, failed, joining int
-	states := make([]imageState, 0, 8)
-	for i := range wanted {
-		state := wanted[i].on(node, heldAt)
-		states = append(states, state)
-		switch state {
-		case imageUnasked:
-			unasked++
-		case imageAbsent:
-			absent++
-		case imageFailed:
-			failed++
-		case imageJoining:
-			joining++
-		case imagePresent:
-		}
-	}
-	if unasked > 0 && !selects(node) {
-		e.Unselected++
-	}
-	switch {
-	case unasked+absent+failed+joining == 0:
+	case nodeJoined:
+		e.Joined++
+	case nodeComplete:
 		e.Awaited++
 		e.Complete++
-		return
-	case unasked+absent+failed == 0 || !heldAt.IsZero() && node.CreatedAt.After(heldAt):
-		e.Joined++
-		return
-	case node.Down || failed > 0:
+	case nodeFailed:
 		e.Awaited++
 		e.Failed++
-		if e.Fails == "" || node.Name < e.Fails {
-			e.Fails = node.Name
+		if e.Fails == "" || name < e.Fails {
+			e.Fails = name
 		}
-	default:
+	case nodeLacking:
 		e.Awaited++
 		e.Lacking++
-		e.Lacks = max(e.Lacks, node.Name)
+		e.Lacks = max(e.Lacks, name)
 	}
-	for i, state := range states {
-		missing[i] = missing[i] || state != imagePresent
+}
+
+// demand is what a Pod template asks of each node.
+type demand struct {
+	constraints scheduling.Constraints
+	images      []wantedImage
+	heldAt      time.Time
+}
+
+// nodeState is how a node, on which the Pods may start now, meets a demand.
+type nodeState int
+
+const (
+	nodeUncovered nodeState = iota // excused
+	nodeJoined                     // excused
+	nodeComplete
+	nodeFailed
+	nodeLacking
+)
+
+// met reports how a node meets the demand, and leaves in states how each of the images stands on it.
+func (d *demand) met(node *Node, states []imageState) nodeState {
+	if node.Uncovered {
+		return nodeUncovered
 	}
+	var counts [imageJoining + 1]int
+	for i := range d.images {
+		states[i] = d.images[i].on(node, d.heldAt)
+		counts[states[i]]++
+	}
+	switch {
+	case counts[imagePresent] == len(states):
+		return nodeComplete
+	case counts[imagePresent]+counts[imageJoining] == len(states), !d.heldAt.IsZero() && node.CreatedAt.After(d.heldAt):
+		return nodeJoined
+	case node.Down || counts[imageFailed] > 0:
+		return nodeFailed
+	}
+	return nodeLacking
+}
+
+// stillLacks reports whether a node, which lacked images, lacks some still: then nothing has changed
+// for who waits for it.
+func (e Evidence) stillLacks(node *Node) bool {
+	return e.demand.constraints.Fit(&node.Node) == scheduling.FitNow &&
+		e.demand.met(node, make([]imageState, len(e.demand.images))) == nodeLacking
 }
 
 // selection returns whether a prefetch surely brings its images to a node as soon as that takes

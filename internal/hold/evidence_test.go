@@ -356,6 +356,36 @@ func TestTheTagsThatAnImagePrefetchLists(t *testing.T) {
 	}
 }
 
+func TestWhetherANodeStillLacksImages(t *testing.T) {
+	lacks := node("b")
+	d := deployment(runs(imageB), held(5*time.Minute), func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": "web"} })
+	p := pulling(imageB)
+	step := Next(d, p, Cluster{Nodes: []Node{node("a", has(imageB)), lacks}, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
+	if step.Lacking != "b" {
+		t.Fatalf("waits for %q, want b", step.Lacking)
+	}
+	for _, tt := range []struct {
+		reason string
+		now    Node
+		want   bool
+	}{
+		{"as it was", lacks, true},
+		{"it has another image", node("b", has(imageC)), true},
+		{"it is asked for the image", node("b", knows(Image{Name: imageB, Digest: digestOf(imageB)})), true},
+		{"it has the image", node("b", has(imageB)), false},
+		{"it has failed", node("b", failed(imageB)), false},
+		{"its agent is silent", node("b", func(n *Node) { n.Down = true }), false},
+		{"it takes no Pods", node("b", func(n *Node) { n.Unschedulable = true }), false},
+		{"the Pods do not match it any more", node("b", func(n *Node) { n.Labels = nil }), false},
+		{"no agent is meant to run there any more", node("b", func(n *Node) { n.Uncovered = true }), false},
+		{"it is another node of that name, which came later", node("b", func(n *Node) { n.CreatedAt = now }), false},
+	} {
+		if got := step.StillLacks(&tt.now); got != tt.want {
+			t.Errorf("%s: still lacks %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
+
 func TestImagesAreFoundByTheirRepository(t *testing.T) {
 	for name, want := range map[string]string{
 		"ghcr.io/org/app:v1":            "ghcr.io/org/app",

@@ -55,8 +55,10 @@ type Step struct {
 	Wait *Wait
 	// Notices are for events on the Deployment that tell of the end; none while the hold goes on.
 	Notices []Notice
-	// Lacking is a node that the hold waits for; empty if there is none.
-	Lacking string
+	// Lacking is a node that the hold waits for; empty if there is none. As long as StillLacks reports
+	// true of it, nothing that happens to nodes ends the hold.
+	Lacking    string
+	StillLacks func(*Node) bool
 	// HeldAt is when the hold began.
 	HeldAt time.Time
 	// TimedOut says that the hold goes on past its timeout.
@@ -91,7 +93,8 @@ func Next(d *appsv1.Deployment, prefetch *v1alpha1.ImagePrefetch, cluster Cluste
 		step.End = EndSetBack
 	default:
 		verdict = judge(&d.Spec.Template, settings, prefetch, cluster, step.HeldAt)
-		step.End, step.Wait, step.Lacking = End(verdict.cause), verdict.wait, verdict.evidence.Lacks
+		step.End, step.Wait = End(verdict.cause), verdict.wait
+		step.Lacking, step.StillLacks = verdict.evidence.Lacks, verdict.evidence.stillLacks
 	}
 	if deadline := settings.deadline(step.HeldAt); step.End == "" && !deadline.IsZero() {
 		switch {

@@ -40,8 +40,15 @@ const (
 
 // gating measures how soon a held Deployment is released after the last node has reported
 // its image, as a watching client sees both, and then how soon the webhook answers; both
-// among a thousand others. Last, how soon it answers in a cluster of many nodes.
-func gating(ctx context.Context, opts *options, r *results) (err error) {
+// among a thousand others. Last, both in a cluster of many nodes.
+func gating(ctx context.Context, opts *options, r *results) error {
+	if err := gatingRealNodes(ctx, opts, r); err != nil {
+		return err
+	}
+	return gatingManyNodes(ctx, opts, r)
+}
+
+func gatingRealNodes(ctx context.Context, opts *options, r *results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{Webhooks: true})
 	if err != nil {
 		return err
@@ -54,13 +61,7 @@ func gating(ctx context.Context, opts *options, r *results) (err error) {
 	if err != nil {
 		return err
 	}
-	manyNodes, err := m.startWebhookOfManyNodes(ctx)
-	if err != nil {
-		return fmt.Errorf("start a webhook that knows %d nodes: %w", manyNodesCount, err)
-	}
-	defer func() { err = errors.Join(err, manyNodes.stop()) }()
 	release, webhook := r.percentiles("release_latency", "ms"), r.percentiles("webhook_latency", "ms")
-	largeWebhook := r.percentiles(fmt.Sprintf("webhook_latency_%d_nodes", manyNodesCount), "ms")
 	for run := range opts.runs {
 		var releases []float64
 		for round := range opts.rounds {
@@ -71,16 +72,11 @@ func gating(ctx context.Context, opts *options, r *results) (err error) {
 			releases = append(releases, milliseconds(took))
 		}
 		release.add(releases, 50, 99, 100)
-		answers, err := m.webhookLatency(ctx, run, url, asker)
+		answers, err := webhookLatency(ctx, m.Client, run, url, asker)
 		if err != nil {
 			return fmt.Errorf("ask the webhook: %w", err)
 		}
 		webhook.add(answers, 50, 99)
-		answers, err = m.webhookLatency(ctx, run, manyNodes.url, manyNodes.asker)
-		if err != nil {
-			return fmt.Errorf("ask the webhook of many nodes: %w", err)
-		}
-		largeWebhook.add(answers, 50, 99)
 	}
 	return nil
 }
@@ -210,9 +206,9 @@ func one(object client.Object) client.ListOption {
 // webhookLatency asks the webhook as the API server does, over one connection: is a
 // Deployment whose image changes to be held? Each request is about another Deployment
 // than the one before, and about an image that no other request names.
-func (m *machinery) webhookLatency(ctx context.Context, run int, url string, asker *http.Client) ([]float64, error) {
+func webhookLatency(ctx context.Context, from client.Client, run int, url string, asker *http.Client) ([]float64, error) {
 	var stored appsv1.DeploymentList
-	if err := m.Client.List(ctx, &stored, client.InNamespace("default"), client.MatchingLabels{"crowd": "true"}); err != nil {
+	if err := from.List(ctx, &stored, client.InNamespace("default"), client.MatchingLabels{"crowd": "true"}); err != nil {
 		return nil, err
 	}
 	bodies, err := requests(stored.Items, run)

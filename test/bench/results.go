@@ -15,6 +15,7 @@ var aims = map[string]float64{
 	"api_writes_per_node_image":          3,
 	"ready_latency_p99":                  500,  // ms
 	"release_latency_p99":                1000, // ms
+	"release_latency_5000_nodes_p99":     1000, // ms
 	"webhook_latency_p99":                10,   // ms
 	"webhook_latency_5000_nodes_p99":     10,   // ms
 	"pull_vs_ctr_ratio":                  1.05,
