@@ -117,28 +117,39 @@ func onlyOnce(requests upstream.Requests, pushed map[string]stocked) error {
 	return nil
 }
 
-// oneNodeEach fails unless an agent asked once what each tag means, the containerd of its node for
-// the manifest, and containerds for all else.
+// oneNodeEach fails unless an agent asked once what each tag means, and only the containerd of its
+// node, the seed of the image, asked for the content. The seed of any image with a layer may ask
+// for that layer. A refused request fails, too.
 func oneNodeEach(requests upstream.Requests, pushed map[string]stocked, nodes map[string]string) error {
-	resolvers, seeds := map[string][]string{}, map[string]string{} // by digest of the image
+	resolvers := map[string][]string{} // by digest of the image
 	for _, r := range requests {
-		node := nodes[r.Client]
-		switch program := programOf(r); {
+		if programOf(r) == "sluice-agent" && r.Kind == distribution.Tag {
+			resolvers[r.Digest] = append(resolvers[r.Digest], nodes[r.Client])
+		}
+	}
+	seeds := map[string][]string{} // by digest of the content
+	for _, image := range pushed {
+		for _, digest := range image.Content {
+			seeds[digest] = append(seeds[digest], resolvers[image.Digest]...)
+		}
+	}
+	for _, r := range requests {
+		node, program := nodes[r.Client], programOf(r)
+		ofContent := r.Kind == distribution.Manifest || r.Kind == distribution.Blob
+		switch {
 		case node == "":
 			return fmt.Errorf("%s, which is no node, asked for %s %s of %s", r.Client, r.Kind, r.Reference, r.Repository)
+		case r.Status/100 != 2:
+			return fmt.Errorf("%s of %s was refused %s %s of %s: status %d", program, node, r.Kind, r.Reference, r.Repository, r.Status)
 		case program == "sluice-agent" && r.Kind == distribution.Tag:
-			resolvers[r.Digest] = append(resolvers[r.Digest], node)
-		case program == "containerd" && r.Kind == distribution.Manifest:
-			seeds[r.Digest] = node
-		case program == "containerd" && r.Kind == distribution.Blob:
+		case program == "containerd" && ofContent && slices.Contains(seeds[r.Digest], node):
 		default:
-			return fmt.Errorf("%s of %s asked for %s %s of %s", program, node, r.Kind, r.Reference, r.Repository)
+			return fmt.Errorf("%s of %s asked for %s %s of %s; wanted only the seeds %q", program, node, r.Kind, r.Reference, r.Repository, seeds[r.Digest])
 		}
 	}
 	for name, image := range pushed {
-		if asked := resolvers[image.Digest]; len(asked) != 1 || asked[0] != seeds[image.Digest] {
-			return fmt.Errorf("the agents of %q asked what %s means, and the containerd of %q for its manifest; wanted once, of one node",
-				asked, name, seeds[image.Digest])
+		if asked := resolvers[image.Digest]; len(asked) != 1 {
+			return fmt.Errorf("the agents of %q asked what %s means; wanted once, of one node", asked, name)
 		}
 	}
 	return nil
