@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 )
 
+// forgedLabel is that of no images.
+const forgedLabel = "0123456789abcdef"
+
 // edits are what people and programs do to a Deployment.
 var edits = map[string]edit{
 	"run A":             runs(imageA),
@@ -29,6 +33,8 @@ var edits = map[string]edit{
 	"select our nodes":  func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": "ours"} },
 	"select all nodes":  func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = nil },
 	"hold for ever":     annotate(v1alpha1.OnTimeoutAnnotation, "Hold"),
+	"hold for 90 s":     annotate(v1alpha1.HoldTimeoutAnnotation, "90s"),
+	"hold without end":  annotate(v1alpha1.HoldTimeoutAnnotation, "0"),
 	"change env":        func(d *appsv1.Deployment) { environment(d.Spec.Template.Spec.Containers[0].Image + "!")(d) },
 	"add an init image": func(d *appsv1.Deployment) { d.Spec.Template.Spec.InitContainers = containers(imageC) },
 	"mount an image": func(d *appsv1.Deployment) {
@@ -44,7 +50,7 @@ var edits = map[string]edit{
 	"replace":           replaced,
 	"replace, paused":   func(d *appsv1.Deployment) { replaced(d); paused(true)(d) },
 	"overwrite labels":  func(d *appsv1.Deployment) { d.Labels = map[string]string{"app": "x"} },
-	"forge the label":   label("0123456789abcdef"),
+	"forge the label":   label(forgedLabel),
 	"forget released":   dropAnnotation(v1alpha1.ReleasedAnnotation),
 	"undo to A":         func(d *appsv1.Deployment) { runs(imageA)(d); annotate(v1alpha1.ReleasedAnnotation, hashOf(imageA))(d) },
 	"touch held-at":     annotate(v1alpha1.HeldAtAnnotation, "2040-01-01T00:00:00Z"),
@@ -59,9 +65,10 @@ type history struct {
 	prefetch *v1alpha1.ImagePrefetch
 	truth    []truth // of the nodes
 	now      time.Time
-	// letThrough are the hashes of what ran, or was let through, on this Deployment. known are
+	// letThrough are the sets of images that ran, or were let through, on this Deployment. known are
 	// those of them that came while it was gated, which Sluice must not have forgotten.
 	letThrough, known map[string]bool
+	labels            map[string]string // of holds, by set of images
 }
 
 // truth is what is so of a node, from which its API objects are made.
@@ -130,7 +137,6 @@ func (w *history) cluster() Cluster {
 // held since a time; empty if it may not.
 func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 	needed := neededBy(&d.Spec.Template.Spec)
-	settings, _ := SettingsOf(d)
 	p := w.prefetch
 	// What a tag means is known from the ImagePrefetch alone; a digest needs no such knowledge.
 	listed := func(image string) bool {
@@ -169,7 +175,7 @@ func (w *history) mayRollOut(d *appsv1.Deployment, heldAt time.Time) string {
 		return "no node matches"
 	case complete == 0:
 		return ""
-	case gaveUp == 0, settings.OnTimeout == OnTimeoutRelease && gaveUp <= 1: // there are fewer than 20 nodes
+	case gaveUp == 0, wishesOf(d).releases && gaveUp <= 1: // there are fewer than 20 nodes
 		return "the nodes have the image"
 	}
 	return ""
@@ -217,11 +223,59 @@ func neededBy(pod *corev1.PodSpec) []string {
 	return images
 }
 
+// setOf names the set of images that a Deployment needs.
+func setOf(d *appsv1.Deployment) string {
+	images := neededBy(&d.Spec.Template.Spec)
+	slices.Sort(images)
+	return strings.Join(slices.Compact(images), " ")
+}
+
+// wishes are what the annotations of a Deployment ask of the gate, read anew.
+type wishes struct {
+	gated    bool
+	timeout  time.Duration // 0 is for ever
+	releases bool          // when the timeout has run out
+}
+
+func wishesOf(d *appsv1.Deployment) wishes {
+	_, named := d.Annotations[v1alpha1.PrefetchAnnotation]
+	w := wishes{
+		gated:    named && d.Annotations[v1alpha1.GateAnnotation] != "skip",
+		timeout:  10 * time.Minute,
+		releases: d.Annotations[v1alpha1.OnTimeoutAnnotation] != "Hold",
+	}
+	if text, ok := d.Annotations[v1alpha1.HoldTimeoutAnnotation]; ok {
+		w.timeout, _ = time.ParseDuration(text) // the edits write no other
+	}
+	return w
+}
+
+// letsGo reports whether a hold that began at a time is to end, whatever is missing.
+func (w wishes) letsGo(heldAt, now time.Time) bool {
+	return w.releases && w.timeout > 0 && !now.Before(heldAt.Add(w.timeout))
+}
+
+// checkLabel fails if the label of a hold is not that of its images, or that of others as well.
+func (w *history) checkLabel(t *rapid.T, images, label string) {
+	if before, seen := w.labels[images]; seen && before != label {
+		t.Fatalf("held under %s, and %s had the label %s before", label, images, before)
+	}
+	for others, of := range w.labels {
+		if others != images && of == label {
+			t.Fatalf("held under %s, which is the label of %q, not of %q", label, others, images)
+		}
+	}
+	w.labels[images] = label
+}
+
 // TestAnyHistory lets people, the gate controller and time act in any order, through
 // the webhook, and checks after each write what must always be so.
 func TestAnyHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &history{now: now, prefetch: drawPrefetch(t), letThrough: map[string]bool{}, known: map[string]bool{}}
+		w := &history{
+			now: now, prefetch: drawPrefetch(t), letThrough: map[string]bool{}, known: map[string]bool{},
+			labels: map[string]string{imageA: hashOf(imageA), "no images": forgedLabel},
+		}
 		for range rapid.IntRange(0, 4).Draw(t, "nodes") {
 			w.truth = append(w.truth, drawTruth(t, w.now))
 		}
@@ -276,14 +330,12 @@ func (w *history) write(t *rapid.T) {
 }
 
 func (w *history) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment) {
-	settings, _ := SettingsOf(result)
-	images := ImagesOf(&result.Spec.Template.Spec)
-	after := marksOf(result)
+	wants, images, after := wishesOf(result), setOf(result), marksOf(result)
 	var before marks
 	imagesChanged := true
 	if write.Old != nil {
 		before = marksOf(write.Old)
-		imagesChanged = ImagesOf(&write.Old.Spec.Template.Spec).Hash() != images.Hash()
+		imagesChanged = setOf(write.Old) != images
 	}
 
 	if !equality.Semantic.DeepEqual(result.Spec.Template, write.New.Spec.Template) {
@@ -292,15 +344,14 @@ func (w *history) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment)
 	if after.held() {
 		at, err := time.Parse(time.RFC3339, after.heldAt)
 		switch {
-		case !settings.Gated:
+		case !wants.gated:
 			t.Fatal("held and not gated")
-		case after.hold != images.Hash():
-			t.Fatal("held under another hash than that of its images")
-		case w.known[after.hold]:
+		case w.known[images]:
 			t.Fatal("held for what was let through")
 		case err != nil || at.After(w.now):
 			t.Fatalf("held since %q", after.heldAt)
 		}
+		w.checkLabel(t, images, after.hold)
 	}
 	if !after.held() && (after.hold != "" || after.heldAt != "") {
 		t.Fatalf("not held, and marked as if: %s", describe(result))
@@ -317,26 +368,24 @@ func (w *history) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment)
 	if write.Old != nil && !before.paused && !imagesChanged && !write.New.Spec.Paused && after.paused {
 		t.Fatal("a running rollout was frozen")
 	}
-	if write.Old != nil {
-		for _, claimed := range releasesIn(write.New) {
-			w.letThrough[claimed] = true // an undo, or an owner who knows how to skip as well
-		}
+	if write.Old != nil && strings.Contains(write.New.Annotations[v1alpha1.ReleasedAnnotation], hashOf(imageA)) {
+		w.letThrough[imageA] = true // an undo, or an owner who knows how to skip as well
 	}
 	starts := write.Old == nil || imagesChanged || before.paused
-	if !after.paused && settings.Gated && starts && !w.letThrough[images.Hash()] {
+	if !after.paused && wants.gated && starts && !w.letThrough[images] {
 		heldAt := w.now
-		if at, err := time.Parse(time.RFC3339, before.heldAt); err == nil && before.hold == images.Hash() {
+		if at, err := time.Parse(time.RFC3339, before.heldAt); err == nil && !imagesChanged {
 			heldAt = at
 		}
 		if w.mayRollOut(result, heldAt) == "" {
 			t.Fatal("a rollout began without its images")
 		}
 	}
-	if !settings.Gated {
+	if !wants.gated {
 		clear(w.known) // of what is not gated Sluice keeps no record
 	}
 	if !after.paused {
-		w.letThrough[images.Hash()], w.known[images.Hash()] = true, true
+		w.letThrough[images], w.known[images] = true, true
 	}
 }
 
@@ -353,11 +402,19 @@ func (w *history) control(t *rapid.T) {
 	if _, marked := w.stored.Labels[v1alpha1.HoldLabel]; !marked {
 		return
 	}
-	before := marksOf(w.stored)
+	before, wants, images := marksOf(w.stored), wishesOf(w.stored), setOf(w.stored)
+	heldAt, err := time.Parse(time.RFC3339, before.heldAt)
+	if before.held() && err != nil {
+		t.Fatalf("held since %q", before.heldAt)
+	}
+	timedOut := before.held() && wants.letsGo(heldAt, w.now)
 	step := Next(w.stored, w.prefetch, w.cluster(), w.now)
 	if len(step.Patch) == 0 {
 		if step.End != "" {
 			t.Fatalf("hold ends with %s and nothing is patched", step.End)
+		}
+		if timedOut {
+			t.Fatal("held for longer than its timeout")
 		}
 		return
 	}
@@ -366,12 +423,8 @@ func (w *history) control(t *rapid.T) {
 		t.Fatalf("apply %v: %v", step.Patch, err)
 	}
 	after := marksOf(result)
-	settings, _ := SettingsOf(result)
-	hash := ImagesOf(&result.Spec.Template.Spec).Hash()
 	if before.paused && !after.paused {
-		deadline := settings.deadline(step.HeldAt)
-		timedOut := settings.OnTimeout == OnTimeoutRelease && !deadline.IsZero() && !w.now.Before(deadline)
-		if settings.Gated && w.mayRollOut(result, step.HeldAt) == "" && !before.released.include(hash) && !timedOut {
+		if wants.gated && w.mayRollOut(result, heldAt) == "" && !timedOut {
 			t.Fatal("released without its images, its owner's word or a timeout")
 		}
 		if !before.held() {
@@ -382,7 +435,7 @@ func (w *history) control(t *rapid.T) {
 		t.Fatal("the controller left a pause behind that is nobody's")
 	}
 	if !after.paused {
-		w.letThrough[hash], w.known[hash] = true, true
+		w.letThrough[images], w.known[images] = true, true
 	}
 	if again := Decide(Write{Old: w.stored, New: result, Prefetch: w.prefetch, Cluster: w.cluster(), Now: w.now}); len(again.Patch) > 0 {
 		t.Fatalf("the webhook would change the release: %v", again.Patch)
