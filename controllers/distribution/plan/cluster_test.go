@@ -58,6 +58,7 @@ func (c *fakeCluster) addNode(name string, change ...func(*Node)) *machine {
 		cached:     make(map[string]v1alpha1.NodeImageStatus),
 		changedAt:  make(map[string]time.Time),
 		progressAt: make(map[string]time.Time),
+		progressed: make(map[string]bool),
 		stuck:      make(map[string]int),
 	}
 	for _, modify := range change {
@@ -218,7 +219,8 @@ func (c *fakeCluster) check(t failer) {
 			if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
 				imageOnPlatform := image + " on " + m.node.Platform
 				seedsOf[imageOnPlatform] = append(seedsOf[imageOnPlatform], name)
-				if status := m.status[image]; (Entry{Wanted: &entry, Status: &status}).unanswered() {
+				status, asks := m.status[image], entry.Digest == "" || entry.Request != ""
+				if asks && (status.Digest == "" || status.Request != entry.Request) {
 					resolvers[image] = append(resolvers[image], name)
 				}
 			} else if entry.Digest == "" {

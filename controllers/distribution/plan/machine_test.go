@@ -37,6 +37,9 @@ type machine struct {
 	content     map[string]string // digest by image
 	pulls       int               // pulls that are done, from anywhere
 	worked      map[string]v1alpha1.NodeImage
+	// progressed are the images that got on since the last report, by what the machine did. Progressed
+	// is not asked, so that a mistake in it does not hide here.
+	progressed map[string]bool
 	// What the agent's watch has shown it of the spec, which may be old.
 	view           map[string]v1alpha1.NodeImage
 	viewGeneration int
@@ -113,13 +116,16 @@ func (c *fakeCluster) work(m *machine) {
 func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
 	before, known := m.worked[entry.Name]
 	m.worked[entry.Name] = entry
-	status := m.status[entry.Name]
+	was := m.status[entry.Name]
+	status := was
 	if !known || before.Digest != entry.Digest || before.Request != entry.Request || before.RegistryPolicy != entry.RegistryPolicy {
 		// A digest filled in is the same work.
 		if !(known && entry.Digest == status.Digest && before.RegistryPolicy == entry.RegistryPolicy && before.Request == entry.Request) {
 			restarted := v1alpha1.NodeImageStatus{Name: entry.Name, State: v1alpha1.ImagePending, Digest: status.Digest, Request: status.Request}
 			if status.State == v1alpha1.ImagePresent && status.Digest == entry.Digest {
 				restarted.State, restarted.Source = status.State, status.Source // it stays there, with its source
+			} else if status.State == v1alpha1.ImagePresent {
+				m.progressed[entry.Name] = true // it is no longer what is wanted
 			}
 			status = restarted
 		}
@@ -129,6 +135,9 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 		return status
 	}
 	fail := func(reason string, final bool) v1alpha1.NodeImageStatus {
+		if was.Attempts == 0 {
+			m.progressed[entry.Name] = true // it had the slot that it waited for
+		}
 		status.Attempts = max(status.Attempts, 1) + 1 // the next one's number
 		status.Reason = reason
 		switch {
@@ -158,8 +167,12 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 			status.Digest, status.Request = c.tags[entry.Name], entry.Request
 			c.answers[entry.Name] = append(c.answers[entry.Name], status.Digest)
 			status.State = v1alpha1.ImagePending
+			m.progressed[entry.Name] = true
 		}
 		digest = status.Digest
+	}
+	if status.Digest != digest {
+		m.progressed[entry.Name] = true // it begins with another digest
 	}
 	status.Digest = digest
 	if m.content[entry.Name] == digest {
@@ -168,11 +181,15 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 				status.Source = v1alpha1.SourceLocal
 			}
 			status.State, status.Reason = v1alpha1.ImagePresent, ""
+			m.progressed[entry.Name] = true
 		}
 		return status
 	}
 	if status.State != v1alpha1.ImagePulling {
 		m.stuck[entry.Name] = 0
+		if was.Attempts == 0 || was.State == v1alpha1.ImagePresent || was.SizeBytes == 0 {
+			m.progressed[entry.Name] = true // it has its slot, was deleted, or its size becomes known
+		}
 		status.State, status.SizeBytes, status.Attempts = v1alpha1.ImagePulling, layers, max(status.Attempts, 1)
 		status.Source = v1alpha1.SourceMirror
 		if upstream {
@@ -206,6 +223,7 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 	if m.takesAnotherTurn(entry.Name, m.layerTurns) {
 		return status
 	}
+	m.progressed[entry.Name] = true
 	if status.PulledBytes++; status.PulledBytes < layers {
 		return status
 	}
@@ -230,6 +248,7 @@ func (m *machine) takesAnotherTurn(image string, turns int) bool {
 func (m *machine) finish(image string, status *v1alpha1.NodeImageStatus) {
 	m.content[image] = status.Digest
 	m.pulls++
+	m.progressed[image] = true
 	status.State, status.Reason = v1alpha1.ImagePresent, ""
 }
 
@@ -263,11 +282,12 @@ func (c *fakeCluster) report(m *machine) bool {
 		if had != has || !reflect.DeepEqual(old, status) {
 			m.changedAt[image] = c.now
 			changed = true
-			if had != has || Progressed(Entry{Status: &old}, Entry{Status: &status}) {
+			if had != has || m.progressed[image] {
 				m.progressAt[image] = c.now
 			}
 		}
 	}
+	clear(m.progressed)
 	if changed {
 		m.heardAt = c.now
 		m.cachedObserved = m.observed
