@@ -25,7 +25,8 @@ type fault struct {
 	strike func(ctx context.Context, r *round) (repair func(ctx context.Context) error, err error)
 	// It lasts from least to longest, by chance.
 	least, longest time.Duration
-	// cuts: what was on its way from upstream while it lasted may be fetched again.
+	// cuts: what was on its way from upstream while it lasted may be fetched again, by any node. The
+	// loss of a node needs no such excuse: what the node itself was sent is excused by its address.
 	cuts bool
 	// replaces: the seed may be replaced by another node.
 	replaces bool
@@ -57,8 +58,8 @@ var faults = []fault{
 	{name: "registry answers 401", strike: answer(http.StatusUnauthorized), longest: briefly, cuts: true, replaces: true},
 	{name: "registry answers 404", strike: answer(http.StatusNotFound), longest: briefly, cuts: true, replaces: true},
 	{name: "registry resets in the middle of layers", strike: reset, longest: briefly, cuts: true, replaces: true},
-	{name: "node gone for good", strike: loseNode, cuts: true, replaces: true},
-	{name: "node dead, and its Node object stays", strike: killNode, least: lengthily, longest: moreThanThat, cuts: true, replaces: true},
+	{name: "node gone for good", strike: loseNode, replaces: true},
+	{name: "node dead, and its Node object stays", strike: killNode, least: lengthily, longest: moreThanThat, replaces: true},
 	{name: "node off and on", strike: powerCycle, longest: briefly, cuts: true},
 	{name: "API server restarted", strike: restartAPIServer, longest: briefly},
 }

@@ -255,8 +255,8 @@ func got(request upstream.Request) bool {
 	return request.Method == http.MethodGet && request.Status/100 == 2
 }
 
-// excused reports whether the fault explains why content had to be sent again: it was on its way
-// while the fault lasted, or it was sent to a node that no longer exists.
+// excused reports whether the fault explains why content had to be sent again: the fault cuts
+// transfers and this one was on its way while it lasted, or it was sent to a node that is lost.
 func (r *round) excused(request upstream.Request) bool {
 	// A client needs a moment to take in what was sent to it.
 	const moment = 500 * time.Millisecond
