@@ -8,13 +8,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
-// bound is how long the tests of one mutant may take; one that never ends is killed.
-const bound = "5m"
+// A mutant whose tests take this many times as long as those of the program, and at least
+// leastBound, counts as killed: it may never end.
+const (
+	slowdown   = 5
+	leastBound = 30 * time.Second
+)
 
 // counts are of mutants. Those that do not compile are in neither.
 type counts struct{ killed, survive int }
@@ -27,8 +33,13 @@ func test(ctx context.Context, folder string, mutants []mutant, survives func(pl
 		return c, err
 	}
 	defer os.RemoveAll(dir)
+	began := time.Now()
+	if said, err := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "./"+folder).CombinedOutput(); err != nil {
+		return c, fmt.Errorf("test the program itself: %w\n%s", err, said)
+	}
+	bound := max(leastBound, slowdown*time.Since(began))
 	for _, m := range mutants {
-		fails, compiles, err := try(ctx, dir, folder, m)
+		fails, compiles, err := try(ctx, dir, folder, m, bound)
 		if err != nil {
 			return c, err
 		}
@@ -44,7 +55,7 @@ func test(ctx context.Context, folder string, mutants []mutant, survives func(pl
 }
 
 // try has the Go command read the mutant in the place of our file, which stays as it is.
-func try(ctx context.Context, dir, folder string, m mutant) (fails, compiles bool, err error) {
+func try(ctx context.Context, dir, folder string, m mutant, bound time.Duration) (fails, compiles bool, err error) {
 	file, err := filepath.Abs(m.File)
 	if err != nil {
 		return false, false, err
@@ -59,7 +70,7 @@ func try(ctx context.Context, dir, folder string, m mutant) (fails, compiles boo
 	}
 	// Neither vet nor symbols: they take longer than most tests.
 	said, err := exec.CommandContext(ctx, "go", "test", "-overlay="+overlay, "-vet=off", "-ldflags=-s -w", "-failfast",
-		"-timeout="+bound, "./"+folder).CombinedOutput()
+		"-timeout="+bound.String(), "./"+folder).CombinedOutput()
 	var failed *exec.ExitError
 	if err != nil && !errors.As(err, &failed) {
 		return false, false, err
