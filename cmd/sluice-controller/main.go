@@ -184,7 +184,7 @@ func readCluster(ctx context.Context, mgr ctrl.Manager, options Options) (*gate.
 	if err := nodes.Watch(ctx, mgr.GetCache()); err != nil {
 		return nil, fmt.Errorf("follow the nodes: %w", err)
 	}
-	if err := gate.IndexPrefetches(ctx, mgr.GetFieldIndexer()); err != nil {
+	if err := gate.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return nil, err
 	}
 	return &gate.ClusterReader{Nodes: nodes, Prefetches: mgr.GetCache()}, nil

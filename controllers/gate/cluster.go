@@ -15,26 +15,37 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-// tagIndex is the name of the index of ImagePrefetches by the tags that they list.
-const tagIndex = "tags"
+const (
+	// tagIndex is the index of ImagePrefetches by the tags that they list.
+	tagIndex = "tags"
+	// waitsForIndex is the index of Deployments by the name of the ImagePrefetch that they name, and by
+	// the tags of their images: what a change of an ImagePrefetch may concern.
+	waitsForIndex = "waitsFor"
+)
 
 // ClusterReader reads from caches what the gate goes by. The webhooks and the gate controller share
 // one.
 type ClusterReader struct {
 	// Nodes are the nodes of the cluster.
 	Nodes *Nodes
-	// Prefetches is a cache of ImagePrefetches that [IndexPrefetches] was called for.
+	// Prefetches is a cache of ImagePrefetches that [AddIndexes] was called for.
 	Prefetches client.Reader
 }
 
-// IndexPrefetches has a cache find ImagePrefetches by the tags that they list, since a namespace may
-// have thousands of them. It is called once, before the cache is started.
-func IndexPrefetches(ctx context.Context, indexer client.FieldIndexer) error {
-	err := indexer.IndexField(ctx, &v1alpha1.ImagePrefetch{}, tagIndex, func(object client.Object) []string {
-		return hold.TagsListedBy(object.(*v1alpha1.ImagePrefetch))
-	})
-	if err != nil {
-		return fmt.Errorf("index ImagePrefetches by tag: %w", err)
+// AddIndexes has a cache find ImagePrefetches and held Deployments by what relates them, since a
+// namespace may have thousands of each. It is called once, before the cache is started.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	tags := func(object client.Object) []string { return hold.TagsListedBy(object.(*v1alpha1.ImagePrefetch)) }
+	if err := indexer.IndexField(ctx, &v1alpha1.ImagePrefetch{}, tagIndex, tags); err != nil {
+		return fmt.Errorf("index ImagePrefetches: %w", err)
+	}
+	waitsFor := func(object client.Object) []string {
+		deployment := object.(*appsv1.Deployment)
+		settings, _ := hold.SettingsOf(deployment)
+		return append(hold.TagsOfOthers(&deployment.Spec.Template.Spec, nil), settings.Prefetch)
+	}
+	if err := indexer.IndexField(ctx, &appsv1.Deployment{}, waitsForIndex, waitsFor); err != nil {
+		return fmt.Errorf("index Deployments: %w", err)
 	}
 	return nil
 }

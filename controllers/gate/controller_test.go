@@ -316,7 +316,7 @@ func reads(ctx context.Context) *gate.ClusterReader {
 	Expect(err).NotTo(HaveOccurred())
 	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: time.Minute}
 	Expect(nodes.Watch(ctx, followed)).To(Succeed())
-	Expect(gate.IndexPrefetches(ctx, followed)).To(Succeed())
+	Expect(gate.AddIndexes(ctx, followed)).To(Succeed())
 	running, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() { stopped <- followed.Start(running) }()

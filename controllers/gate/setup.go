@@ -87,16 +87,19 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// heldFor are the held Deployments in the namespace of an ImagePrefetch. Those that name
-// another one may wait for a tag that this one has resolved.
+// heldFor are the held Deployments in the namespace of an ImagePrefetch that name it, or have an image
+// of a tag that it lists: those that name another one may wait for what this one has resolved.
 func (r *Reconciler) heldFor(ctx context.Context, prefetch client.Object) []reconcile.Request {
-	var held appsv1.DeploymentList
-	if err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is stopped, and so are we
-	}
-	requests := make([]reconcile.Request, len(held.Items))
-	for i := range held.Items {
-		requests[i].NamespacedName = client.ObjectKeyFromObject(&held.Items[i])
+	var requests []reconcile.Request
+	for _, what := range append(hold.TagsListedBy(prefetch.(*v1alpha1.ImagePrefetch)), prefetch.GetName()) {
+		var held appsv1.DeploymentList
+		err := r.Client.List(ctx, &held, client.InNamespace(prefetch.GetNamespace()), client.MatchingFields{waitsForIndex: what}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil // the cache is stopped, and so are we
+		}
+		for i := range held.Items {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&held.Items[i])})
+		}
 	}
 	return requests
 }

@@ -143,7 +143,7 @@ func startLargeCluster(ctx context.Context) (_ *largeCluster, err error) {
 	controller := &gate.Reconciler{Client: manager.GetClient(), APIReader: manager.GetAPIReader(), Cluster: cluster,
 		Recorder: manager.GetEventRecorder("sluice-gate"), Clock: clock.RealClock{}, Metrics: metrics}
 	if err := errors.Join(
-		gate.IndexPrefetches(ctx, manager.GetFieldIndexer()),
+		gate.AddIndexes(ctx, manager.GetFieldIndexer()),
 		webhook.SetupWithManager(ctx, manager, webhook.Options{}, cluster, figures),
 		controller.SetupWithManager(manager),
 	); err != nil {

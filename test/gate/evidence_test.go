@@ -67,6 +67,17 @@ var _ = Describe("A rollout waits for its own Pods' images", Serial, func() {
 		}).Should(ContainSubstring("2 of 3 nodes that its Pods can run on still lack " + repository + ":b"))
 	})
 
+	It("by what another ImagePrefetch of the namespace makes of a tag", func(ctx SpecContext) {
+		t := pooled(ctx, "1")
+		t.prefetch(ctx, pulling, "a")
+		t.setImage(ctx, "b")
+		t.expectHeld(ctx, "a", "a")
+		reports(ctx, node(t, "1"), v1alpha1.ImagePresent, "b")
+		t.expectHeld(ctx, "a", "a")
+		t.prefetchNamed(ctx, "other", pulling, "b")
+		t.expectRolling(ctx, "a", "a", "b")
+	})
+
 	It("and not where no node matches", func(ctx SpecContext) {
 		t := pooled(ctx)
 		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/on-timeout=Hold")

@@ -82,7 +82,7 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 	r := &replica{address: address, figures: prometheus.NewRegistry(), elected: manager.Elected()}
 	nodes := &gate.Nodes{Clock: clock.RealClock{}, AgentTimeout: agentTimeout}
 	Expect(nodes.Watch(ctx, manager.GetCache())).To(Succeed())
-	Expect(gate.IndexPrefetches(ctx, manager.GetFieldIndexer())).To(Succeed())
+	Expect(gate.AddIndexes(ctx, manager.GetFieldIndexer())).To(Succeed())
 	cluster := &gate.ClusterReader{Nodes: nodes, Prefetches: manager.GetCache()}
 	if controller {
 		metrics, err := gate.NewMetrics(r.figures)

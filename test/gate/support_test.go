@@ -141,7 +141,12 @@ func allowedFailure(s *v1alpha1.ImagePrefetchStatus, c *metav1.Condition) {
 // prefetch makes the tenant's ImagePrefetch list these versions, with a status.
 func (t tenant) prefetch(ctx context.Context, p progress, tags ...string) {
 	GinkgoHelper()
-	prefetch := v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: t.namespace, Name: "app"}}
+	t.prefetchNamed(ctx, "app", p, tags...)
+}
+
+func (t tenant) prefetchNamed(ctx context.Context, name string, p progress, tags ...string) {
+	GinkgoHelper()
+	prefetch := v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: t.namespace, Name: name}}
 	err := api.Get(ctx, client.ObjectKeyFromObject(&prefetch), &prefetch)
 	Expect(client.IgnoreNotFound(err)).NotTo(HaveOccurred())
 	var images []v1alpha1.ImageReference
