@@ -16,25 +16,41 @@ import (
 )
 
 // writes counts what distributions without faults cost the API server: all that
-// Sluice's accounts wrote until nothing more came, over nodes times images.
-func writes(ctx context.Context, opts *options, r *results) (err error) {
+// Sluice's accounts wrote until nothing more came, over nodes times images. First three
+// small images that come together, then one that takes most of a minute over the uplink.
+func writes(ctx context.Context, opts *options, r *results) error {
+	if err := countWrites(ctx, opts, r, "api_writes_per_node_image", 0, 8*images.MiB, 8*images.MiB, 8*images.MiB); err != nil {
+		return err
+	}
+	return countWrites(ctx, opts, r, "api_writes_per_node_image_slow", opts.uplink, opts.size*images.MiB)
+}
+
+// countWrites brings images of these sizes to four nodes, over an uplink of so many Mbit/s; 0 is
+// without a limit.
+func countWrites(ctx context.Context, opts *options, r *results, figure string, uplink int, sizes ...int64) (err error) {
 	const nodes = 4
 	m, err := start(ctx, opts, nodes, stack.Options{Audit: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
+	if uplink > 0 {
+		if err := narrow(ctx, m.Cluster, uplink); err != nil {
+			return err
+		}
+	}
 	for range opts.runs {
 		var names []string
-		for range 3 {
-			name, err := m.push(4, 8*images.MiB)
+		for _, size := range sizes {
+			name, err := m.push(4, size)
 			if err != nil {
 				return err
 			}
 			names = append(names, name)
 		}
 		began := time.Now()
-		if _, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...); err != nil {
+		took, err := m.bring(ctx, v1alpha1.ImagePrefetchSpec{}, names...)
+		if err != nil {
 			return err
 		}
 		written, err := m.settled(ctx, began)
@@ -42,7 +58,10 @@ func writes(ctx context.Context, opts *options, r *results) (err error) {
 			return err
 		}
 		tell("%s", written.Report())
-		r.add("api_writes_per_node_image", float64(len(written))/float64(nodes*len(names)), "requests")
+		r.add(figure, float64(len(written))/float64(nodes*len(names)), "requests")
+		if uplink > 0 {
+			r.add(figure+"_took", took.Seconds(), "s")
+		}
 		cleared := time.Now()
 		if err := m.drop(ctx); err != nil {
 			return err
@@ -58,6 +77,7 @@ func writes(ctx context.Context, opts *options, r *results) (err error) {
 // while. The longest that an agent puts off a write is some seconds.
 func (m *machinery) settled(ctx context.Context, since time.Time) (audit.Writes, error) {
 	const quiet, bound = 5 * time.Second, time.Minute
+	called := time.Now()
 	var written audit.Writes
 	for last := time.Now(); time.Since(last) < quiet; {
 		all, err := audit.Read(m.Cluster.AuditLog())
@@ -69,7 +89,7 @@ func (m *machinery) settled(ctx context.Context, since time.Time) (audit.Writes,
 			last = time.Now()
 		}
 		written = now
-		if time.Since(since) > bound {
+		if time.Since(called) > bound {
 			return nil, fmt.Errorf("the writes went on after %v:\n%s", bound, written.Report())
 		}
 		select {

@@ -60,6 +60,7 @@ var _ = Describe("The cost of a distribution", Ordered, func() {
 			Expect(own.told).To(BeNumerically("<=", own.entries+2*count+seeded[node]),
 				"reports of %s: each spec is acknowledged; an image is pulled, and there; a seed tells the digest", node)
 			Expect(own.progress).To(BeNumerically("<=", own.permitted()), "reports of progress alone of %s", node)
+			Expect(own.heartbeats).To(BeNumerically("<=", c.permittedHeartbeats()), "heartbeats of %s", node)
 		}
 		const reasons = 3 // that Ready has: WaitingForSeeds, Distributing, AllNodesHoldImages
 		Expect(c.told).To(BeNumerically("<=", count+reasons), "statuses with a digest or a reason that is new")

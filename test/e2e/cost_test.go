@@ -70,9 +70,9 @@ type cost struct {
 // nodeCost is what was written of one node's set.
 type nodeCost struct {
 	entries int // writes of the spec
-	// told are the reports that say something new, and progress those in which only differs how
-	// much has come of images that are still pulled.
-	told, progress int
+	// told are the reports that say something new, progress those in which only differs how much has
+	// come of images that are still pulled, and heartbeats those in which nothing does.
+	told, progress, heartbeats int
 
 	status v1alpha1.NodeImageSetStatus
 	at     time.Time
@@ -125,9 +125,15 @@ func (c *cost) addReport(w audit.Write) {
 	var set v1alpha1.NodeImageSet
 	Expect(json.Unmarshal(w.Object, &set)).To(Succeed())
 	n := c.node(set.Name)
-	if !equality.Semantic.DeepEqual(withoutProgress(n.status), withoutProgress(set.Status)) {
+	switch {
+	case !equality.Semantic.DeepEqual(withoutProgress(n.status), withoutProgress(set.Status)):
 		n.told++
-	} else {
+	case !n.status.LastHeartbeatTime.Equal(set.Status.LastHeartbeatTime):
+		n.heartbeats++
+		if gap := w.Time.Sub(n.at); gap < v1alpha1.HeartbeatInterval-onItsWay {
+			c.early = append(c.early, fmt.Sprintf("heartbeat of %s %.1f s after the last report", set.Name, gap.Seconds()))
+		}
+	default:
 		n.progress++
 		if pause, gap := n.pause(), w.Time.Sub(n.at); gap < pause-onItsWay {
 			c.early = append(c.early, fmt.Sprintf("progress of %s %.1f s after the last report, not %v", set.Name, gap.Seconds(), pause))
@@ -176,9 +182,10 @@ func (n *nodeCost) permitted() (reports int) {
 	return reports
 }
 
-// withoutProgress leaves out how much has come of images that are still pulled.
+// withoutProgress leaves out how much has come of images that are still pulled, and the heartbeat.
 func withoutProgress(status v1alpha1.NodeImageSetStatus) v1alpha1.NodeImageSetStatus {
 	status = *status.DeepCopy()
+	status.LastHeartbeatTime = nil
 	for i := range status.Images {
 		if image := &status.Images[i]; image.State == v1alpha1.ImagePulling {
 			image.PulledBytes, image.SizeBytes, image.FinishedAt = 0, 0, nil
@@ -225,10 +232,15 @@ func (c *cost) permittedCounts() int {
 	return int(c.writes[len(c.writes)-1].Time.Sub(c.writes[0].Time) / betweenCounts)
 }
 
+// permittedHeartbeats is how many heartbeats of a node the time permits.
+func (c *cost) permittedHeartbeats() int {
+	return int(c.writes[len(c.writes)-1].Time.Sub(c.writes[0].Time) / v1alpha1.HeartbeatInterval)
+}
+
 // reports are those of all nodes, and progress the ones of progress alone.
 func (c *cost) reports() (all int) {
 	for _, n := range c.nodes {
-		all += n.told + n.progress
+		all += n.told + n.progress + n.heartbeats
 	}
 	return all
 }
@@ -250,7 +262,8 @@ func (c *cost) String() string {
 		len(c.writes), took.Seconds(), c.told, c.counts, c.permittedCounts(), c.events, c.stale)
 	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
 		n := c.nodes[name]
-		fmt.Fprintf(&text, "%s: %d of the spec; reports: %d told, %d of progress (at most %d)\n", name, n.entries, n.told, n.progress, n.permitted())
+		fmt.Fprintf(&text, "%s: %d of the spec; reports: %d told, %d of progress (at most %d), %d heartbeats\n",
+			name, n.entries, n.told, n.progress, n.permitted(), n.heartbeats)
 	}
 	return text.String() + c.writes.Report()
 }
