@@ -182,16 +182,23 @@ func TestNodeAffinityChoosesNodes(t *testing.T) {
 	cluster.machines["n001"].node.Labels = map[string]string{"pool": "gpu"}
 	p := cluster.addPrefetch("web", "reg/a:1")
 	other := cluster.addPrefetch("other", "reg/a:1")
-	p.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
-			{Key: "pool", Operator: corev1.NodeSelectorOpIn, Values: []string{"gpu"}},
-		}}},
-	}}
+	opposite := cluster.addPrefetch("opposite", "reg/a:1")
+	pool := func(operator corev1.NodeSelectorOperator) *corev1.NodeAffinity {
+		return &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+				{Key: "pool", Operator: operator, Values: []string{"gpu"}},
+			}}},
+		}}
+	}
+	p.NodeAffinity, opposite.NodeAffinity = pool(corev1.NodeSelectorOpIn), pool(corev1.NodeSelectorOpNotIn)
 	step := cluster.next()
 	if got := step.Prefetches[p.Key].Nodes; !slices.Equal(got, []string{"n001"}) {
 		t.Errorf("chose %v", got)
 	}
 	if got := step.Prefetches[other.Key].Nodes; len(got) != 3 {
 		t.Errorf("a prefetch that selects otherwise alike shares its nodes: %v", got)
+	}
+	if got := step.Prefetches[opposite.Key].Nodes; !slices.Equal(got, []string{"n000", "n002"}) {
+		t.Errorf("the opposite affinity chose %v", got)
 	}
 }

@@ -54,10 +54,10 @@ func DefaultLimits() Limits {
 // orDefault replaces a limit that is unset, and would stop everything, by its default.
 func (l Limits) orDefault() Limits {
 	preset := DefaultLimits()
-	if l.UpstreamPullers < 1 {
+	if l.UpstreamPullers <= 0 {
 		l.UpstreamPullers = preset.UpstreamPullers
 	}
-	if l.Fanout < 1 {
+	if l.Fanout <= 0 {
 		l.Fanout = preset.Fanout
 	}
 	if l.SeedTimeout <= 0 {

@@ -68,8 +68,5 @@ func selectorKey(pf *Prefetch) string {
 		parts = append(parts, fmt.Sprintf("%q %q %q %q", t.Key, t.Operator, t.Value, t.Effect))
 	}
 	slices.Sort(parts)
-	if pf.NodeAffinity != nil {
-		parts = append(parts, pf.NodeAffinity.String())
-	}
-	return strings.Join(parts, ",")
+	return strings.Join(append(parts, pf.NodeAffinity.String()), ",")
 }
