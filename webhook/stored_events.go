@@ -17,15 +17,13 @@ import (
 	"github.com/sluice-dev/sluice/internal/hold"
 )
 
-const (
-	// storedWithin is how long a write may take to be stored, and lookInterval how often it is looked
-	// for meanwhile.
-	storedWithin = 10 * time.Second
-	lookInterval = 200 * time.Millisecond
-	// maxAwaited bounds the writes that are looked for at a time. Of further ones no event tells: their
-	// client has had the warning.
-	maxAwaited = 64
-)
+// looks are when it is looked whether a write is stored: soon, and less and less often, for some
+// seconds. A write that another webhook or validation rejects never is.
+var looks = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 8}
+
+// maxAwaited bounds the writes that are looked for at a time. Of further ones no event tells: their
+// client has had the warning.
+const maxAwaited = 64
 
 // +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get
 
@@ -67,10 +65,8 @@ func (s *storedEvents) record(write hold.Write, notices []hold.Notice) {
 
 // await returns the Deployment once the write, or a later one, is stored; nil if it is not.
 func (s *storedEvents) await(write hold.Write) *appsv1.Deployment {
-	ctx, cancel := context.WithTimeout(context.Background(), storedWithin)
-	defer cancel()
 	stored := &appsv1.Deployment{}
-	err := wait.PollUntilContextCancel(ctx, lookInterval, false, func(ctx context.Context) (bool, error) {
+	err := wait.ExponentialBackoffWithContext(context.Background(), looks, func(ctx context.Context) (bool, error) {
 		err := s.live.Get(ctx, client.ObjectKeyFromObject(write.New), stored)
 		return err == nil && (write.Old == nil || stored.ResourceVersion != write.Old.ResourceVersion), client.IgnoreNotFound(err)
 	})

@@ -5,6 +5,7 @@ package gate
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -98,13 +99,19 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 	go func() { stopped <- manager.Start(ctx) }()
 	r.stop = func() {
 		cancel()
-		Eventually(stopped).WithTimeout(time.Minute).Should(Receive(Succeed()))
+		Eventually(stopped).WithTimeout(time.Minute).Should(Receive(Succeed()), goroutines)
 		r.stop = func() {}
 	}
 	if address != "" {
 		Eventually(func() error { return server.StartedChecker()(nil) }).Should(Succeed())
 	}
 	return r
+}
+
+// goroutines says what keeps this process.
+func goroutines() string {
+	text := make([]byte, 16<<20)
+	return string(text[:runtime.Stack(text, true)])
 }
 
 // outage ends the replica that serves webhooks. Another is started by end, or after

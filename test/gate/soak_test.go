@@ -81,7 +81,7 @@ var _ = Describe("Under random edits and restarts", Serial, Label("soak"), func(
 		if *soakDuration >= time.Minute { // in a few seconds there may be none
 			Expect(history.evident).To(BeNumerically(">", 0), "nothing was released because the nodes had it")
 		}
-	}, NodeTimeout(15*time.Minute))
+	}, NodeTimeout(*soakDuration+15*time.Minute))
 })
 
 type fate int
