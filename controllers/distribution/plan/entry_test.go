@@ -85,3 +85,33 @@ func TestWhatCountsAsProgress(t *testing.T) {
 		t.Error("the spec asks something else: no progress, want some")
 	}
 }
+
+// An image that is asked for again stays Present while its tag is asked about.
+func TestWhetherAnAgentHasGivenUp(t *testing.T) {
+	limit := int32(3)
+	asked := &v1alpha1.NodeImage{Request: "2", ImageDownloadRetryLimit: &limit}
+	unbounded := &v1alpha1.NodeImage{Request: "2"}
+	status := func(state v1alpha1.ImageState, request, reason string, attempts int32) *v1alpha1.NodeImageStatus {
+		return &v1alpha1.NodeImageStatus{State: state, Digest: "sha256:a", Request: request, Reason: reason, Attempts: attempts}
+	}
+	for _, tt := range []struct {
+		reason string
+		wanted *v1alpha1.NodeImage
+		status *v1alpha1.NodeImageStatus
+		want   bool
+	}{
+		{"no report", asked, nil, false},
+		{"it says so", asked, status(v1alpha1.ImageFailed, "1", v1alpha1.ReasonNotOnMirror, 1), true},
+		{"a pull that is refused now and is tried again", asked, status(v1alpha1.ImagePulling, "1", v1alpha1.ReasonImageNotFound, 9), false},
+		{"it has asked, and was refused", asked, status(v1alpha1.ImagePresent, "1", v1alpha1.ReasonImageNotFound, 1), true},
+		{"it has asked as often as it may try again", asked, status(v1alpha1.ImagePresent, "1", v1alpha1.ReasonRegistryUnavailable, 3), false},
+		{"and once more", asked, status(v1alpha1.ImagePresent, "1", v1alpha1.ReasonRegistryUnavailable, 4), true},
+		{"it may ask for ever", unbounded, status(v1alpha1.ImagePresent, "1", v1alpha1.ReasonRegistryUnavailable, 9), false},
+		{"it has yet to ask", asked, status(v1alpha1.ImagePresent, "1", "", 9), false},
+		{"it has the answer", asked, status(v1alpha1.ImagePresent, "2", v1alpha1.ReasonImageNotFound, 9), false},
+	} {
+		if got := (Entry{Wanted: tt.wanted, Status: tt.status}).Failed(); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
