@@ -252,15 +252,15 @@ func (h *history) isOrphan(e *entry, was *appsv1.Deployment) bool {
 	return was != nil && was.Spec.Paused && was.Labels[v1alpha1.HoldLabel] == "" && h.heldAt[e.subject()][was.Annotations[v1alpha1.HeldAtAnnotation]]
 }
 
-// checkTakeover looks for a pause during a hold that its owner said in one of the ways
+// checkTakeover looks for a pause during a hold, with its label or without, that its owner said in one of the ways
 // that docs/gate.md lists, and that did not become the owner's. Where the write opts
 // out, the webhook is not asked and the controller ends the hold: see checkController.
 func (h *history) checkTakeover(e *entry, was, now *appsv1.Deployment) {
-	if !isHeld(was) || e.user() == controllerAccount {
+	if !isHeld(was) && !h.isOrphan(e, was) || e.user() == controllerAccount {
 		return
 	}
 	if (!appliedPause(now) || appliedPause(was)) && (!e.saysPaused() || appliers(now, "f:paused") <= appliers(was, "f:paused")) {
-		if now.Spec.Paused && !isHeld(now) && now.Annotations[v1alpha1.GateAnnotation] != v1alpha1.GateSkip {
+		if now.Spec.Paused && !isHeld(now) && !h.isOrphan(e, now) && now.Annotations[v1alpha1.GateAnnotation] != v1alpha1.GateSkip {
 			h.wrong(e, fmt.Sprintf("it is paused without Sluice, and its owner did not say so: before %s, after %s", marksOf(was), marksOf(now)))
 		}
 		return
@@ -306,7 +306,7 @@ func appliers(d *appsv1.Deployment, fields ...string) (n int) {
 // checkOwnersPause looks for a pause without our label that Sluice ends, or makes its
 // own. Its controller is looked at above; what its webhook changes is in the log.
 func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
-	if was == nil || !was.Spec.Paused || isHeld(was) || e.user() == controllerAccount {
+	if was == nil || !was.Spec.Paused || isHeld(was) || h.isOrphan(e, was) || e.user() == controllerAccount {
 		return
 	}
 	switch patched := e.patchedPause(); {
