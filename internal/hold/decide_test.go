@@ -156,6 +156,40 @@ func TestDecide(t *testing.T) {
 			want:    stillB,
 		},
 		{
+			reason: "of one whose labels a program has replaced",
+			old:    holding,
+			new: with(holding, dropLabel, annotate(corev1.LastAppliedConfigAnnotation,
+				`{"metadata":{"annotations":{"sluice.dev/held-at":"2030-01-02T02:59:05Z"}},"spec":{"paused":true}}`)),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason: "of one whose labels and annotations a program has replaced",
+			old:    holding,
+			new: with(holding, dropLabel, annotate(corev1.LastAppliedConfigAnnotation,
+				`{"metadata":{"uid":"1"},"spec":{"paused":true}}`)),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason: "of one that has its version",
+			old:    holding,
+			new: with(holding, dropLabel, annotate(corev1.LastAppliedConfigAnnotation,
+				`{"metadata":{"resourceVersion":"1"},"spec":{"paused":true}}`)),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
+			reason: "server-side apply of one whose labels a program has replaced",
+			old:    holding,
+			new: with(holding, func(d *appsv1.Deployment) {
+				d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "program", Operation: metav1.ManagedFieldsOperationApply,
+					FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:sluice.dev/held-at":{}}},"f:spec":{"f:paused":{}}}`)}}
+			}),
+			outcome: OutcomeHeld,
+			want:    stillB,
+		},
+		{
 			reason: "server-side apply of one",
 			old:    holding,
 			new: with(holding, func(d *appsv1.Deployment) {

@@ -34,13 +34,12 @@ func (w Write) ownerPauses() bool {
 }
 
 // appliedPause reports whether the manifest that kubectl last applied says paused: true, as a
-// manifest of its owner's. One with our label was read from a held Deployment.
+// manifest of its owner's. What was read from a held Deployment says so as well: kubectl replace, too,
+// records the whole object that it writes.
 func appliedPause(d *appsv1.Deployment) bool {
 	var applied struct {
-		Metadata struct {
-			Labels map[string]string `json:"labels"`
-		} `json:"metadata"`
-		Spec struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+		Spec     struct {
 			Paused bool `json:"paused"`
 		} `json:"spec"`
 	}
@@ -48,7 +47,9 @@ func appliedPause(d *appsv1.Deployment) bool {
 	if text == "" || json.Unmarshal([]byte(text), &applied) != nil {
 		return false
 	}
-	_, read := applied.Metadata.Labels[v1alpha1.HoldLabel]
+	_, labelled := applied.Metadata.Labels[v1alpha1.HoldLabel]
+	_, dated := applied.Metadata.Annotations[v1alpha1.HeldAtAnnotation]
+	read := labelled || dated || applied.Metadata.UID != "" || applied.Metadata.ResourceVersion != ""
 	return applied.Spec.Paused && !read
 }
 
@@ -84,12 +85,13 @@ type ownedFields struct {
 	Spec map[string]json.RawMessage `json:"f:spec"`
 }
 
-// paused reports whether the manifest has spec.paused, as a manifest of the owner's. One with our
-// label was read from a held Deployment.
+// paused reports whether the manifest has spec.paused, as a manifest of the owner's. One with a mark
+// of ours was read from a held Deployment.
 func (f ownedFields) paused() bool {
 	_, paused := f.Spec["f:paused"]
-	_, read := f.Metadata.Labels["f:"+v1alpha1.HoldLabel]
-	return paused && !read
+	_, labelled := f.Metadata.Labels["f:"+v1alpha1.HoldLabel]
+	_, dated := f.Metadata.Annotations["f:"+v1alpha1.HeldAtAnnotation]
+	return paused && !labelled && !dated
 }
 
 func (f ownedFields) optsOut() bool {

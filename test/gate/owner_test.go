@@ -128,6 +128,12 @@ var _ = Describe("The owner's own pause", func() {
 			exported := t.kubectl(ctx, "get", "deployment", "app", "--output=yaml")
 			t.feed(ctx, exported, "apply", "--server-side", "--field-manager=program", "--force-conflicts")
 		}),
+		Entry("kubectl replace of what was read, with other labels, which it records as applied", func(ctx SpecContext, t tenant) {
+			t.feed(ctx, t.relabelled(ctx), "replace", "--save-config")
+		}),
+		Entry("applying that", func(ctx SpecContext, t tenant) {
+			t.feed(ctx, t.relabelled(ctx), "apply")
+		}),
 		Entry("kubectl replace of a paused manifest", func(ctx SpecContext, t tenant) {
 			t.feed(ctx, deploymentYAML(t.namespace, "app", "b", "paused: true"), "replace")
 		}),
@@ -141,6 +147,12 @@ var _ = Describe("The owner's own pause", func() {
 			})
 		}),
 	)
+
+	It("is not left behind by kubectl replace of what was read, with other labels and without the gate", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		t.feed(ctx, t.relabelled(ctx, v1alpha1.PrefetchAnnotation), "replace", "--save-config")
+		t.expectRolling(ctx, "a", "b")
+	})
 
 	It("is not left behind by a program that overwrites annotations, the gate's among them", func(ctx SpecContext) {
 		t := holdingTenant(ctx)

@@ -6,6 +6,7 @@ package gate
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -111,6 +112,22 @@ func (t tenant) feed(ctx context.Context, manifest string, command ...string) st
 func (t tenant) setImage(ctx context.Context, tag string) string {
 	GinkgoHelper()
 	return t.kubectl(ctx, "set", "image", "deployment/app", "main="+repository+":"+tag)
+}
+
+// relabelled is the Deployment as kubectl reads it, with the labels of some program in place of all
+// others, and without some of its annotations.
+func (t tenant) relabelled(ctx context.Context, without ...string) string {
+	GinkgoHelper()
+	var read map[string]any
+	Expect(json.Unmarshal([]byte(t.kubectl(ctx, "get", "deployment", "app", "--output=json")), &read)).To(Succeed())
+	metadata := read["metadata"].(map[string]any)
+	metadata["labels"] = map[string]any{"example.com/program": "x"}
+	for _, key := range without {
+		delete(metadata["annotations"].(map[string]any), key)
+	}
+	written, err := json.Marshal(read)
+	Expect(err).NotTo(HaveOccurred())
+	return string(written)
 }
 
 // progress is what the status of an ImagePrefetch says.
