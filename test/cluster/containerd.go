@@ -12,6 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/sluice-dev/sluice/test/images"
 )
 
@@ -29,10 +33,24 @@ func (n *Node) newContainerd() *Daemon {
 		return cmd
 	}
 	ready := func(ctx context.Context, _ *Process) error {
-		_, err := n.Ctr(ctx, "version")
-		return err
+		if _, err := n.Ctr(ctx, "version"); err != nil {
+			return err
+		}
+		return n.criReady(ctx)
 	}
 	return n.newDaemon("containerd", command, ready)
+}
+
+// criReady returns nil when CRI answers, which begins later than the rest of containerd: a kubelet
+// that asks before ends.
+func (n *Node) criReady(ctx context.Context) error {
+	connection, err := grpc.NewClient("unix://"+n.ContainerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	_, err = cri.NewRuntimeServiceClient(connection).Version(ctx, &cri.VersionRequest{})
+	return err
 }
 
 func (n *Node) containerdConfig() string {
