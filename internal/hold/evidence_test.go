@@ -455,6 +455,31 @@ func TestMessagesAreAboutThisDeployment(t *testing.T) {
 			return p
 		}(), two, []string{imageB + " is to be resolved"}},
 		{
+			reason: "Ready, since failures are allowed, and yet the tag has no digest",
+			runs:   []string{imageB},
+			prefetch: func() *v1alpha1.ImagePrefetch {
+				p := prefetch(imageB)
+				p.Status.Images = nil
+				return p
+			}(),
+			nodes: []Node{node("a")},
+			says:  []string{`ImagePrefetch "app" is Ready, but ` + imageB + " is to be resolved; 1 of 1 nodes"},
+		},
+		{
+			reason:   "the failure of the node that is named",
+			runs:     []string{imageB},
+			prefetch: failing(imageB),
+			nodes:    []Node{node("a", failed(imageB)), node("node-7", failed(imageB))},
+			says:     []string{"2 failed, such as a: " + v1alpha1.ReasonImagePullUnauthorized + " on node-7"},
+		},
+		{
+			reason:   "the failure of the node that is named, without naming it again",
+			runs:     []string{imageB},
+			prefetch: failing(imageB),
+			nodes:    []Node{node("node-7", failed(imageB))},
+			says:     []string{"1 failed, such as node-7: " + v1alpha1.ReasonImagePullUnauthorized + "; to let it go"},
+		},
+		{
 			reason:   "nobody takes Pods",
 			runs:     []string{imageB},
 			prefetch: pulling(imageB),

@@ -35,7 +35,7 @@ func releaseNotice(end End, ago time.Duration, prefetch, because, missing string
 	case EndTimedOut:
 		return Notice{Warning: true, Reason: ReasonHoldTimedOut, Note: after + " without its images, by its hold timeout: " + missing}
 	case EndOptedOut:
-		return Notice{Reason: ReasonReleased, Note: after + ": the Deployment is no longer gated"}
+		return Notice{Reason: ReasonReleased, Note: after + ": the Deployment is not gated, or skips the gate"}
 	case EndSetBack:
 		return Notice{Reason: ReasonReleased, Note: after + ": its images were let through before"}
 	case EndResumed:

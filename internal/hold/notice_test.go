@@ -70,7 +70,7 @@ func TestWhatEventsTellOfAWrite(t *testing.T) {
 			old:      holding,
 			new:      with(holding, dropAnnotation(v1alpha1.PrefetchAnnotation)),
 			prefetch: pulling(imageB),
-			want:     []Notice{{Reason: ReasonReleased, Note: "Released after 5m: the Deployment is no longer gated"}},
+			want:     []Notice{{Reason: ReasonReleased, Note: "Released after 5m: the Deployment is not gated, or skips the gate"}},
 		},
 		{
 			reason:   "the owner pauses",

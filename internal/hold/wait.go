@@ -81,11 +81,15 @@ func waitFor(images TemplateImages, settings Settings, prefetch *v1alpha1.ImageP
 	if ready.Status == metav1.ConditionTrue && len(unresolved) == 0 {
 		return nil
 	}
+	is := "is not Ready:"
+	if ready.Status == metav1.ConditionTrue {
+		is = "is Ready, but" // failures are allowed, or the tag is asked for again
+	}
 	reason := ReasonWaitingForNodes
 	if needsHelp(images, ready, prefetch, unresolved, settings, evidence) {
 		reason = ReasonPrefetchFailing
 	}
-	return &Wait{reason, fmt.Sprintf("ImagePrefetch %q is not Ready: %s", settings.Prefetch, progress(images, prefetch, ready, unresolved, evidence))}
+	return &Wait{reason, fmt.Sprintf("ImagePrefetch %q %s %s", settings.Prefetch, is, progress(images, prefetch, ready, unresolved, evidence))}
 }
 
 // needsHelp reports whether what these images wait for will not come by itself.
@@ -112,7 +116,11 @@ func progress(images TemplateImages, prefetch *v1alpha1.ImagePrefetch, ready *me
 	if len(unresolved) > 0 {
 		text = list(unresolved) + " is to be resolved; " + text
 	}
-	if failure := failureOf(images, prefetch); failure != nil {
+	switch failure := failureOf(images, prefetch); {
+	case failure == nil:
+	case failure.Node == evidence.Fails: // which the text ends with
+		text += ": " + failure.Reason
+	default:
 		text += fmt.Sprintf(": %s on %s", failure.Reason, failure.Node)
 	}
 	return text
