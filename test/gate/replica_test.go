@@ -5,7 +5,6 @@ package gate
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"time"
 
@@ -98,20 +97,16 @@ func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *
 	stopped := make(chan error, 1)
 	go func() { stopped <- manager.Start(ctx) }()
 	r.stop = func() {
+		// A manager that is to stop before its caches are filled never does.
+		Expect(manager.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
 		cancel()
-		Eventually(stopped).WithTimeout(time.Minute).Should(Receive(Succeed()), goroutines)
+		Eventually(stopped).WithTimeout(time.Minute).Should(Receive(Succeed()))
 		r.stop = func() {}
 	}
 	if address != "" {
 		Eventually(func() error { return server.StartedChecker()(nil) }).Should(Succeed())
 	}
 	return r
-}
-
-// goroutines says what keeps this process.
-func goroutines() string {
-	text := make([]byte, 16<<20)
-	return string(text[:runtime.Stack(text, true)])
 }
 
 // outage ends the replica that serves webhooks. Another is started by end, or after
