@@ -88,6 +88,18 @@ var _ = Describe("With the controller down", Serial, func() {
 		end()
 		t.expectRolling(ctx, "a", "b")
 	})
+
+	It("and one that then loses everything else is let go by the webhook", func(ctx SpecContext) {
+		t := holdingTenant(ctx)
+		outage()
+		hooks := startParts(sluice.address, false)
+		DeferCleanup(func() { hooks.stop() })
+		t.kubectl(ctx, "annotate", "deployment", "app", "sluice.dev/gate=skip")
+		t.overwrite(ctx, func(*appsv1.Deployment) {})
+		t.expectOwnersPause(ctx, "a")
+		t.overwrite(ctx, func(d *appsv1.Deployment) { d.Annotations = map[string]string{"example.com/program": "x"} })
+		t.expectRolling(ctx, "a", "b")
+	})
 })
 
 var _ = Describe("Two replicas", Serial, func() {

@@ -311,9 +311,9 @@ func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
 	}
 	switch patched := e.patchedPause(); {
 	case !now.Spec.Paused && patched == "remove":
-		h.wrong(e, "the owner's pause was undone")
+		h.wrong(e, fmt.Sprintf("the owner's pause was undone: before %s, after %s", marksOf(was), marksOf(now)))
 	case isHeld(now) && patched != "add": // it was not resumed, and is held all the same
-		h.wrong(e, "the owner's pause was taken")
+		h.wrong(e, fmt.Sprintf("the owner's pause was taken: before %s, after %s", marksOf(was), marksOf(now)))
 	}
 }
 
