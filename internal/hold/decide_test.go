@@ -4,7 +4,6 @@
 package hold
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -428,102 +427,5 @@ func TestWarningsSayWhatIsMissing(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestPullPolicyAlwaysIsWarnedOf(t *testing.T) {
-	policy := func(image string, policy corev1.PullPolicy) edit {
-		return func(d *appsv1.Deployment) {
-			d.Spec.Template.Spec.InitContainers = []corev1.Container{{Image: image, ImagePullPolicy: policy}}
-		}
-	}
-	for _, tt := range []struct {
-		reason string
-		edit   edit
-		warns  bool
-	}{
-		{"asked for", policy(imageA, corev1.PullAlways), true},
-		{"implied by latest", policy("nginx", ""), true},
-		{"latest, but IfNotPresent", policy("nginx", corev1.PullIfNotPresent), false},
-		{"a tag implies IfNotPresent", policy(imageA, ""), false},
-		{"an image volume", func(d *appsv1.Deployment) {
-			volume := &corev1.ImageVolumeSource{Reference: imageA, PullPolicy: corev1.PullAlways}
-			d.Spec.Template.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Image: volume}}}
-		}, true},
-		{"not gated: nobody expects the image to be there", func(d *appsv1.Deployment) {
-			policy(imageA, corev1.PullAlways)(d)
-			delete(d.Annotations, v1alpha1.PrefetchAnnotation)
-		}, false},
-	} {
-		warnings := Decide(Write{New: deployment(tt.edit), Prefetch: prefetch(imageA, "nginx"), Cluster: empty(), Now: now}).Warnings
-		if got := slices.ContainsFunc(warnings, func(s string) bool { return strings.HasPrefix(s, "imagePullPolicy Always") }); got != tt.warns {
-			t.Errorf("%s: warned %t, want %t: %q", tt.reason, got, tt.warns, warnings)
-		}
-	}
-}
-
-func TestAnnotationsThatCannotBeUnderstood(t *testing.T) {
-	for _, tt := range []struct{ key, value, says string }{
-		{v1alpha1.PrefetchAnnotation, "", "name of an ImagePrefetch"},
-		{v1alpha1.PrefetchAnnotation, "other/app", "name of an ImagePrefetch"},
-		{v1alpha1.HoldTimeoutAnnotation, "10", `"10m"`},
-		{v1alpha1.HoldTimeoutAnnotation, "10 minutes", `"10m"`},
-		{v1alpha1.HoldTimeoutAnnotation, "-1m", `"10m"`},
-		{v1alpha1.HoldTimeoutAnnotation, "", `"10m"`},
-		{v1alpha1.OnTimeoutAnnotation, "release", `"Release" or "Hold"`},
-		{v1alpha1.GateAnnotation, "true", `"skip"`},
-	} {
-		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
-			broken := deployment(annotate(tt.key, tt.value))
-			rejected := Decide(Write{Old: deployment(), New: broken, Cluster: empty(), Now: now})
-			if rejected.Outcome != OutcomeRejected || len(rejected.Patch) > 0 {
-				t.Fatalf("%+v, want it rejected", rejected)
-			}
-			if text := rejected.Rejected.ToAggregate().Error(); !strings.Contains(text, tt.says) || !strings.Contains(text, tt.key) {
-				t.Errorf("%q does not say %q of %s", text, tt.says, tt.key)
-			}
-			stored := Decide(Write{Old: broken, New: with(broken, environment("2")), Cluster: empty(), Now: now})
-			if stored.Outcome == OutcomeRejected {
-				t.Error("what was stored before is in the way of another change")
-			}
-			if !strings.Contains(strings.Join(stored.Warnings, ""), tt.says) {
-				t.Errorf("warnings %q do not say %q", stored.Warnings, tt.says)
-			}
-		})
-	}
-}
-
-func TestHashIsOverWhatThePodNeeds(t *testing.T) {
-	pod := func(edit func(*corev1.PodSpec)) string {
-		spec := &corev1.PodSpec{Containers: containers(imageA)}
-		if edit != nil {
-			edit(spec)
-		}
-		return ImagesOf(spec).Hash()
-	}
-	plain := pod(nil)
-	for _, tt := range []struct {
-		reason string
-		edit   func(*corev1.PodSpec)
-		same   bool
-	}{
-		{"another container", func(s *corev1.PodSpec) { s.Containers = containers(imageA, imageB) }, false},
-		{"an init container", func(s *corev1.PodSpec) { s.InitContainers = containers(imageB) }, false},
-		{"an image volume", func(s *corev1.PodSpec) {
-			s.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: imageB}}}}
-		}, false},
-		{"another volume", func(s *corev1.PodSpec) { s.Volumes = []corev1.Volume{{Name: "v"}} }, true},
-		{"the same image twice", func(s *corev1.PodSpec) { s.InitContainers = containers(imageA) }, true},
-		{"a name that does not parse", func(s *corev1.PodSpec) { s.Containers = containers(imageA, "NO IMAGE") }, false},
-	} {
-		if got := pod(tt.edit) == plain; got != tt.same {
-			t.Errorf("%s: same hash %t, want %t", tt.reason, got, tt.same)
-		}
-	}
-	if hashOf("nginx") != hashOf("docker.io/library/nginx:latest") {
-		t.Error("the same image under two names has two hashes")
-	}
-	if hashOf(imageA, imageB) != hashOf(imageB, imageA) {
-		t.Error("the order of containers matters")
 	}
 }

@@ -5,14 +5,11 @@ package hold
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
@@ -327,35 +324,6 @@ func TestCause(t *testing.T) {
 	}
 }
 
-func TestWhichTagsOtherImagePrefetchesMayKnow(t *testing.T) {
-	for _, tt := range []struct {
-		reason string
-		runs   []string
-		named  *v1alpha1.ImagePrefetch
-		want   []string
-	}{
-		{"the named one lists it", []string{imageB}, prefetch(imageB), nil},
-		{"however it is written", []string{"docker.io/library/nginx:1"}, prefetch("nginx:1"), nil},
-		{"it lists another tag", []string{imageB}, prefetch(imageA), []string{imageB}},
-		{"it lists one of two", []string{imageA, imageB}, prefetch(imageA), []string{imageB}},
-		{"there is none", []string{imageB, "nginx"}, nil, []string{"docker.io/library/nginx:latest", imageB}},
-		{"a digest needs nobody", []string{at("ghcr.io/org/app", imageB)}, nil, nil},
-		{"nobody lists what does not parse", []string{"Not An Image"}, nil, nil},
-	} {
-		d := deployment(runs(tt.runs...))
-		if got := TagsOfOthers(&d.Spec.Template.Spec, tt.named); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %q, want %q", tt.reason, got, tt.want)
-		}
-	}
-}
-
-func TestTheTagsThatAnImagePrefetchLists(t *testing.T) {
-	listed := prefetch(imageB, "nginx", at("ghcr.io/org/app", imageB), "Not An Image")
-	if got, want := TagsListedBy(listed), []string{imageB, "docker.io/library/nginx:latest"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
 func TestWhetherANodeStillLacksImages(t *testing.T) {
 	lacks := node("b")
 	d := deployment(runs(imageB), held(5*time.Minute), func(d *appsv1.Deployment) { d.Spec.Template.Spec.NodeSelector = map[string]string{"pool": "web"} })
@@ -386,36 +354,6 @@ func TestWhetherANodeStillLacksImages(t *testing.T) {
 	}
 }
 
-func TestImagesAreFoundByTheirRepository(t *testing.T) {
-	for name, want := range map[string]string{
-		"ghcr.io/org/app:v1":            "ghcr.io/org/app",
-		at("registry:5000/app", imageB): "registry:5000/app",
-		"registry:5000/app:v1":          "registry:5000/app",
-		"docker.io/library/nginx:v1":    "docker.io/library/nginx",
-	} {
-		set := &v1alpha1.NodeImageSet{Spec: v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{{Name: name}}}}
-		if got := ImagesOn(set)[want]; len(got) != 1 || got[0].Name != name {
-			t.Errorf("%s: %+v in %s", name, got, want)
-		}
-	}
-}
-
-func TestAReleaseSaysWhoWasNotWaitedFor(t *testing.T) {
-	nodes := []Node{
-		node("a", has(imageB)),
-		node("b", func(n *Node) { n.Uncovered = true }),
-		node("c", func(n *Node) { n.CreatedAt = now.Add(-time.Minute) }),
-		node("d", knows(Image{Name: imageB, JoinedAt: now.Add(-time.Minute)})),
-		node("e", failed(imageB)),
-	}
-	p := pulling(imageB)
-	step := Next(deployment(runs(imageB), held(5*time.Minute)), p, Cluster{Nodes: nodes, Prefetches: []*v1alpha1.ImagePrefetch{p}}, now)
-	const want = "1 of 2 nodes that its Pods can run on have all images; 1 failed; 2 joined later; 1 without a Sluice agent"
-	if step.End != EndEvidence || len(step.Notices) != 1 || step.Notices[0].Note != "Released after 5m: "+want {
-		t.Errorf("ends %q with %+v, want %q", step.End, step.Notices, want)
-	}
-}
-
 // Nodes that come later are no reason to hold what is written now.
 func TestOnlyAHoldExcusesNodesThatCameLater(t *testing.T) {
 	young := node("b", func(n *Node) { n.CreatedAt = now })
@@ -424,187 +362,5 @@ func TestOnlyAHoldExcusesNodesThatCameLater(t *testing.T) {
 	decision := Decide(Write{Old: deployment(), New: deployment(runs(imageB)), Prefetch: p, Cluster: cluster, Now: now})
 	if decision.Outcome != OutcomeHeld {
 		t.Errorf("outcome %s, want %s", decision.Outcome, OutcomeHeld)
-	}
-}
-
-func TestMessagesAreAboutThisDeployment(t *testing.T) {
-	unlisted := prefetch(imageA)
-	two := []Node{node("a", has(imageB)), node("b"), node("c")}
-	for _, tt := range []struct {
-		reason   string
-		runs     []string
-		prefetch *v1alpha1.ImagePrefetch
-		nodes    []Node
-		says     []string
-	}{
-		{"in numbers", []string{imageB}, pulling(imageB, imageC), two, []string{"2 of 3 nodes that its Pods can run on still lack " + imageB}},
-		{
-			reason:   "failures are named",
-			runs:     []string{imageB},
-			prefetch: pulling(imageB),
-			nodes:    []Node{node("a"), node("b", failed(imageB))},
-			says:     []string{"2 of 2 nodes", "1 failed, such as b"},
-		},
-		{
-			"both digests, where they differ", []string{at("ghcr.io/org/app", imageC)}, unlisted, two,
-			[]string{digestOf(imageC), digestOf(imageA)},
-		},
-		{"what is to be resolved", []string{imageB}, func() *v1alpha1.ImagePrefetch {
-			p := pulling(imageB)
-			p.Status.Images = nil
-			return p
-		}(), two, []string{imageB + " is to be resolved"}},
-		{
-			reason: "Ready, since failures are allowed, and yet the tag has no digest",
-			runs:   []string{imageB},
-			prefetch: func() *v1alpha1.ImagePrefetch {
-				p := prefetch(imageB)
-				p.Status.Images = nil
-				return p
-			}(),
-			nodes: []Node{node("a")},
-			says:  []string{`ImagePrefetch "app" is Ready, but ` + imageB + " is to be resolved; 1 of 1 nodes"},
-		},
-		{
-			reason:   "the failure of the node that is named",
-			runs:     []string{imageB},
-			prefetch: failing(imageB),
-			nodes:    []Node{node("a", failed(imageB)), node("node-7", failed(imageB))},
-			says:     []string{"2 failed, such as a: " + v1alpha1.ReasonImagePullUnauthorized + " on node-7"},
-		},
-		{
-			reason:   "the failure of the node that is named, without naming it again",
-			runs:     []string{imageB},
-			prefetch: failing(imageB),
-			nodes:    []Node{node("node-7", failed(imageB))},
-			says:     []string{"1 failed, such as node-7: " + v1alpha1.ReasonImagePullUnauthorized + "; to let it go"},
-		},
-		{
-			reason:   "nobody takes Pods",
-			runs:     []string{imageB},
-			prefetch: pulling(imageB),
-			nodes:    []Node{node("a", func(n *Node) { n.Ready = false })},
-			says:     []string{"no node that its Pods can run on takes Pods now"},
-		},
-	} {
-		t.Run(tt.reason, func(t *testing.T) {
-			cluster := Cluster{Nodes: tt.nodes, Prefetches: []*v1alpha1.ImagePrefetch{tt.prefetch}}
-			decision := Decide(Write{Old: deployment(), New: deployment(runs(tt.runs...)), Prefetch: tt.prefetch, Cluster: cluster, Now: now})
-			warnings := strings.Join(decision.Warnings, "\n")
-			for _, says := range tt.says {
-				if !strings.Contains(warnings, says) {
-					t.Errorf("%q lacks %q", warnings, says)
-				}
-			}
-		})
-	}
-}
-
-func TestPlacementThatNobodyCovers(t *testing.T) {
-	elsewhere := prefetch(imageB)
-	elsewhere.Spec.NodeSelector = map[string]string{"pool": "gpu"}
-	affine := prefetch(imageB)
-	affine.Spec.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
-			{Key: "pool", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"web"}},
-		}}},
-	}}
-	few := prefetch(imageB)
-	few.Spec.Replicas = ptr.To[int32](1)
-	for _, tt := range []struct {
-		reason   string
-		prefetch *v1alpha1.ImagePrefetch
-		nodes    []Node
-		warns    string
-	}{
-		{"another node selector", elsewhere, []Node{node("a"), node("b")}, "does not select 2 of the 2 nodes"},
-		{"another affinity", affine, []Node{node("a")}, "does not select 1 of the 1 nodes"},
-		{"fewer nodes", few, []Node{node("a", has(imageB)), node("b")}, "does not select 1 of the 2 nodes"},
-		{"another ImagePrefetch brings them", elsewhere, []Node{node("a", knows(Image{Name: imageB, Digest: digestOf(imageB)}))}, ""},
-		{"the images are there all the same", elsewhere, []Node{node("a", has(imageB))}, ""},
-		{"a node that failed is selected", prefetch(imageB), []Node{node("a", has(imageB)), node("b", failed(imageB))}, ""},
-	} {
-		t.Run(tt.reason, func(t *testing.T) {
-			cluster := Cluster{Nodes: tt.nodes, Prefetches: []*v1alpha1.ImagePrefetch{tt.prefetch}}
-			decision := Decide(Write{Old: deployment(), New: deployment(runs(imageB)), Prefetch: tt.prefetch, Cluster: cluster, Now: now})
-			if decision.Outcome != OutcomeReady {
-				t.Errorf("outcome %s, want %s", decision.Outcome, OutcomeReady)
-			}
-			if warnings := strings.Join(decision.Warnings, "\n"); tt.warns == "" && warnings != "" || !strings.Contains(warnings, tt.warns) {
-				t.Errorf("warnings %q, want %q", warnings, tt.warns)
-			}
-			var want []Notice
-			if tt.warns != "" {
-				want = []Notice{{Warning: true, Reason: ReasonNodesNotSelected, Note: decision.Warnings[0]}}
-			}
-			if !slices.Equal(decision.Notices, want) {
-				t.Errorf("notices %+v, want %+v", decision.Notices, want)
-			}
-		})
-	}
-}
-
-func TestImagesOn(t *testing.T) {
-	joinedAt := metav1.NewTime(now)
-	asked := func(edit func(*v1alpha1.NodeImage)) v1alpha1.NodeImageSetSpec {
-		image := v1alpha1.NodeImage{Name: imageB, Digest: "sha256:b", RegistryPolicy: v1alpha1.RegistryPolicyMirror}
-		edit(&image)
-		return v1alpha1.NodeImageSetSpec{ImageSet: []v1alpha1.NodeImage{image}}
-	}
-	asPeer := asked(func(*v1alpha1.NodeImage) {})
-	asSeed := asked(func(i *v1alpha1.NodeImage) { i.RegistryPolicy = v1alpha1.RegistryPolicyDefault })
-	reported := func(state v1alpha1.ImageState, reason string) v1alpha1.NodeImageStatus {
-		return v1alpha1.NodeImageStatus{Name: imageB, Digest: "sha256:b", State: state, Reason: reason}
-	}
-	for _, tt := range []struct {
-		reason string
-		spec   v1alpha1.NodeImageSetSpec
-		status v1alpha1.NodeImageStatus
-		want   Image
-	}{
-		{"nothing is reported yet", asPeer, v1alpha1.NodeImageStatus{Name: imageC}, Image{Name: imageB, Digest: "sha256:b"}},
-		{"it comes", asPeer, reported(v1alpha1.ImagePulling, ""), Image{Name: imageB, Digest: "sha256:b"}},
-		{"it is there", asPeer, reported(v1alpha1.ImagePresent, ""), Image{Name: imageB, Digest: "sha256:b", Present: "sha256:b"}},
-		{
-			reason: "the registry refused the seed",
-			spec:   asSeed,
-			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized),
-			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
-		},
-		{
-			reason: "the registry did not answer the seed",
-			spec:   asSeed,
-			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonRegistryUnavailable),
-			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
-		},
-		{
-			reason: "the disk of a peer is full",
-			spec:   asPeer,
-			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonInsufficientDisk),
-			want:   Image{Name: imageB, Digest: "sha256:b", Failed: true},
-		},
-		{
-			reason: "the mirror did not serve a peer, which is asked again",
-			spec:   asPeer,
-			status: reported(v1alpha1.ImageFailed, v1alpha1.ReasonNotOnMirror),
-			want:   Image{Name: imageB, Digest: "sha256:b"},
-		},
-		{
-			reason: "the node began to take Pods while the prefetch ran",
-			spec:   asked(func(i *v1alpha1.NodeImage) { i.JoinedAt = &joinedAt }),
-			status: reported(v1alpha1.ImagePulling, ""),
-			want:   Image{Name: imageB, Digest: "sha256:b", JoinedAt: now},
-		},
-	} {
-		t.Run(tt.reason, func(t *testing.T) {
-			set := &v1alpha1.NodeImageSet{Spec: tt.spec, Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{tt.status}}}
-			if got := ImagesOn(set)["ghcr.io/org/app"]; len(got) != 1 || got[0] != tt.want {
-				t.Errorf("%+v, want %+v", got, tt.want)
-			}
-		})
-	}
-	withdrawn := &v1alpha1.NodeImageSet{Status: v1alpha1.NodeImageSetStatus{Images: []v1alpha1.NodeImageStatus{reported(v1alpha1.ImagePresent, "")}}}
-	if got := ImagesOn(withdrawn); len(got) > 0 {
-		t.Errorf("%+v: what is withdrawn may be deleted", got)
 	}
 }
