@@ -54,7 +54,7 @@ type Nodes struct {
 	mu      sync.Mutex
 	known   map[string]*nodeRecord
 	last    []hold.Node             // the last snapshot; nil if something changed that rollouts may wait for
-	until   time.Time               // when time alone changes it; zero is never
+	until   time.Time               // when time alone may change it; zero is never
 	daemon  *scheduling.Constraints // nil where agents run everywhere
 	changed map[string]bool         // since the last flush; empty: nothing is to be flushed
 	flush   func(changed map[string]*hold.Node)
@@ -117,9 +117,9 @@ func (n *Nodes) OnChange(flush func(changed map[string]*hold.Node)) {
 	n.flush = flush
 }
 
-// Snapshot returns all nodes as they are now, in any order, and before when time alone does not
-// change that: until the next silent agent has been silent for too long. Zero is never. Others have
-// the same slice: it is not to be changed. At the start it waits until all nodes are known, since a rollout
+// Snapshot returns all nodes as they are now, in any order, and until when time alone does not change
+// that: then the next agent may have been silent for too long. Zero is for ever. Others have the same
+// slice, so it is not to be changed. At the start it waits until all nodes are known, since a rollout
 // that no node matches is not held. It fails if ctx ends before that.
 func (n *Nodes) Snapshot(ctx context.Context) (nodes []hold.Node, until time.Time, err error) {
 	if !toolscache.WaitForCacheSync(ctx.Done(), n.synced...) {
@@ -286,14 +286,14 @@ func (n *Nodes) tell(name string) {
 	if underWay {
 		return
 	}
-	now := n.Clock.Now().Add(flushInterval)
+	due := n.Clock.Now().Add(flushInterval)
 	n.Clock.AfterFunc(flushInterval, func() {
 		n.mu.Lock()
 		changed, flush := make(map[string]*hold.Node, len(n.changed)), n.flush
 		for name := range n.changed {
 			changed[name] = nil
 			if record := n.known[name]; record != nil && record.node != nil {
-				view := record.viewAt(now)
+				view := record.viewAt(due)
 				changed[name] = &view
 			}
 		}

@@ -22,11 +22,11 @@ import (
 // createdTopic is that of the event by which containerd tells of a new blob.
 const createdTopic = "/content/create"
 
-// announce tells the node's mirror of the content of an image that is there. Spegel advertises a blob to its
-// peers only if the label of its source is there within 650 ms of the event that the blob was
-// created, and does not look a second time. The label may come later, on a slow disk, or not at
-// all: imported images have none. So missing labels are added, and the event is sent once more for
-// every blob, since nobody can tell for which of them the label was late.
+// announce tells the node's mirror of the content of an image that is there. Spegel advertises a
+// blob to its peers only if the label of its source is there within 650 ms of the event that the
+// blob was created, and does not look a second time. The label may come later, on a slow disk, or
+// not at all: imported images have none. So missing labels are added, and the event is sent once
+// more for every blob, since nobody can tell for which of them the label was late.
 func (r *Runtime) announce(ctx context.Context, ref imageref.Reference, target ocispec.Descriptor) error {
 	store := r.client.ContentStore()
 	label, err := docker.AppendDistributionSourceLabel(store, ref.String())

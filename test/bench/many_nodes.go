@@ -221,11 +221,17 @@ func (l *largeCluster) releaseLatency(ctx context.Context, name string) (time.Du
 	}
 	defer watcher.Stop()
 	brings := func(set *v1alpha1.NodeImageSet) { set.Spec.ImageSet[0].Name, set.Status.Images[0].Name = image, image }
-	var reportedAt time.Time
-	for i := range manyNodesCount {
-		reportedAt = time.Now()
+	for i := range manyNodesCount - 1 {
 		l.nodes.report(i, brings)
 	}
+	if err := l.client.Get(ctx, client.ObjectKeyFromObject(held), held); err != nil {
+		return 0, err
+	}
+	if !held.Spec.Paused {
+		return 0, fmt.Errorf("%s was released before the last node had its image", name)
+	}
+	reportedAt := time.Now()
+	l.nodes.report(manyNodesCount-1, brings)
 	for {
 		select {
 		case event := <-watcher.ResultChan():
