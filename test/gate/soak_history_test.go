@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -321,7 +322,6 @@ func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
 // did would tell as well, but for a patch that the API server tries again after a conflict: the log
 // keeps what they did the first time.
 func (e *entry) resumes() bool {
-	GinkgoHelper()
 	var sent struct {
 		Spec map[string]any `json:"spec"`
 	}
@@ -330,6 +330,26 @@ func (e *entry) resumes() bool {
 	}
 	paused, said := sent.Spec["paused"]
 	return paused != true && (said || e.Verb == "update")
+}
+
+func TestWhatAWriteSaysOfAPause(t *testing.T) {
+	for _, tt := range []struct {
+		reason, verb, sent string
+		want               bool
+	}{
+		{"a patch that does not mention it", "patch", `{"spec":{"replicas":1}}`, false},
+		{"a patch that pauses", "patch", `{"spec":{"paused":true}}`, false},
+		{"a patch that resumes", "patch", `{"spec":{"paused":false}}`, true},
+		{"a patch that takes paused off", "patch", `{"spec":{"paused":null}}`, true},
+		{"a JSON patch, as an undo sends", "patch", `[{"op":"replace","path":"/spec/template","value":{}}]`, false},
+		{"a whole object that is paused", "update", `{"spec":{"paused":true}}`, false},
+		{"a whole object that is not", "update", `{"spec":{}}`, true},
+	} {
+		e := entry{Verb: tt.verb, RequestObject: []byte(tt.sent)}
+		if got := e.resumes(); got != tt.want {
+			t.Errorf("%s: resumes %t, want %t", tt.reason, got, tt.want)
+		}
+	}
 }
 
 // patchedPause is what webhooks did about spec.paused: add, remove, or nothing.
