@@ -5,6 +5,7 @@ package installation
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -25,6 +26,9 @@ import (
 
 // WebhookConfiguration is the name of both configurations of Sluice's webhooks.
 const WebhookConfiguration = "sluice"
+
+// deploymentPage is how many Deployments are read at a time.
+const deploymentPage = 500
 
 // Uninstaller undoes what Sluice did to the cluster. After it no Deployment is held, and no image is
 // pinned on a node.
@@ -119,33 +123,45 @@ func (u *Uninstaller) deleteLease(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// release releases every held Deployment. One that its owner paused stays paused.
+// release takes every hold off. A Deployment that its owner paused stays paused. All Deployments are
+// looked at, because a hold may have lost its label.
 func (u *Uninstaller) release(ctx context.Context) (n int, err error) {
-	var held appsv1.DeploymentList
-	if err := u.Client.List(ctx, &held, client.HasLabels{v1alpha1.HoldLabel}); err != nil {
-		return 0, fmt.Errorf("list held Deployments: %w", err)
-	}
 	var errs []error
-	for i := range held.Items {
-		deployment := &held.Items[i]
-		// The patch names the version that was read. If that has changed, the next pass decides again.
-		patch := client.MergeFromWithOptions(deployment.DeepCopy(), client.MergeFromWithOptimisticLock{})
-		hash, pausedByOwner := deployment.Labels[v1alpha1.HoldLabel], hold.Next(deployment, nil, hold.Cluster{}, time.Now()).End == hold.EndElsewhere
-		delete(deployment.Labels, v1alpha1.HoldLabel)
-		delete(deployment.Annotations, v1alpha1.HeldAtAnnotation)
-		if !pausedByOwner {
-			// With this annotation, a Sluice that is installed later does not hold these images again.
-			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, v1alpha1.ReleasedAnnotation, hold.WithReleased(deployment, hash))
-			deployment.Spec.Paused = false
+	var page appsv1.DeploymentList
+	for {
+		if err := u.Client.List(ctx, &page, client.Limit(deploymentPage), client.Continue(page.Continue)); err != nil {
+			return n, errors.Join(append(errs, fmt.Errorf("list Deployments: %w", err))...)
 		}
-		if err := u.Client.Patch(ctx, deployment, patch); client.IgnoreNotFound(err) != nil {
-			errs = append(errs, fmt.Errorf("release Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err))
-			continue
+		for i := range page.Items {
+			undone, err := u.undo(ctx, &page.Items[i])
+			n += undone
+			errs = append(errs, err)
 		}
-		n++
-		logr.FromContextOrDiscard(ctx).Info("Took the hold off Deployment", "namespace", deployment.Namespace, "name", deployment.Name, "paused", deployment.Spec.Paused)
+		if page.Continue == "" {
+			return n, errors.Join(errs...)
+		}
 	}
-	return n, errors.Join(errs...)
+}
+
+// undo takes the hold off one Deployment. The patch names the version that was read: if that has
+// changed, the next pass decides again.
+func (u *Uninstaller) undo(ctx context.Context, deployment *appsv1.Deployment) (int, error) {
+	patch := hold.Undo(deployment)
+	if len(patch) == 0 {
+		return 0, nil
+	}
+	document, err := json.Marshal(patch)
+	if err != nil {
+		return 0, fmt.Errorf("encode patch: %w", err)
+	}
+	switch err := u.Client.Patch(ctx, deployment, client.RawPatch(types.JSONPatchType, document)); {
+	case apierrors.IsNotFound(err):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("release Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err)
+	}
+	logr.FromContextOrDiscard(ctx).Info("Took the hold off Deployment", "namespace", deployment.Namespace, "name", deployment.Name, "paused", deployment.Spec.Paused)
+	return 1, nil
 }
 
 // deleteNodeImageSets makes the agents unpin their images: an agent without a NodeImageSet pins none.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/installation"
+	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var _ = Describe("Uninstaller", func() {
@@ -35,26 +36,32 @@ var _ = Describe("Uninstaller", func() {
 		}
 	})
 
-	It("releases held Deployments and leaves those alone that others paused", func(ctx SpecContext) {
-		held, others := deployment("held", true), deployment("paused-by-its-owner", true)
-		hold(held)
-		metav1.SetMetaDataAnnotation(&held.ObjectMeta, v1alpha1.ReleasedAnnotation, "fedcba9876543210")
-		create(ctx, held, others)
+	DescribeTable("releases held Deployments",
+		func(ctx SpecContext, change func(*appsv1.Deployment)) {
+			held := deployment("held", true)
+			markHeld(held)
+			hash, before := held.Labels[v1alpha1.HoldLabel], "fedcba9876543210"
+			metav1.SetMetaDataAnnotation(&held.ObjectMeta, v1alpha1.ReleasedAnnotation, before)
+			change(held)
+			create(ctx, held)
 
-		Expect(uninstaller.Run(ctx)).To(Succeed())
+			Expect(uninstaller.Run(ctx)).To(Succeed())
 
-		refresh(ctx, held, others)
-		Expect(held.Spec.Paused).To(BeFalse())
-		Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
-		Expect(held.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
-		Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.ReleasedAnnotation, "0123abcd,fedcba9876543210"), "a later rollback is not held either")
-		Expect(others.Spec.Paused).To(BeTrue())
-	})
+			refresh(ctx, held)
+			Expect(held.Spec.Paused).To(BeFalse())
+			Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
+			Expect(held.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
+			Expect(held.Annotations).To(HaveKeyWithValue(v1alpha1.ReleasedAnnotation, hash+","+before), "a later rollback is not held either")
+		},
+		Entry("as the gate left them", func(*appsv1.Deployment) {}),
+		Entry("that lost their label", func(d *appsv1.Deployment) { delete(d.Labels, v1alpha1.HoldLabel) }),
+		Entry("whose label was emptied", func(d *appsv1.Deployment) { d.Labels[v1alpha1.HoldLabel] = "" }),
+		Entry("that a program resumed", func(d *appsv1.Deployment) { d.Spec.Paused = false }),
+	)
 
-	DescribeTable("leaves a Deployment paused by its owner paused, and removes Sluice's label from it",
+	DescribeTable("leaves a Deployment paused that its owner paused, and takes Sluice's marks off it",
 		func(ctx SpecContext, mark func(*appsv1.Deployment)) {
 			theirs := deployment("theirs", true)
-			hold(theirs)
 			mark(theirs)
 			create(ctx, theirs)
 
@@ -66,8 +73,10 @@ var _ = Describe("Uninstaller", func() {
 			Expect(theirs.Annotations).NotTo(HaveKey(v1alpha1.HeldAtAnnotation))
 			Expect(theirs.Annotations).NotTo(HaveKey(v1alpha1.ReleasedAnnotation))
 		},
-		Entry("without a value", func(d *appsv1.Deployment) { d.Labels[v1alpha1.HoldLabel] = "" }),
+		Entry("without any mark", func(*appsv1.Deployment) {}),
+		Entry("with an empty label alone", func(d *appsv1.Deployment) { metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "") }),
 		Entry("beside a manifest that opts out and pauses", func(d *appsv1.Deployment) {
+			markHeld(d)
 			d.Annotations[v1alpha1.PrefetchAnnotation], d.Annotations[v1alpha1.GateAnnotation] = "app", v1alpha1.GateSkip
 			d.Annotations[corev1.LastAppliedConfigAnnotation] = `{"spec":{"paused":true}}`
 		}),
@@ -111,7 +120,7 @@ var _ = Describe("Uninstaller", func() {
 			defer GinkgoRecover()
 			for event := range stream.ResultChan() {
 				if event.Type == watch.Deleted && event.Object.(*v1alpha1.NodeImageSet).Name == first.Name {
-					hold(late)
+					markHeld(late)
 					late.Spec.Paused = true
 					Expect(api.Update(ctx, late)).To(Succeed())
 					Expect(api.Create(ctx, last)).To(Succeed())
@@ -155,8 +164,8 @@ func deployment(name string, paused bool) *appsv1.Deployment {
 	}
 }
 
-func hold(d *appsv1.Deployment) {
-	metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, "0123abcd")
+func markHeld(d *appsv1.Deployment) {
+	metav1.SetMetaDataLabel(&d.ObjectMeta, v1alpha1.HoldLabel, hold.ImagesOf(&d.Spec.Template.Spec).Hash())
 	metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.HeldAtAnnotation, "2026-01-01T00:00:00Z")
 }
 

@@ -4,6 +4,8 @@
 package hold
 
 import (
+	"time"
+
 	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
@@ -32,4 +34,20 @@ func storedMarks(d *appsv1.Deployment) marks {
 		stored.hold = ImagesOf(&d.Spec.Template.Spec).Hash()
 	}
 	return stored
+}
+
+// Undo returns the patch that takes off a Deployment what the gate has put on it, for a Sluice that
+// goes: a hold ends, and a pause of the owner stays. It is empty where there is nothing to take off.
+// What was let through stays recorded, so that a Sluice that comes later does not hold it again.
+func Undo(d *appsv1.Deployment) []Operation {
+	_, labelled := d.Labels[v1alpha1.HoldLabel]
+	if !labelled && !marksOf(d).lostLabel() {
+		return nil
+	}
+	next := marks{paused: true, released: releasesIn(d)}
+	if Next(d, nil, Cluster{}, time.Time{}).End != EndElsewhere {
+		next = marks{released: releases{ImagesOf(&d.Spec.Template.Spec).Hash()}.with(next.released...)}
+	}
+	patch := []Operation{{Op: "test", Path: "/metadata/resourceVersion", Value: d.ResourceVersion}}
+	return append(patch, patchTo(d, next)...)
 }

@@ -31,12 +31,6 @@ func releasesIn(object metav1.Object) releases {
 	return found
 }
 
-// WithReleased returns the annotation's value for an object on which the images with a hash are let
-// through as well.
-func WithReleased(object metav1.Object, hash string) string {
-	return releases{hash}.with(releasesIn(object)...).String()
-}
-
 func (r releases) include(hash string) bool { return slices.Contains(r, hash) }
 
 // with are these and, behind them, others that are not among them, as far as they find room.
