@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -30,6 +31,7 @@ import (
 // entry is what we read of a line of the audit log.
 type entry struct {
 	Stage, Verb string
+	RequestURI  string
 	User        struct{ Username string }
 	// ImpersonatedUser is who the request was made as.
 	ImpersonatedUser *struct{ Username string }
@@ -313,40 +315,85 @@ func (h *history) checkOwnersPause(e *entry, was, now *appsv1.Deployment) {
 	switch {
 	case !now.Spec.Paused && e.patchedPause() == "remove":
 		h.wrong(e, fmt.Sprintf("the owner's pause was undone: before %s, after %s", marksOf(was), marksOf(now)))
-	case isHeld(now) && !e.resumes():
+	case isHeld(now) && !e.resumes(was):
 		h.wrong(e, fmt.Sprintf("the owner's pause was taken: before %s, after %s; sent %s", marksOf(was), marksOf(now), e.RequestObject))
 	}
 }
 
-// resumes reports whether what was sent says that the Deployment is not to be paused. What webhooks
-// did would tell as well, but for a patch that the API server tries again after a conflict: the log
-// keeps what they did the first time.
-func (e *entry) resumes() bool {
+// resumes reports whether what was sent takes the pause off. What webhooks did would tell as well,
+// but for a patch that the API server tries again after a conflict: the log keeps what they did the
+// first time.
+func (e *entry) resumes(was *appsv1.Deployment) bool {
+	GinkgoHelper()
 	var sent struct {
-		Spec map[string]any `json:"spec"`
+		APIVersion string         `json:"apiVersion"`
+		Spec       map[string]any `json:"spec"`
 	}
 	if json.Unmarshal(e.RequestObject, &sent) != nil {
 		return false // a JSON patch, of the template and the annotations
 	}
 	paused, said := sent.Spec["paused"]
-	return paused != true && (said || e.Verb == "update")
+	switch {
+	case said:
+		return paused != true
+	case e.Verb == "update":
+		return true
+	case sent.APIVersion == "":
+		return false
+	}
+	// A server-side apply takes off what its manager alone has applied before, and leaves out now.
+	request, err := url.Parse(e.RequestURI)
+	Expect(err).NotTo(HaveOccurred())
+	owned := false
+	for _, managed := range was.ManagedFields {
+		var fields struct {
+			Spec map[string]any `json:"f:spec"`
+		}
+		Expect(json.Unmarshal(managed.FieldsV1.Raw, &fields)).To(Succeed())
+		if _, owns := fields.Spec["f:paused"]; !owns {
+			continue
+		}
+		if managed.Manager != request.Query().Get("fieldManager") || managed.Operation != metav1.ManagedFieldsOperationApply {
+			return false
+		}
+		owned = true
+	}
+	return owned
 }
 
 func TestWhatAWriteSaysOfAPause(t *testing.T) {
+	RegisterTestingT(t)
+	const apply = `{"apiVersion":"apps/v1","kind":"Deployment","spec":{"replicas":1}}`
+	pausedBy := func(managers ...string) *appsv1.Deployment {
+		d := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Paused: true}}
+		for _, manager := range managers {
+			name, operation, _ := strings.Cut(manager, " ")
+			d.ManagedFields = append(d.ManagedFields, metav1.ManagedFieldsEntry{
+				Manager: name, Operation: metav1.ManagedFieldsOperationType(operation),
+				FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:paused":{}}}`)},
+			})
+		}
+		return d
+	}
 	for _, tt := range []struct {
 		reason, verb, sent string
+		was                *appsv1.Deployment
 		want               bool
 	}{
-		{"a patch that does not mention it", "patch", `{"spec":{"replicas":1}}`, false},
-		{"a patch that pauses", "patch", `{"spec":{"paused":true}}`, false},
-		{"a patch that resumes", "patch", `{"spec":{"paused":false}}`, true},
-		{"a patch that takes paused off", "patch", `{"spec":{"paused":null}}`, true},
-		{"a JSON patch, as an undo sends", "patch", `[{"op":"replace","path":"/spec/template","value":{}}]`, false},
-		{"a whole object that is paused", "update", `{"spec":{"paused":true}}`, false},
-		{"a whole object that is not", "update", `{"spec":{}}`, true},
+		{"a patch that does not mention it", "patch", `{"spec":{"replicas":1}}`, pausedBy("owner Apply"), false},
+		{"a patch that pauses", "patch", `{"spec":{"paused":true}}`, pausedBy(), false},
+		{"a patch that resumes", "patch", `{"spec":{"paused":false}}`, pausedBy(), true},
+		{"a patch that takes paused off", "patch", `{"spec":{"paused":null}}`, pausedBy(), true},
+		{"a JSON patch, as an undo sends", "patch", `[{"op":"replace","path":"/spec/template","value":{}}]`, pausedBy(), false},
+		{"a whole object that is paused", "update", `{"spec":{"paused":true}}`, pausedBy(), false},
+		{"a whole object that is not", "update", `{"spec":{}}`, pausedBy(), true},
+		{"an apply without the pause that the same manager applied", "patch", apply, pausedBy("owner Apply"), true},
+		{"an apply without a pause that another applied", "patch", apply, pausedBy("another Apply"), false},
+		{"an apply without a pause that another has as well", "patch", apply, pausedBy("owner Apply", "another Update"), false},
+		{"an apply without a pause that the same manager did not apply", "patch", apply, pausedBy("owner Update"), false},
 	} {
-		e := entry{Verb: tt.verb, RequestObject: []byte(tt.sent)}
-		if got := e.resumes(); got != tt.want {
+		e := entry{Verb: tt.verb, RequestObject: []byte(tt.sent), RequestURI: "/apis/apps/v1/namespaces/n/deployments/d?fieldManager=owner&force=true"}
+		if got := e.resumes(tt.was); got != tt.want {
 			t.Errorf("%s: resumes %t, want %t", tt.reason, got, tt.want)
 		}
 	}
