@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -31,7 +32,8 @@ type Options struct {
 	ContainerdAddress   string
 	ContainerdNamespace string
 	RegistryConfigPath  string
-	Snapshotter         string
+	ScratchPath         string
+	UpstreamHosts       []string
 
 	MaxParallelPulls  int
 	NoProgressTimeout time.Duration
@@ -71,8 +73,10 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"containerd namespace that the kubelet's images are in")
 	flags.StringVar(&o.RegistryConfigPath, "registry-config-path", "/etc/containerd/certs.d",
 		"folder of the hosts.toml files, as in containerd's registry config_path; it must be mounted here under the path that containerd sees")
-	flags.StringVar(&o.Snapshotter, "snapshotter", "overlayfs",
-		"snapshotter that containerd's CRI plugin uses")
+	flags.StringVar(&o.ScratchPath, "scratch-path", "/run/sluice",
+		"folder for hosts.toml files of the agent's own; it must be mounted here under the path that containerd sees")
+	flags.StringSliceVar(&o.UpstreamHosts, "upstream-hosts", nil,
+		"hosts in hosts.toml files, besides the registries themselves, whose answers count as the registry's, such as cache.example.com:5000")
 	flags.IntVar(&o.MaxParallelPulls, "max-parallel-pulls", 3,
 		"how many images are pulled at a time")
 	flags.DurationVar(&o.NoProgressTimeout, "no-progress-timeout", time.Minute,
@@ -110,7 +114,11 @@ func (o Options) Validate() error {
 	reject(o.ContainerdNamespace == "", "--containerd-namespace must be set, such as k8s.io")
 	reject(!filepath.IsAbs(o.RegistryConfigPath),
 		"--registry-config-path must be an absolute path, not %q: containerd would look elsewhere", o.RegistryConfigPath)
-	reject(o.Snapshotter == "", "--snapshotter must be set, such as overlayfs")
+	reject(!filepath.IsAbs(o.ScratchPath),
+		"--scratch-path must be an absolute path, not %q: containerd would look elsewhere", o.ScratchPath)
+	for _, host := range o.UpstreamHosts {
+		reject(strings.Contains(host, "/") || host == "", "--upstream-hosts takes hosts such as cache.example.com:5000, not %q", host)
+	}
 	reject(o.MaxParallelPulls < 1, "--max-parallel-pulls must be 1 or more, not %d", o.MaxParallelPulls)
 	reject(o.NoProgressTimeout < minTimeout, "--no-progress-timeout must be %s or more, such as 1m, not %s",
 		duration.Format(minTimeout), duration.Format(o.NoProgressTimeout))

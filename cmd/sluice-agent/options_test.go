@@ -4,6 +4,7 @@
 package main
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -19,29 +20,29 @@ func TestDefaultsAreThoseOfContainerdAndTheKubelet(t *testing.T) {
 	}
 	want := Options{
 		NodeName: "node-a", ContainerdAddress: "/run/containerd/containerd.sock", ContainerdNamespace: "k8s.io",
-		RegistryConfigPath: "/etc/containerd/certs.d", Snapshotter: "overlayfs", MaxParallelPulls: 3,
+		RegistryConfigPath: "/etc/containerd/certs.d", ScratchPath: "/run/sluice", MaxParallelPulls: 3,
 		NoProgressTimeout: time.Minute, VerifyInterval: 10 * time.Minute, MinFreeDisk: 15,
 		HealthProbeBindAddress: ":8081", MetricsBindAddress: ":8080", Log: logging.Options{Format: logging.FormatJSON},
 	}
-	if options != want {
+	if !reflect.DeepEqual(options, want) {
 		t.Errorf("defaults %+v, want %+v", options, want)
 	}
 }
 
 func TestEachFlagSetsItsOption(t *testing.T) {
 	options, err := parse(strings.Fields("--node-name=n --kubeconfig=/k --containerd-address=/c --containerd-namespace=ns " +
-		"--registry-config-path=/r --snapshotter=native --max-parallel-pulls=7 --no-progress-timeout=2m --verify-interval=1h " +
+		"--registry-config-path=/r --scratch-path=/s --upstream-hosts=a,b:5000 --max-parallel-pulls=7 --no-progress-timeout=2m --verify-interval=1h " +
 		"--min-free-disk=7.5% --health-probe-bind-address=:1 --metrics-bind-address=:2 --log-format=text -v 2"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Options{
-		NodeName: "n", Kubeconfig: "/k", ContainerdAddress: "/c", ContainerdNamespace: "ns", RegistryConfigPath: "/r",
-		Snapshotter: "native", MaxParallelPulls: 7, NoProgressTimeout: 2 * time.Minute, VerifyInterval: time.Hour,
+		NodeName: "n", Kubeconfig: "/k", ContainerdAddress: "/c", ContainerdNamespace: "ns", RegistryConfigPath: "/r", ScratchPath: "/s", UpstreamHosts: []string{"a", "b:5000"},
+		MaxParallelPulls: 7, NoProgressTimeout: 2 * time.Minute, VerifyInterval: time.Hour,
 		MinFreeDisk: 7.5, HealthProbeBindAddress: ":1", MetricsBindAddress: ":2",
 		Log: logging.Options{Format: logging.FormatText, Verbosity: 2},
 	}
-	if options != want {
+	if !reflect.DeepEqual(options, want) {
 		t.Errorf("options %+v, want %+v", options, want)
 	}
 	if share := options.MinFreeDisk.share(); share != 0.075 {
@@ -70,7 +71,6 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 			`--containerd-address must be an absolute path, not "unix:///run/c.sock"`,
 		},
 		{"no namespace", "--node-name=n --containerd-namespace=", "--containerd-namespace must be set, such as k8s.io"},
-		{"no snapshotter", "--node-name=n --snapshotter=", "--snapshotter must be set, such as overlayfs"},
 		{"no pulls", "--node-name=n --max-parallel-pulls=0", "--max-parallel-pulls must be 1 or more, not 0"},
 		{
 			"no pull gets anywhere in so short a time", "--node-name=n --no-progress-timeout=10ms",
@@ -79,7 +79,7 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 		{"a hot loop", "--node-name=n --verify-interval=0s", "--verify-interval must be 1s or more, such as 10m, not 0s"},
 		{"a level below 0", "--node-name=n --verbosity=-1", "--verbosity must be 0 or more, not -1"},
 		{"the disk check can be turned off", "--node-name=n --min-free-disk=0", ""},
-		{"all that is wrong", "--node-name=n --snapshotter= -v -1", "--snapshotter must be set, such as overlayfs\n--verbosity must be 0 or more, not -1"},
+		{"all that is wrong", "--node-name=n --registry-config-path= -v -1", "--registry-config-path must be an absolute path, not \"\": containerd would look elsewhere\n--verbosity must be 0 or more, not -1"},
 		{"an unknown flag", "--nonsense", "unknown flag: --nonsense"},
 		{"a word", "serve", `unexpected argument "serve": there are only flags`},
 	} {

@@ -107,7 +107,11 @@ func (r *Runtime) isUnpacked(ctx context.Context, config ocispec.Descriptor) (bo
 	if len(diffIDs) == 0 {
 		return true, nil
 	}
-	_, err = r.client.SnapshotService(r.Snapshotter).Stat(ctx, identity.ChainID(diffIDs).String())
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return false, err
+	}
+	_, err = r.client.SnapshotService(daemon.snapshotter).Stat(ctx, identity.ChainID(diffIDs).String())
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}

@@ -24,10 +24,9 @@ const unpackedFactor = 2.5
 // an image takes.
 const minFreeInodes = 0.05
 
-// disk remembers where the daemon keeps content and snapshots, and which pulls have reserved space.
+// disk remembers which pulls have reserved space.
 type disk struct {
 	mu         sync.Mutex
-	dirs       []string        // nil until the daemon was asked
 	notMounted map[string]bool // directories that were logged as not mounted
 	pulls      map[*meter]bool // that have reserved space
 }
@@ -75,7 +74,7 @@ func (r *Runtime) reserveDisk(ctx context.Context, m *meter, missing int64) erro
 	if r.MinFreeDisk <= 0 || missing == 0 {
 		return nil
 	}
-	dirs, err := r.diskDirs(ctx)
+	daemon, err := r.daemon(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,7 +83,7 @@ func (r *Runtime) reserveDisk(ctx context.Context, m *meter, missing int64) erro
 	// The reservations are read before the free space: a byte that arrives in between then counts
 	// twice. In the other order it would not count at all.
 	reserved := r.disk.reservedByOthers(m)
-	for _, dir := range dirs {
+	for _, dir := range daemon.dirs {
 		var stat unix.Statfs_t
 		err := unix.Statfs(dir, &stat)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -127,30 +126,4 @@ func checkSpace(dir string, missing, reserved, free, total int64, minFreeShare f
 	}
 	return fmt.Errorf("%w: %d bytes to pull on %s with %d of %d bytes free, of which other pulls take %d and %.0f %% must stay free",
 		nodeagent.ErrInsufficientDisk, missing, dir, free, total, reserved, 100*minFreeShare)
-}
-
-// diskDirs asks the daemon once for its directories of content and snapshots.
-func (r *Runtime) diskDirs(ctx context.Context) ([]string, error) {
-	r.disk.mu.Lock()
-	defer r.disk.mu.Unlock()
-	if r.disk.dirs != nil {
-		return r.disk.dirs, nil
-	}
-	dirs := []string{}
-	for _, filter := range []string{
-		"type==io.containerd.content.v1",
-		fmt.Sprintf("type==io.containerd.snapshotter.v1,id==%s", r.Snapshotter),
-	} {
-		response, err := r.client.IntrospectionService().Plugins(ctx, filter)
-		if err != nil {
-			return nil, fmt.Errorf("ask for plugin %q: %w", filter, err)
-		}
-		for _, plugin := range response.Plugins {
-			if dir := plugin.Exports["root"]; dir != "" {
-				dirs = append(dirs, dir)
-			}
-		}
-	}
-	r.disk.dirs = dirs
-	return dirs, nil
 }

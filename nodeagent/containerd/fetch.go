@@ -140,7 +140,7 @@ func (f *fetcher) observeLocked(ctx context.Context, desc ocispec.Descriptor, ca
 var errCorrupt = errors.New("not what its digest says")
 
 // retry calls try until it succeeds or ctx ends. It gives up after maxUnreachable tries without any
-// answer, after maxCorrupt wrong contents, and at once after an error that is not the mirrors'.
+// answer, unless a mirror may be starting still, after maxCorrupt wrong contents, and at once after an error that is not the mirrors'.
 func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() error) error {
 	defer f.meter.beginTransfer()()
 	unreachable, corrupt := 0, 0
@@ -159,7 +159,7 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 		case errors.Is(err, mirror.ErrNoMirror):
 			return err
 		case errors.As(err, &failed):
-			if !failed.Unreachable {
+			if !failed.Unreachable || failed.Starting {
 				unreachable = 0
 			} else if unreachable++; unreachable >= maxUnreachable {
 				return err

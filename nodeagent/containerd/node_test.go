@@ -49,8 +49,8 @@ func pullOnNode(argument string) int {
 				return err
 			}
 			runtime, err := containerd.New(containerd.Options{
-				Address: "/run/containerd/containerd.sock", Namespace: namespace, RegistryConfigPath: "/etc/containerd/certs.d",
-				Snapshotter: "overlayfs", MinFreeDisk: req.MinFreeDisk, NoProgressTimeout: time.Minute,
+				Address: "/run/containerd/containerd.sock", Namespace: namespace, RegistryConfigPath: "/etc/containerd/certs.d", ScratchPath: "/run/sluice",
+				MinFreeDisk: req.MinFreeDisk, NoProgressTimeout: time.Minute,
 				UserAgent: "sluice-agent/test", Log: logr.Discard(),
 			})
 			if err != nil {
@@ -126,6 +126,28 @@ server = "https://registry-1.docker.io"
 			Expect(layer.Size < images.MiB || layer.Complete == 0).To(BeTrue(), "the seed stopped before %s was complete", layer.Digest)
 		}
 	}, SpecTimeout(specTimeout))
+
+	DescribeTable("an image is unpacked into the snapshotter of CRI, whichever that is",
+		func(ctx context.Context, policy v1alpha1.RegistryPolicy, want v1alpha1.ImageSource) {
+			n := machines.Nodes()[2]
+			p := newPair("native-" + string(policy))
+			Expect(n.WriteHostsTOML(p.registry.Host(), fmt.Sprintf(`
+server = %q
+[host.%q]
+  capabilities = ["pull"]
+`, p.registry.URL(), p.mirror.URL()))).To(Succeed())
+			req := helperRequest{Image: p.ref.String(), Digest: p.digest, Policy: policy}
+			Expect(onNode(ctx, n, req)).To(Equal(string(want)))
+			Expect(onNode(ctx, n, req)).To(Equal(string(v1alpha1.SourceLocal)), "nothing is missing")
+			snapshots, err := n.Ctr(ctx, "snapshots", "--snapshotter", "native", "list")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(snapshots).To(ContainSubstring(p.topSnapshot()))
+			_, err = n.Ctr(ctx, "snapshots", "--snapshotter", "overlayfs", "info", p.topSnapshot())
+			Expect(err).To(HaveOccurred(), "nobody would use it there")
+		},
+		Entry("by a seed, whose transfer service does not unpack there", seed, v1alpha1.SourceUpstream, SpecTimeout(specTimeout)),
+		Entry("by a peer", peer, v1alpha1.SourceMirror, SpecTimeout(specTimeout)),
+	)
 
 	It("peers follow a seed that is still pulling, and each blob leaves the registry once", func(ctx context.Context) {
 		p := newPair("following")

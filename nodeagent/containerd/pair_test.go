@@ -7,9 +7,11 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/internal/imageref"
@@ -80,6 +82,18 @@ func (p *pair) layers() (digests []string) {
 		return nil
 	})).To(Succeed())
 	return digests
+}
+
+// topSnapshot is the name of the snapshot that containers of the image begin with.
+func (p *pair) topSnapshot() string {
+	GinkgoHelper()
+	config, err := p.image.(v1.Image).ConfigFile()
+	Expect(err).NotTo(HaveOccurred())
+	var diffIDs []digest.Digest
+	for _, id := range config.RootFS.DiffIDs {
+		diffIDs = append(diffIDs, digest.Digest(id.String()))
+	}
+	return identity.ChainID(diffIDs).String()
 }
 
 // sizes are the sizes of the blobs by digest.

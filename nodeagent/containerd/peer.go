@@ -26,7 +26,7 @@ import (
 // each layer as soon as it is there.
 func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	m.setDigest(req.Digest)
-	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), nil)
+	hosts, err := r.readHosts(ctx, req, nil)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -36,14 +36,7 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 		sourceLabel: content.WithLabels(sourceLabel(req.Ref)),
 		streams:     r.streams,
 		meter:       m,
-		mirrors: &mirror.Client{
-			Hosts:          hosts.Mirrors,
-			Registry:       req.Ref.Domain(),
-			Repository:     req.Ref.Path(),
-			UserAgent:      r.UserAgent,
-			Throttle:       &r.throttle,
-			SilenceTimeout: r.NoProgressTimeout,
-		},
+		mirrors:     r.mirrorClient(hosts, req),
 	}
 	target, known, err := r.describe(ctx, req.Digest)
 	if err == nil && !known {
@@ -96,6 +89,10 @@ func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor,
 
 // fetchAndUnpack walks down from the target as containerd's own pulls do.
 func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, f *fetcher) error {
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	store := r.client.ContentStore()
@@ -112,8 +109,8 @@ func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest,
 	unpacker, err := unpack.NewUnpacker(ctx, store,
 		unpack.WithUnpackPlatform(unpack.Platform{
 			Platform:       r.matcher,
-			SnapshotterKey: r.Snapshotter,
-			Snapshotter:    r.client.SnapshotService(r.Snapshotter),
+			SnapshotterKey: daemon.snapshotter,
+			Snapshotter:    r.client.SnapshotService(daemon.snapshotter),
 			Applier:        r.client.DiffService(),
 		}),
 		// A layer whose snapshot is still there is fetched too: the mirror serves layers.

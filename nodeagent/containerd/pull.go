@@ -97,8 +97,12 @@ func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target 
 // unpack unpacks content that was there before the pull, or that a transfer service without a
 // configuration for the snapshotter has left packed.
 func (r *Runtime) unpack(ctx context.Context, target ocispec.Descriptor) error {
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return err
+	}
 	image := client.NewImageWithPlatform(r.client, images.Image{Name: target.Digest.String(), Target: target}, r.matcher)
-	if err := image.Unpack(ctx, r.Snapshotter); err != nil {
+	if err := image.Unpack(ctx, daemon.snapshotter); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	return nil

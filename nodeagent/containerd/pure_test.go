@@ -82,7 +82,7 @@ func TestCheckInodes(t *testing.T) {
 func TestDiskThatIsNotMountedIsLoggedOnce(t *testing.T) {
 	var logged []string
 	r := &Runtime{Options: Options{MinFreeDisk: 0.15, Log: funcr.New(func(_, line string) { logged = append(logged, line) }, funcr.Options{})}}
-	r.disk.dirs = []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}
+	r.facts.known = &daemonFacts{dirs: []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}}
 	m := newMeter(func(nodeagent.Progress) {})
 	defer m.stop()
 	for range 3 {
@@ -104,7 +104,7 @@ func TestPullsThatRunAtTheSameTimeDoNotCountOnTheSameSpace(t *testing.T) {
 	// percent is one percent of the content that would fill the disk, once it is unpacked too.
 	percent := int64(float64(stat.Bavail) * float64(stat.Bsize) / (1 + unpackedFactor) / 100)
 	r := &Runtime{Options: Options{MinFreeDisk: 1e-9}}
-	r.disk.dirs = []string{root}
+	r.facts.known = &daemonFacts{dirs: []string{root}}
 	pulls := map[string]*meter{}
 	for _, name := range []string{"a", "b", "c", "d"} {
 		pulls[name] = newMeter(func(nodeagent.Progress) {})

@@ -36,6 +36,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,8 +60,11 @@ type Options struct {
 	// RegistryConfigPath is the directory of the hosts.toml files. It must be the same
 	// path for the daemon and for this process.
 	RegistryConfigPath string
-	// Snapshotter is the one that CRI uses.
-	Snapshotter string
+	// ScratchPath is a directory of the agent alone, for hosts.toml files that leave hosts out. It
+	// must be the same path for the daemon and for this process, too.
+	ScratchPath string
+	// UpstreamHosts are hosts of hosts.toml files, besides the registries, that count as upstream.
+	UpstreamHosts []string
 	// MinFreeDisk is the share of a filesystem, 0 to 1, that a pull must leave free.
 	MinFreeDisk float64
 	// NoProgressTimeout is how long a mirror may send nothing within one request.
@@ -69,6 +74,10 @@ type Options struct {
 	Log       logr.Logger
 }
 
+// mirrorStartTimeout is how long after the agent its mirror may come up for the first time. It is
+// twice what the agent gives a pull without progress.
+const mirrorStartTimeout = 2 * time.Minute
+
 // versionTimeout is for one question whether the daemon answers.
 const versionTimeout = 5 * time.Second
 
@@ -76,13 +85,16 @@ const versionTimeout = 5 * time.Second
 type Runtime struct {
 	Options
 
-	client *client.Client
+	client     *client.Client
+	registries mirror.Config
 	// platform is the node's. It is matched as strictly as CRI's own pulls match it.
 	platform ocispec.Platform
 	matcher  platforms.MatchComparer
 	throttle mirror.Throttle
 	streams  *streams
 	disk     disk
+	facts    facts
+	unusable said // about hosts, by registry
 	// unwantedSince is the time, by lease ID, since which the lease's image is unwanted. Only
 	// Retain uses it, and no two calls of Retain run at the same time.
 	unwantedSince map[string]time.Time
@@ -93,18 +105,23 @@ var _ nodeagent.Runtime = (*Runtime)(nil)
 // New returns a Runtime, which is not yet connected. Watch connects it, and again after the daemon
 // was away.
 func New(opts Options) (*Runtime, error) {
+	registries := mirror.Config{Root: opts.RegistryConfigPath, Scratch: filepath.Join(opts.ScratchPath, "hosts"), Upstreams: opts.UpstreamHosts}
+	if err := os.RemoveAll(registries.Scratch); err != nil {
+		return nil, fmt.Errorf("remove what an earlier agent has left: %w", err)
+	}
 	c, err := client.New(opts.Address, client.WithDefaultNamespace(opts.Namespace))
 	if err != nil {
 		return nil, fmt.Errorf("make containerd client for %q: %w", opts.Address, err)
 	}
 	platform := platforms.DefaultSpec()
 	return &Runtime{
-		Options:  opts,
-		client:   c,
-		platform: platform,
-		matcher:  platforms.Ordered(platform),
-		throttle: mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second},
-		streams:  newStreams(),
+		Options:    opts,
+		client:     c,
+		registries: registries,
+		platform:   platform,
+		matcher:    platforms.Ordered(platform),
+		throttle:   mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second, AfterSilence: 30 * time.Second, Began: time.Now(), StartTimeout: mirrorStartTimeout},
+		streams:    newStreams(),
 	}, nil
 }
 

@@ -9,15 +9,19 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/upstream"
@@ -56,12 +60,67 @@ var _ = Describe("Seed", func() {
 		Expect(pull(ctx, start(options()), p.request(seed))).To(HaveField("Digest", p.digest))
 	}, SpecTimeout(specTimeout))
 
-	It("takes the mirror's answer where the registry does not answer, as the kubelet does", func(ctx context.Context) {
+	It("takes no mirror's answer for the registry's, also where the registry does not answer", func(ctx context.Context) {
 		p := newPair("airgapped")
 		p.configure("resolve")
 		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
+		_, err := pull(ctx, start(options()), p.request(seed))
+		Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
+
+		By("naming the mirror as one whose answers count as the registry's")
+		opts := options()
+		opts.UpstreamHosts = []string{p.mirror.Host()}
+		Expect(pull(ctx, start(opts), p.request(seed))).To(HaveField("Digest", p.digest))
+	}, SpecTimeout(specTimeout))
+
+	It("has containerd ask a registry that only containerd can reach", func(ctx context.Context) {
+		p := newPair("daemon-only")
+		private, err := upstream.New(upstream.Options{TLS: true})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(private.Start(machines.GatewayIP + ":0")).To(Succeed())
+		DeferCleanup(private.Close)
+		Expect(private.Push(p.repository+":v1", p.image)).To(Succeed())
+		stale, err := images.Image(images.Options{Layers: images.Layers("stale daemon-only", 1, images.KiB)})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
+		// The file of the authority is on the node alone, as where k3s puts it.
+		Expect(os.WriteFile(filepath.Join(filepath.Dir(node.ContentDir), "private-ca.crt"), private.CAPEM(), 0o600)).To(Succeed())
+		hosts(private.Host(), "[host.%q]\n[host.%q]\nca = '/var/lib/containerd/private-ca.crt'\n", p.mirror.URL(), private.URL())
+		private.Protect("team/private", &upstream.Auth{Users: map[string]string{"robot": "hunter2"}})
+		Expect(private.Push("team/private:v1", p.image)).To(Succeed())
 		runtime := start(options())
-		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
+		request := func(image string) nodeagent.PullRequest {
+			ref, err := imageref.Parse(private.Host() + "/" + image)
+			Expect(err).NotTo(HaveOccurred())
+			return nodeagent.PullRequest{Ref: ref, Policy: seed}
+		}
+
+		Expect(pull(ctx, runtime, request("team/app:v1"))).To(HaveField("Digest", p.digest))
+		_, err = pull(ctx, runtime, request("team/app:unknown"))
+		Expect(err).To(MatchError(nodeagent.ErrImageNotFound))
+		_, err = pull(ctx, runtime, request("team/private:v1"))
+		Expect(err).To(MatchError(nodeagent.ErrUnauthorized))
+		allowed := request("team/private:v1")
+		allowed.Credentials = []nodeagent.Credential{{Username: "robot", Password: "hunter2"}}
+		Expect(pull(ctx, runtime, allowed)).To(HaveField("Digest", p.digest))
+
+		By("leaving nothing behind")
+		left, err := direct.ImageService().List(namespaces.WithNamespace(ctx, "sluice"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(left).To(BeEmpty())
+		files, err := os.ReadDir(filepath.Join(options().ScratchPath, "hosts"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(files).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("leaves out a mirror that accepts connections and answers nothing", func(ctx context.Context) {
+		p := newPair("hanging")
+		Expect(p.mirror.CutOff(upstream.Hang)).To(Succeed())
+		DeferCleanup(p.mirror.Restore)
+		runtime := start(options())
+		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Source", v1alpha1.SourceUpstream))
+		Expect(present(ctx, runtime, p)).To(BeTrue())
+		Expect(p.mirror.Connections()).To(HaveLen(1), "it was asked once, and not for each blob")
 	}, SpecTimeout(specTimeout))
 
 	It("does not take a mirror's 404 for the registry's", func(ctx context.Context) {
@@ -227,6 +286,45 @@ server = %q
 [host.%q]
 `, p.registry.URL(), p.mirror.URL(), second.URL())
 		Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("waits for a mirror that comes up after the agent, as on a new node", func(ctx context.Context) {
+		p := newPair("late")
+		Expect(p.mirror.CutOff(upstream.Refuse)).To(Succeed())
+		runtime := start(options())
+		pulled := make(chan nodeagent.Result, 1)
+		go func() {
+			defer GinkgoRecover()
+			result, err := pull(ctx, runtime, p.request(peer))
+			Expect(err).NotTo(HaveOccurred())
+			pulled <- result
+		}()
+		// It gives up on one that was there after five tries, one a second.
+		Consistently(ctx, pulled).WithTimeout(8 * time.Second).ShouldNot(Receive())
+		Expect(p.mirror.Restore()).To(Succeed())
+		Eventually(ctx, pulled).Should(Receive(HaveField("Source", v1alpha1.SourceMirror)))
+
+		By("being away for the second time")
+		Expect(p.mirror.CutOff(upstream.Refuse)).To(Succeed())
+		p.push("late-again", 1, images.KiB)
+		_, err := pull(ctx, runtime, p.request(peer))
+		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("asks a mirror that answers nothing once, and goes on with the next", func(ctx context.Context) {
+		p := newPair("hanging-first")
+		second := serve()
+		Expect(second.Push(p.repository+":v1", p.image)).To(Succeed())
+		Expect(p.mirror.CutOff(upstream.Hang)).To(Succeed())
+		DeferCleanup(p.mirror.Restore)
+		runtime := start(options())
+		_, err := pull(ctx, runtime, p.request(peer))
+		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror), "which the controller goes by")
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\n[host.%q]\n", p.registry.URL(), p.mirror.URL(), second.URL())
+		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(p.mirror.Connections()).To(HaveLen(1))
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 

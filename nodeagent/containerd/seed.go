@@ -50,17 +50,16 @@ func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, m *
 }
 
 func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
-	hosts, err := mirror.ReadHosts(ctx, r.RegistryConfigPath, req.Ref.Domain(), basicAuth(credential))
+	hosts, err := r.readHosts(ctx, req, basicAuth(credential))
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	defer hosts.Close()
-	want, resolveErr := req.Digest, error(nil)
+	want := req.Digest
 	if want == "" && hosts.MirrorMayResolve() {
-		// The daemon would ask a mirror, which answers with what some node has. So the registry is
-		// asked from here. If it does not answer, the mirror's word is what the kubelet would get.
-		if want, resolveErr = r.resolveUpstream(ctx, hosts, req.Ref.String()); resolveErr != nil {
-			r.Log.V(1).Info("Left the tag to containerd, because the registry gave no digest", "image", req.Ref.String(), "error", nodeagent.Redact(resolveErr, req.Credentials).Error())
+		// The daemon would ask a mirror, which answers with what some node has.
+		if want, err = r.resolve(ctx, hosts, req.Ref, credential); err != nil {
+			return ocispec.Descriptor{}, err
 		}
 	}
 	if want != "" {
@@ -69,11 +68,32 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 			return target, err
 		}
 	}
-	target, err := r.transfer(ctx, req, want, credential, m)
+	from, remove, err := r.origin(ctx, hosts, req, want, credential)
 	if err != nil {
-		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, resolveErr, err)
+		return ocispec.Descriptor{}, err
+	}
+	defer remove()
+	target, err := r.transfer(ctx, req, from, m)
+	if err != nil {
+		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, credential, err)
 	}
 	return target, nil
+}
+
+// origin is where a seed's content comes from: the hosts that the node is configured with, without
+// mirrors that answer nothing. The daemon would wait for those anew for each blob.
+func (r *Runtime) origin(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential) (o origin, remove func(), err error) {
+	o = origin{ref: req.Ref, hostsDir: r.RegistryConfigPath, credential: credential}
+	if want != "" {
+		o.ref = req.Ref.WithDigest(want)
+	}
+	silent := r.mirrorClient(hosts, req).Silent(ctx)
+	if len(silent) == 0 {
+		return o, func() {}, nil
+	}
+	r.Log.Info("Left out mirrors that answer nothing", "image", req.Ref.String(), "mirrors", hostNames(silent))
+	o.hostsDir, remove, err = hosts.WriteWithout(silent)
+	return o, remove, err
 }
 
 // findComplete returns the descriptor of content that is all there, and whether it is. Such an
@@ -93,22 +113,19 @@ func (r *Runtime) findComplete(ctx context.Context, want digest.Digest, m *meter
 
 // diagnose finds out which of nodeagent's errors a failed transfer is. The error itself does not
 // tell: it has come through an RPC, and containerd returns a mirror's 404 even where the registry
-// is away, which would make an outage look final. So the registry is asked from here. resolveErr is
-// its answer if it has been asked already.
-func (r *Runtime) diagnose(ctx context.Context, hosts mirror.Hosts, req nodeagent.PullRequest, resolveErr, err error) error {
+// is away, which would make an outage look final. So the registry is asked by itself.
+func (r *Runtime) diagnose(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, credential nodeagent.Credential, err error) error {
 	if ctx.Err() != nil || errors.Is(err, nodeagent.ErrInsufficientDisk) {
 		return err
 	}
 	if down := r.checkVersion(ctx); down != nil {
 		return fmt.Errorf("%w: %w", down, err)
 	}
-	if resolveErr == nil {
-		ref := req.Ref.String()
-		if req.Digest != "" {
-			ref = req.Ref.WithDigest(req.Digest).String()
-		}
-		_, resolveErr = r.resolveUpstream(ctx, hosts, ref)
+	ref := req.Ref
+	if req.Digest != "" {
+		ref = ref.WithDigest(req.Digest)
 	}
+	_, resolveErr := r.resolve(ctx, hosts, ref, credential)
 	if resolveErr == nil {
 		return err // the registry has no objection to this image: the cause is another one
 	}

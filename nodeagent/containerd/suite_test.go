@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -38,7 +39,8 @@ func TestContainerd(t *testing.T) {
 }
 
 var (
-	// machines are shared by all specs. Those that need one node use the first.
+	// machines are shared by all specs. Those that need one node use the first. CRI uses the
+	// snapshotter native on the last.
 	machines *cluster.Cluster
 	node     *cluster.Node
 	// direct is a client of that node's containerd, beside the Runtime's.
@@ -48,7 +50,9 @@ var (
 var _ = BeforeSuite(func(ctx context.Context) {
 	mirror, err := cluster.DefaultMirror(ctx, GinkgoLogr.Info)
 	Expect(err).NotTo(HaveOccurred())
-	machines, err = cluster.Start(ctx, cluster.Options{Nodes: cluster.Nodes(3), ContainerdOnly: true, Mirror: mirror, Logf: GinkgoLogr.Info})
+	nodes := cluster.Nodes(3)
+	nodes[2].Snapshotter = "native"
+	machines, err = cluster.Start(ctx, cluster.Options{Nodes: nodes, ContainerdOnly: true, Mirror: mirror, Logf: GinkgoLogr.Info})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(machines.Stop()).To(Succeed()) })
 	node = machines.Nodes()[0]
@@ -62,7 +66,7 @@ func options() containerd.Options {
 		Address:            node.ContainerdSocket,
 		Namespace:          namespace,
 		RegistryConfigPath: node.CertsDir,
-		Snapshotter:        "overlayfs",
+		ScratchPath:        filepath.Join(node.Dir, "scratch"),
 		NoProgressTimeout:  10 * time.Second,
 		UserAgent:          "sluice-agent/test",
 		Log:                GinkgoLogr,

@@ -25,6 +25,9 @@ type tracker struct {
 	blobs map[string]*trackedBlob
 }
 
+// resolvedEvent comes once the daemon knows what the reference means.
+const resolvedEvent = "fetching image content"
+
 type trackedBlob struct {
 	size, received int64
 	end            func()
@@ -48,7 +51,7 @@ func (t *tracker) target() (ocispec.Descriptor, bool) {
 }
 
 func (t *tracker) onEvent(p transfer.Progress) {
-	if p.Event == "fetching image content" && p.Desc != nil {
+	if p.Event == resolvedEvent && p.Desc != nil {
 		t.mu.Lock()
 		t.root = p.Desc
 		t.mu.Unlock()

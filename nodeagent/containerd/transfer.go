@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -14,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-dev/sluice/internal/imageref"
@@ -26,14 +26,9 @@ const announceTimeout = 5 * time.Second
 
 // transfer pulls through the daemon's transfer service: by the digest if it is known, and otherwise
 // by the tag, which costs the registry one HEAD.
-func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
-	from := req.Ref
-	if want != "" {
-		from = from.WithDigest(want)
-	}
+func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
 	began := time.Now()
-	unpack := image.WithUnpack(r.platform, r.Snapshotter)
-	target, err := r.transferFrom(ctx, req, from.String(), credential, m, unpack)
+	target, err := r.transferUnpacking(ctx, req, from, m)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -41,7 +36,8 @@ func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want 
 	if err == nil && local.manifest != nil && local.missing > 0 {
 		// A transfer with unpacking leaves out the layers whose snapshots are already there.
 		// Mirrors serve layers, so one without unpacking fetches those too.
-		_, err = r.transferFrom(ctx, req, req.Ref.WithDigest(target.Digest).String(), credential, m)
+		from.ref = req.Ref.WithDigest(target.Digest)
+		_, err = r.transferFrom(ctx, req, from, m)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -50,6 +46,27 @@ func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, want 
 	m.setBytes(received)
 	return target, err
 }
+
+// transferUnpacking has the daemon unpack what it pulls, if its transfer service is configured for
+// the snapshotter. Otherwise it leaves the image packed.
+func (r *Runtime) transferUnpacking(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if !daemon.leavesPacked {
+		target, err := r.transferFrom(ctx, req, from, m, image.WithUnpack(r.platform, daemon.snapshotter))
+		if err == nil || !strings.Contains(err.Error(), noUnpackPlatform) {
+			return target, err
+		}
+		r.facts.noteLeavesPacked()
+	}
+	return r.transferFrom(ctx, req, from, m)
+}
+
+// noUnpackPlatform is what the transfer service says, before it fetches anything, if its
+// configuration does not list the snapshotter. There is no error value for it.
+const noUnpackPlatform = "no unpack platforms defined"
 
 // committedSince is the size of the image's content that was committed since then. The sum of the
 // progress events is less exact, since the last of them may be lost.
@@ -72,7 +89,7 @@ func (r *Runtime) committedSince(ctx context.Context, target ocispec.Descriptor,
 	return size, err
 }
 
-func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, from string, credential nodeagent.Credential, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
+func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
 	unfinished, err := r.client.ContentStore().ListStatuses(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("list unfinished ingests: %w", err)
@@ -89,11 +106,7 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	defer func() { <-measured }()
 	defer cancel(nil)
 
-	options := []registry.Opt{registry.WithHostDir(r.RegistryConfigPath)}
-	if auth := basicAuth(credential); auth != nil {
-		options = append(options, registry.WithCredentials(credentialHelper(auth)))
-	}
-	source, err := registry.NewOCIRegistry(ctx, from, options...)
+	source, err := from.registry(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -111,6 +124,22 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 		return ocispec.Descriptor{}, fmt.Errorf("look up what was pulled: %w", err)
 	}
 	return record.Target, nil
+}
+
+// origin is what a transfer pulls, and from where.
+type origin struct {
+	ref imageref.Reference
+	// hostsDir is the directory of the hosts.toml files.
+	hostsDir   string
+	credential nodeagent.Credential
+}
+
+func (o origin) registry(ctx context.Context) (*registry.OCIRegistry, error) {
+	options := []registry.Opt{registry.WithHostDir(o.hostsDir)}
+	if auth := basicAuth(o.credential); auth != nil {
+		options = append(options, registry.WithCredentials(credentialHelper(auth)))
+	}
+	return registry.NewOCIRegistry(ctx, o.ref.String(), options...)
 }
 
 // announceReceived tells the mirror of what a transfer that failed has received: the daemon labels a

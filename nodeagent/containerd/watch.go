@@ -39,6 +39,7 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 	if err := r.checkVersion(ctx); err != nil {
 		return err
 	}
+	r.facts.forget()
 	connected()
 	lost := make(chan error, 1)
 	pinging.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })

@@ -85,6 +85,7 @@ func TestOnlyTheAgentSeesTheNode(t *testing.T) {
 	want := map[string]string{
 		"containerd": "/run/containerd",
 		"certs-d":    "/etc/containerd/certs.d",
+		"scratch":    "/run/sluice",
 		"content":    "/var/lib/containerd/io.containerd.content.v1.content",
 		"trust-0":    "/etc/ssl/certs",
 	}
@@ -92,7 +93,7 @@ func TestOnlyTheAgentSeesTheNode(t *testing.T) {
 		t.Errorf("the agent mounts %v, want %v", paths, want)
 	}
 	for _, mount := range pods[agentPod].Spec.Containers[0].VolumeMounts {
-		if !mount.ReadOnly {
+		if !mount.ReadOnly && mount.Name != "scratch" {
 			t.Errorf("the agent may write to %s", mount.MountPath)
 		}
 		if path, ok := want[mount.Name]; ok && mount.MountPath != path {
@@ -283,7 +284,7 @@ func TestValues(t *testing.T) {
 			check:  pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Volumes[0].HostPath.Path == "/run/k3s/containerd" }),
 		},
 		{"agent: {containerd: {certsDir: /etc/certs.d}}", hasFlag(agentPod, "--registry-config-path=/etc/certs.d")},
-		{"agent: {containerd: {snapshotter: native}}", hasFlag(agentPod, "--snapshotter=native")},
+		{"agent: {containerd: {upstreamHosts: [a, 'b:5000']}}", hasFlag(agentPod, "--upstream-hosts=a,b:5000")},
 		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
 				return v.HostPath != nil && v.HostPath.Path == "/data/io.containerd.content.v1.content"

@@ -62,7 +62,7 @@ state = "/run/containerd"
   address = "/run/containerd/containerd.sock"
 
 [plugins."io.containerd.cri.v1.images"]
-  snapshotter = "overlayfs"
+  snapshotter = %q
   # Mirrors serve layers as they were pulled.
   discard_unpacked_layers = false
   [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -81,7 +81,7 @@ state = "/run/containerd"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
       BinaryName = %q
       SystemdCgroup = false
-`, PauseImage, n.cluster.bin.AssetsDir, filepath.Join(n.cluster.bin.RuncDir, "runc"))
+`, n.options.Snapshotter, PauseImage, n.cluster.bin.AssetsDir, filepath.Join(n.cluster.bin.RuncDir, "runc"))
 }
 
 // cniConfig gives each Pod a cable to its node and an address that the whole

@@ -26,6 +26,8 @@ type NodeOptions struct {
 	Zone string
 	// Labels of the Node object, besides the kubelet's own.
 	Labels map[string]string
+	// Snapshotter is the one that CRI uses; overlayfs if empty.
+	Snapshotter string
 	// Taints are in the kubelet's notation: key=value:effect.
 	Taints []string
 }
@@ -62,6 +64,9 @@ type Node struct {
 func (c *Cluster) newNode(index int, opts NodeOptions) *Node {
 	if opts.Name == "" {
 		opts.Name = fmt.Sprintf("node-%d", index+1)
+	}
+	if opts.Snapshotter == "" {
+		opts.Snapshotter = "overlayfs"
 	}
 	dir := filepath.Join(c.Dir, opts.Name)
 	n := &Node{

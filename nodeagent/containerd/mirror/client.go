@@ -27,6 +27,7 @@ var (
 	ErrStalled = errors.New("mirror went silent")
 
 	errNoAnswer = errors.New("no answer")
+	errSilent   = errors.New("it has answered nothing lately")
 )
 
 // Error is a failure of the mirrors, in Get or in reading the Content that it returned.
@@ -34,6 +35,8 @@ type Error struct {
 	cause error
 	// Unreachable reports whether no mirror gave an answer of any kind.
 	Unreachable bool
+	// Starting reports that one of the mirrors may just not be up yet.
+	Starting bool
 }
 
 func (e *Error) Error() string { return e.cause.Error() }
@@ -60,6 +63,8 @@ type Client struct {
 	Repository string
 	UserAgent  string
 	Throttle   *Throttle
+	// AnswerTimeout is how long a mirror may answer nothing at all. Then it is not asked for a while.
+	AnswerTimeout time.Duration
 	// SilenceTimeout is how long a mirror may send nothing before the request ends.
 	SilenceTimeout time.Duration
 }
@@ -86,6 +91,43 @@ func (c *Client) WaitReady(ctx context.Context, dgst digest.Digest) error {
 
 func key(host docker.RegistryHost, dgst digest.Digest) string { return host.Host + " " + dgst.String() }
 
+// probeTimeout is how long a mirror may take to say which API it speaks, for which it need not look
+// for anything.
+const probeTimeout = 3 * time.Second
+
+// Silent returns the mirrors that answer nothing at all.
+func (c *Client) Silent(ctx context.Context) (silent []docker.RegistryHost) {
+	answered := make([]bool, len(c.Hosts))
+	var asking sync.WaitGroup
+	for i, host := range c.Hosts {
+		asking.Go(func() { answered[i] = c.answers(ctx, host) })
+	}
+	asking.Wait()
+	for i, host := range c.Hosts {
+		if !answered[i] {
+			silent = append(silent, host)
+		}
+	}
+	return silent
+}
+
+// answers reports whether a mirror says anything, be it that nobody listens at its port.
+func (c *Client) answers(ctx context.Context, host docker.RegistryHost) bool {
+	asked := time.Now()
+	limited, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	response, err := c.send(limited, host, "/", nil)
+	if err == nil {
+		_ = response.Body.Close()
+		c.Throttle.noteAnswer(host.Host)
+	}
+	if err == nil || limited.Err() == nil || ctx.Err() != nil {
+		return true
+	}
+	c.Throttle.noteSilence(host.Host, asked)
+	return false
+}
+
 // Get asks one mirror after the other for the content from the offset on. It waits for the
 // Throttle, so the caller may call it again at once. The error is an *Error, unless ctx has ended.
 func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
@@ -93,8 +135,12 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 		return nil, &Error{cause: ErrNoMirror, Unreachable: true}
 	}
 	var errs []error
-	reached := false
+	reached, starting := false, false
 	for _, host := range c.Hosts {
+		if c.Throttle.silent(host.Host) {
+			errs = append(errs, fmt.Errorf("mirror %s: %w", host.Host, errSilent))
+			continue
+		}
 		content, err := c.get(ctx, host, kind, dgst, offset)
 		if err == nil {
 			return content, nil
@@ -103,9 +149,10 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 			return nil, context.Cause(ctx)
 		}
 		reached = reached || !errors.Is(err, errNoAnswer)
+		starting = starting || c.Throttle.mayBeStarting(host.Host)
 		errs = append(errs, err)
 	}
-	return nil, &Error{cause: errors.Join(errs...), Unreachable: !reached}
+	return nil, &Error{cause: errors.Join(errs...), Unreachable: !reached, Starting: starting}
 }
 
 func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
@@ -114,14 +161,25 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	asked := time.Now()
+	answer := time.AfterFunc(c.AnswerTimeout, func() {
+		if c.Throttle.noteSilence(host.Host, asked) {
+			cancel(fmt.Errorf("%w for %v", ErrStalled, c.AnswerTimeout))
+		}
+	})
 	silence := time.AfterFunc(c.SilenceTimeout, func() { cancel(fmt.Errorf("%w for %v", ErrStalled, c.SilenceTimeout)) })
 	finish := func(pause time.Duration) {
+		answer.Stop()
 		silence.Stop()
 		cancel(nil)
 		release(pause)
 	}
 
-	response, err := c.send(ctx, host, kind, dgst, offset)
+	header := http.Header{"Accept": {accept}}
+	if offset > 0 {
+		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	response, err := c.send(ctx, host, fmt.Sprintf("/%s/%s/%s", c.Repository, kind, dgst), header)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -129,6 +187,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		finish(c.Throttle.AfterError)
 		return nil, fmt.Errorf("ask mirror %s for %s: %w: %w", host.Host, dgst, errNoAnswer, err)
 	}
+	c.Throttle.noteAnswer(host.Host)
 	switch response.StatusCode {
 	case http.StatusOK:
 		offset = 0
@@ -143,6 +202,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		finish(c.Throttle.AfterMiss)
 		return nil, fmt.Errorf("ask mirror %s for %s: %w", host.Host, dgst, err)
 	}
+	answer.Stop()
 	silence.Stop()
 	return &Content{
 		ReadCloser: &body{
@@ -161,11 +221,11 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 	}, nil
 }
 
-func (c *Client) send(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, host docker.RegistryHost, path string, header http.Header) (*http.Response, error) {
 	u := url.URL{
 		Scheme:   host.Scheme,
 		Host:     host.Host,
-		Path:     fmt.Sprintf("%s/%s/%s/%s", host.Path, c.Repository, kind, dgst),
+		Path:     host.Path + path,
 		RawQuery: url.Values{"ns": {c.Registry}}.Encode(),
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -173,13 +233,10 @@ func (c *Client) send(ctx context.Context, host docker.RegistryHost, kind Kind, 
 		return nil, err
 	}
 	maps.Copy(request.Header, host.Header)
+	maps.Copy(request.Header, header)
 	request.Header.Set("User-Agent", c.UserAgent)
-	request.Header.Set("Accept", accept)
 	// The digest is of the bytes as they are: no proxy may compress them.
 	request.Header.Set("Accept-Encoding", "identity")
-	if offset > 0 {
-		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
-	}
 	client := *host.Client
 	client.CheckRedirect = sameHostOnly(host.Host)
 	return client.Do(request)

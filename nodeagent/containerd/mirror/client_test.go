@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,12 +22,13 @@ const blobText = "0123456789"
 
 var blobDigest = digest.FromString(blobText)
 
-// ask makes a client of these mirrors and sends one GET.
-func ask(t *testing.T, offset int64, handlers ...http.HandlerFunc) (*Content, error) {
+// clientOf makes a client of these mirrors.
+func clientOf(t *testing.T, handlers ...http.HandlerFunc) *Client {
 	t.Helper()
 	client := &Client{
 		Registry: "docker.io", Repository: "library/app", UserAgent: "sluice-agent/test",
-		Throttle: &Throttle{AfterMiss: time.Hour, AfterError: time.Hour}, SilenceTimeout: 200 * time.Millisecond,
+		Throttle:      &Throttle{AfterMiss: time.Hour, AfterError: time.Hour, AfterSilence: time.Hour},
+		AnswerTimeout: time.Second, SilenceTimeout: 3 * time.Second,
 	}
 	for _, handler := range handlers {
 		server := httptest.NewServer(handler)
@@ -36,12 +38,20 @@ func ask(t *testing.T, offset int64, handlers ...http.HandlerFunc) (*Content, er
 			Header: http.Header{"X-Of-Host": {"yes"}},
 		})
 	}
-	content, err := client.Get(t.Context(), Blobs, blobDigest, offset)
+	return client
+}
+
+// ask makes a client of these mirrors and sends one GET.
+func ask(t *testing.T, offset int64, handlers ...http.HandlerFunc) (*Content, error) {
+	t.Helper()
+	content, err := clientOf(t, handlers...).Get(t.Context(), Blobs, blobDigest, offset)
 	if err == nil {
 		t.Cleanup(func() { _ = content.Close() })
 	}
 	return content, err
 }
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 func serveBlob(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(blobText))
@@ -114,7 +124,7 @@ func TestGet(t *testing.T) {
 			}}, unreachable: true, err: "leads off the mirror",
 		},
 		{
-			reason: "no answer for too long", mirrors: []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+			reason: "no answer for too long", mirrors: []http.HandlerFunc{hang},
 			unreachable: true, err: "went silent",
 		},
 	} {
@@ -134,6 +144,42 @@ func TestGet(t *testing.T) {
 				t.Errorf("%v (%+v), want %q, unreachable %v, a miss %v", err, failed, tt.err, tt.unreachable, tt.miss)
 			}
 		})
+	}
+}
+
+func TestAMirrorThatAnswersNothingIsNotAskedForAWhile(t *testing.T) {
+	var asked atomic.Int32
+	client := clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		hang(w, r)
+	}, serveBlob)
+	for range 3 {
+		content, err := client.Get(t.Context(), Blobs, blobDigest, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, content)
+		_ = content.Close()
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+	client.Hosts = client.Hosts[:1]
+	var failed *Error
+	if _, err := client.Get(t.Context(), Blobs, digest.FromString("another"), 0); !errors.As(err, &failed) || !failed.Unreachable || asked.Load() != 1 {
+		t.Errorf("the only mirror: %v, asked %d times", err, asked.Load())
+	}
+	client.Throttle.noteAnswer(client.Hosts[0].Host)
+	if _, err := client.Get(t.Context(), Blobs, digest.FromString("another"), 0); err == nil || asked.Load() != 2 {
+		t.Errorf("once it has answered: %v, asked %d times", err, asked.Load())
+	}
+}
+
+func TestSilent(t *testing.T) {
+	client := clientOf(t, serveBlob, hang, http.NotFound, hangUp, answer(503))
+	silent := client.Silent(t.Context())
+	if len(silent) != 1 || silent[0].Host != client.Hosts[1].Host {
+		t.Errorf("%q are silent, want the one that hangs, %s", urls(silent), client.Hosts[1].Host)
 	}
 }
 

@@ -5,8 +5,8 @@
 //
 // The mirrors are the [host] entries of the hosts.toml that containerd itself reads. Whatever leads
 // to the registry is left out: the "server" line, the implicit https://<registry>, an entry that
-// names either of them, and all of these under the other names of docker.io. No redirect is
-// followed to another host.
+// names either of them, all of these under the other names of docker.io, and hosts that the
+// configuration calls upstream. No redirect is followed to another host.
 //
 // The package is made for Spegel, whose misses are often wrong and repeat for some seconds.
 // Therefore a Client sends GET and never HEAD, one request at a time for a key, and pauses after a

@@ -5,66 +5,227 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
 )
+
+// Config says where the hosts of registries are configured.
+type Config struct {
+	// Root is the directory of the hosts.toml files, such as /etc/containerd/certs.d.
+	Root string
+	// Scratch is a directory for hosts.toml files that leave hosts out. The daemon must see it under
+	// the same path. It is made when it is needed.
+	Scratch string
+	// Upstreams are further hosts, of [host] entries, whose answers count as the registry's, such as
+	// a pull-through cache that is the only way out.
+	Upstreams []string
+}
 
 // Hosts are the hosts that containerd would ask for a registry's content.
 type Hosts struct {
 	// Mirrors are the hosts that a peer may ask.
 	Mirrors []docker.RegistryHost
 	// Upstreams are the registry, as the node reaches it, in the order in which containerd asks them:
-	// the hosts of its own name, each with its scheme, its CA and its path, and what the "server"
-	// line names; without that line, what containerd asks where there is none. At least one.
+	// the hosts of its own name and those of Config.Upstreams, each with its scheme, its CA and its
+	// path, and what the "server" line names; without that line, what containerd asks where there is
+	// none.
 	Upstreams []docker.RegistryHost
+	// Unusable says why hosts are in neither list, as a file that is not there for this process:
+	// the daemon may well see it. Nil if there are none.
+	Unusable error
+
+	config   Config
+	registry string
+	file     *file // nil: there is no hosts.toml, or containerd does not go by it
 }
 
-// ReadHosts reads the configuration of a registry ("docker.io", "registry:5000") below root, such
-// as /etc/containerd/certs.d. Like containerd it reads the files in each call. The credentials are
-// for the upstream; nil is anonymous.
-func ReadHosts(ctx context.Context, root, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
-	all, err := config.ConfigureHosts(ctx, config.HostOptions{
-		HostDir:     config.HostDirFromRoot(root),
-		Credentials: credentials,
-	})(registry)
-	if err != nil {
+// Read reads the configuration of a registry ("docker.io", "registry:5000"). Like containerd it
+// reads the files in each call. The credentials are for the upstream; nil is anonymous.
+func (c Config) Read(ctx context.Context, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
+	hosts := Hosts{config: c, registry: registry}
+	fail := func(err error) (Hosts, error) {
 		return Hosts{}, fmt.Errorf("read hosts of registry %q: %w", registry, err)
 	}
-	if len(all) == 0 {
-		return Hosts{}, fmt.Errorf("read hosts of registry %q: no host", registry)
+	var err error
+	if hosts.file, err = readFile(c.Root, registry); err != nil {
+		return fail(err)
 	}
-	// containerd puts the server last or, where there is none, the registry itself.
-	server := all[len(all)-1]
-	upstream := []string{canonical(server.Host), canonical(registry)}
-	var hosts Hosts
-	for _, host := range all[:len(all)-1] {
-		switch {
-		case slices.Contains(upstream, canonical(host.Host)):
-			hosts.Upstreams = append(hosts.Upstreams, host)
-		case host.Capabilities.Has(docker.HostCapabilityPull):
-			hosts.Mirrors = append(hosts.Mirrors, host)
+	configure := func(root string) ([]docker.RegistryHost, error) {
+		return config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(root), Credentials: credentials})(registry)
+	}
+	all, err := configure(c.Root)
+	if err == nil {
+		// containerd puts the server last or, where there is none, the registry itself.
+		hosts.add(all[:len(all)-1], &all[len(all)-1])
+		return hosts, nil
+	}
+	if hosts.file == nil {
+		hosts.Unusable = err // the files of the registry's own certificates
+		return hosts, nil
+	}
+
+	// One host is enough to spoil all of them, so each is tried by itself.
+	part := func(f file) ([]docker.RegistryHost, error) {
+		root, remove, err := c.write(f)
+		if err != nil {
+			return nil, err
 		}
+		defer remove()
+		return configure(root)
 	}
-	hosts.Upstreams = append(hosts.Upstreams, server)
+	var usable []docker.RegistryHost
+	for _, name := range hosts.file.names {
+		alone := file{names: []string{name}, hosts: hosts.file.hosts}
+		found, err := part(alone)
+		if err != nil {
+			hosts.Unusable = errors.Join(hosts.Unusable, fmt.Errorf("host %q: %w", name, err))
+			continue
+		}
+		usable = append(usable, found[0])
+	}
+	var server *docker.RegistryHost
+	if found, err := part(file{server: hosts.file.server}); err != nil {
+		hosts.Unusable = errors.Join(hosts.Unusable, fmt.Errorf("server: %w", err))
+	} else {
+		server = &found[0]
+	}
+	hosts.add(usable, server)
 	return hosts, nil
 }
 
-// Close closes the idle connections, which belong to this call of ReadHosts alone.
-func (h Hosts) Close() {
+// add sorts hosts into mirrors and upstreams. server is nil if it cannot be used.
+func (h *Hosts) add(hosts []docker.RegistryHost, server *docker.RegistryHost) {
+	for _, host := range hosts {
+		switch {
+		case h.isUpstream(host.Host):
+			h.Upstreams = append(h.Upstreams, host)
+		case host.Capabilities.Has(docker.HostCapabilityPull):
+			h.Mirrors = append(h.Mirrors, host)
+		}
+	}
+	if server != nil {
+		h.Upstreams = append(h.Upstreams, *server)
+	}
+}
+
+// isUpstream reports whether a host is the registry: by its own name, by that of the server line, or
+// because the configuration says so.
+func (h *Hosts) isUpstream(host string) bool {
+	names := append([]string{h.registry}, h.config.Upstreams...)
+	if h.file != nil {
+		if server, ok := h.file.server["server"].(string); ok {
+			names = append(names, hostOf(server))
+		}
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return canonical(name) == canonical(host) })
+}
+
+// readFile reads the hosts.toml that containerd goes by; nil if there is none. One that does not
+// parse is none for containerd either.
+func readFile(root, registry string) (*file, error) {
+	dir, err := config.HostDirFromRoot(root)(registry)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "hosts.toml"))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(raw) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := parseFile(dir, raw)
+	if err != nil {
+		return nil, nil //nolint:nilerr // containerd logs it and goes on without
+	}
+	return &f, nil
+}
+
+// WriteWithout writes the configuration without some of the mirrors, for the daemon. It returns the
+// directory, which takes the place of Config.Root until remove is called.
+func (h *Hosts) WriteWithout(mirrors []docker.RegistryHost) (root string, remove func(), err error) {
+	return h.writeWithout(func(host string) bool {
+		return slices.ContainsFunc(mirrors, func(mirror docker.RegistryHost) bool { return host == mirror.Host })
+	})
+}
+
+// WriteUpstreams is as WriteWithout, without any mirror.
+func (h *Hosts) WriteUpstreams() (root string, remove func(), err error) {
+	return h.writeWithout(func(host string) bool { return !h.isUpstream(host) })
+}
+
+func (h *Hosts) writeWithout(leaveOut func(host string) bool) (root string, remove func(), err error) {
+	if h.file == nil {
+		return h.config.Root, func() {}, nil
+	}
+	rest := *h.file
+	rest.names = slices.DeleteFunc(slices.Clone(rest.names), func(name string) bool { return leaveOut(hostOf(name)) })
+	return h.config.write(rest)
+}
+
+// write writes a hosts.toml for every registry below a new directory.
+func (c Config) write(f file) (root string, remove func(), err error) {
+	text, err := f.marshal()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(c.Scratch, 0o700); err != nil {
+		return "", nil, fmt.Errorf("make directory for hosts.toml files: %w", err)
+	}
+	if root, err = os.MkdirTemp(c.Scratch, ""); err != nil {
+		return "", nil, fmt.Errorf("make directory for a hosts.toml: %w", err)
+	}
+	remove = func() { _ = os.RemoveAll(root) }
+	dir := filepath.Join(root, "_default")
+	err = os.Mkdir(dir, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "hosts.toml"), text, 0o600)
+	}
+	if err != nil {
+		remove()
+		return "", nil, fmt.Errorf("write hosts.toml: %w", err)
+	}
+	return root, remove, nil
+}
+
+// hostOf is the host of an entry's name or of the server line, as containerd reads it.
+func hostOf(name string) string {
+	if !strings.HasPrefix(name, "http") {
+		name = "https://" + name
+	}
+	u, err := url.Parse(name)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// Close closes the idle connections, which belong to this call of Read alone.
+func (h *Hosts) Close() {
 	for _, host := range slices.Concat(h.Mirrors, h.Upstreams) {
 		host.Client.CloseIdleConnections()
 	}
 }
 
-// MirrorMayResolve reports whether containerd would ask a mirror what a tag means. A mirror may
-// answer with what some node has rather than with what the registry says now.
-func (h Hosts) MirrorMayResolve() bool {
-	return slices.ContainsFunc(h.Mirrors, func(host docker.RegistryHost) bool {
-		return host.Capabilities.Has(docker.HostCapabilityResolve)
+// MirrorMayResolve reports whether containerd would ask a mirror what a tag means, be it one that
+// this process cannot use. A mirror may answer with what some node has rather than with what the
+// registry says now.
+func (h *Hosts) MirrorMayResolve() bool {
+	return h.file != nil && slices.ContainsFunc(h.file.names, func(name string) bool {
+		return !h.isUpstream(hostOf(name)) && h.file.mayResolve(name)
 	})
 }
 

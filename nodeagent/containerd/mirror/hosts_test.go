@@ -4,8 +4,6 @@
 package mirror
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -77,14 +75,9 @@ func TestReadHosts(t *testing.T) {
 		t.Run(tt.reason, func(t *testing.T) {
 			root := t.TempDir()
 			if tt.dir != "" {
-				if err := os.Mkdir(filepath.Join(root, tt.dir), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(root, tt.dir, "hosts.toml"), []byte(tt.toml), 0o644); err != nil {
-					t.Fatal(err)
-				}
+				writeHosts(t, root, tt.dir, tt.toml)
 			}
-			hosts, err := ReadHosts(t.Context(), root, tt.registry, nil)
+			hosts, err := Config{Root: root, Scratch: t.TempDir()}.Read(t.Context(), tt.registry, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

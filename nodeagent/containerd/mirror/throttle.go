@@ -18,9 +18,62 @@ type Throttle struct {
 	AfterMiss time.Duration
 	// AfterError is the pause after the mirror gave no answer.
 	AfterError time.Duration
+	// AfterSilence is the pause for everything on a mirror that has answered nothing for long.
+	AfterSilence time.Duration
+	// Began is when the process began. For StartTimeout from then on, a mirror that has never
+	// answered may be starting still, as on a node that has just joined.
+	Began        time.Time
+	StartTimeout time.Duration
 
-	mu   sync.Mutex
-	keys map[string]*keyState
+	mu    sync.Mutex
+	keys  map[string]*keyState
+	hosts map[string]hostState
+}
+
+// hostState is of a mirror that has answered, or was silent.
+type hostState struct{ answered, silentUntil time.Time }
+
+// noteAnswer notes that a mirror has answered, whatever it said.
+func (t *Throttle) noteAnswer(host string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hosts == nil {
+		t.hosts = map[string]hostState{}
+	}
+	t.hosts[host] = hostState{answered: time.Now()}
+}
+
+// noteSilence notes that a mirror has left a request of that time without an answer, and reports
+// whether it counts as silent: it has not answered another one since. A mirror that waits for one
+// node that hangs, or for a large layer, is not silent.
+func (t *Throttle) noteSilence(host string, asked time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hosts == nil {
+		t.hosts = map[string]hostState{}
+	}
+	state := t.hosts[host]
+	if !state.answered.Before(asked) {
+		return false
+	}
+	state.silentUntil = time.Now().Add(t.AfterSilence)
+	t.hosts[host] = state
+	return true
+}
+
+// mayBeStarting reports whether a mirror may not be up for the first time yet.
+func (t *Throttle) mayBeStarting(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, known := t.hosts[host]
+	return !known && time.Since(t.Began) < t.StartTimeout
+}
+
+// silent reports whether a mirror is not to be asked for anything now.
+func (t *Throttle) silent(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Now().Before(t.hosts[host].silentUntil)
 }
 
 type keyState struct {

@@ -88,3 +88,38 @@ func TestAKeyIsLeftAloneAfterAMiss(t *testing.T) {
 		}
 	})
 }
+
+func TestAMirrorMayBeStartingUntilItWasSeenOrItsTimeIsOver(t *testing.T) {
+	young := &Throttle{Began: time.Now(), StartTimeout: time.Hour, AfterSilence: time.Hour}
+	if !young.mayBeStarting("a") {
+		t.Error("it has never been seen, and cannot be starting")
+	}
+	young.noteAnswer("a")
+	young.noteSilence("b", time.Now())
+	if young.mayBeStarting("a") || young.mayBeStarting("b") {
+		t.Error("it has answered, or taken a connection, and may be starting")
+	}
+	old := &Throttle{Began: time.Now().Add(-2 * time.Hour), StartTimeout: time.Hour}
+	if old.mayBeStarting("a") {
+		t.Error("its time is over, and it may be starting")
+	}
+}
+
+func TestAMirrorIsSilentOnceItHasAnsweredNothingSince(t *testing.T) {
+	throttle := &Throttle{AfterSilence: time.Hour}
+	asked := time.Now()
+	throttle.noteAnswer("a")
+	if throttle.noteSilence("a", asked) || throttle.silent("a") {
+		t.Error("it has answered another request since, and counts as silent")
+	}
+	if !throttle.noteSilence("a", time.Now()) || !throttle.silent("a") {
+		t.Error("it has answered nothing since, and does not count as silent")
+	}
+	if throttle.silent("b") {
+		t.Error("another mirror is silent as well")
+	}
+	throttle.noteAnswer("a")
+	if throttle.silent("a") {
+		t.Error("it has answered, and is still silent")
+	}
+}

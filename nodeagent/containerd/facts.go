@@ -1,0 +1,124 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// facts are what the daemon says of its configuration. It is asked once for each connection of
+// Watch: it may come back with another configuration.
+type facts struct {
+	mu    sync.Mutex
+	known *daemonFacts // nil until the daemon has been asked
+}
+
+type daemonFacts struct {
+	// snapshotter is the one that CRI unpacks images into.
+	snapshotter string
+	// dirs are where content and snapshots are.
+	dirs []string
+	// leavesPacked: the transfer service does not unpack into the snapshotter, which its own configuration
+	// does not list.
+	leavesPacked bool
+}
+
+func (f *facts) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.known = nil
+}
+
+// noteLeavesPacked notes that the transfer service leaves images packed.
+func (f *facts) noteLeavesPacked() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known != nil {
+		f.known.leavesPacked = true
+	}
+}
+
+// daemon returns the facts, and asks for them where they are not known.
+func (r *Runtime) daemon(ctx context.Context) (daemonFacts, error) {
+	r.facts.mu.Lock()
+	defer r.facts.mu.Unlock()
+	if r.facts.known != nil {
+		return *r.facts.known, nil
+	}
+	snapshotter, err := r.snapshotterOfCRI(ctx)
+	if err != nil {
+		return daemonFacts{}, err
+	}
+	known := daemonFacts{snapshotter: snapshotter}
+	for _, filter := range []string{
+		"type==io.containerd.content.v1",
+		"type==" + snapshotterType + ",id==" + snapshotter,
+	} {
+		roots, err := r.pluginRoots(ctx, filter)
+		if err != nil {
+			return daemonFacts{}, err
+		}
+		for _, dir := range roots {
+			known.dirs = append(known.dirs, dir)
+		}
+	}
+	r.facts.known = &known
+	return known, nil
+}
+
+// snapshotterType is the type of containerd's plugins that are snapshotters.
+const snapshotterType = "io.containerd.snapshotter.v1"
+
+// snapshotterOfCRI finds out which snapshotter CRI unpacks into. CRI does not say it by name, but
+// where the images are: in the directory of the snapshotter or, for one that names no directory,
+// in one that is named after it.
+func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
+	connection, ok := r.client.Conn().(grpc.ClientConnInterface)
+	if !ok {
+		return "", fmt.Errorf("connection to containerd is a %T", r.client.Conn())
+	}
+	answer, err := cri.NewImageServiceClient(connection).ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
+	if err != nil {
+		return "", fmt.Errorf("ask CRI where its images are: %w", err)
+	}
+	dir := ""
+	if filesystems := answer.GetImageFilesystems(); len(filesystems) > 0 {
+		dir = filesystems[0].GetFsId().GetMountpoint() // that of the default runtime
+	}
+	roots, err := r.pluginRoots(ctx, "type=="+snapshotterType)
+	if err != nil {
+		return "", err
+	}
+	for id, root := range roots {
+		if root == dir {
+			return id, nil
+		}
+	}
+	if name, ok := strings.CutPrefix(filepath.Base(dir), snapshotterType+"."); ok {
+		return name, nil
+	}
+	return "", fmt.Errorf("CRI keeps its images in %q, which is no snapshotter's directory", dir)
+}
+
+// pluginRoots are the directories that plugins of the daemon name as theirs, by the plugin's ID.
+func (r *Runtime) pluginRoots(ctx context.Context, filter string) (map[string]string, error) {
+	response, err := r.client.IntrospectionService().Plugins(ctx, filter)
+	if err != nil {
+		return nil, fmt.Errorf("ask for plugins %q: %w", filter, err)
+	}
+	roots := map[string]string{}
+	for _, plugin := range response.Plugins {
+		if root := plugin.Exports["root"]; root != "" {
+			roots[plugin.ID] = root
+		}
+	}
+	return roots, nil
+}

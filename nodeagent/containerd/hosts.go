@@ -1,0 +1,71 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package containerd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/sluice-dev/sluice/nodeagent"
+	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
+)
+
+// answerTimeout is how long a mirror may answer nothing at all. Spegel says after its resolve
+// timeout that it has something not, for which docs/install.md advises at most 5 s.
+const answerTimeout = 10 * time.Second
+
+// readHosts reads the hosts of an image's registry.
+func (r *Runtime) readHosts(ctx context.Context, req nodeagent.PullRequest, credentials func(string) (string, string, error)) (*mirror.Hosts, error) {
+	hosts, err := r.registries.Read(ctx, req.Ref.Domain(), credentials)
+	if err != nil {
+		return nil, err
+	}
+	if hosts.Unusable != nil && r.unusable.note(req.Ref.Domain(), hosts.Unusable.Error()) {
+		r.Log.Info("Left out hosts of a registry that cannot be used from the agent; containerd may use them",
+			"registry", req.Ref.Domain(), "error", hosts.Unusable.Error())
+	}
+	return &hosts, nil
+}
+
+func (r *Runtime) mirrorClient(hosts *mirror.Hosts, req nodeagent.PullRequest) *mirror.Client {
+	return &mirror.Client{
+		Hosts:          hosts.Mirrors,
+		Registry:       req.Ref.Domain(),
+		Repository:     req.Ref.Path(),
+		UserAgent:      r.UserAgent,
+		Throttle:       &r.throttle,
+		AnswerTimeout:  min(answerTimeout, r.NoProgressTimeout),
+		SilenceTimeout: r.NoProgressTimeout,
+	}
+}
+
+func hostNames(hosts []docker.RegistryHost) (names []string) {
+	for _, host := range hosts {
+		names = append(names, host.Host)
+	}
+	return names
+}
+
+// said remembers what was logged, so that it is said once.
+type said struct {
+	mu    sync.Mutex
+	words map[string]string
+}
+
+// note reports whether the words about a subject are new.
+func (s *said) note(subject, words string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.words[subject] == words {
+		return false
+	}
+	if s.words == nil {
+		s.words = map[string]string{}
+	}
+	s.words[subject] = words
+	return true
+}
