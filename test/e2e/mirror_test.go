@@ -5,10 +5,12 @@ package e2e
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/cluster"
@@ -17,31 +19,38 @@ import (
 	"github.com/sluice-dev/sluice/test/upstream"
 )
 
-var _ = Describe("A cluster whose mirrors do not run", Ordered, func() {
+var _ = Describe("A cluster whose mirrors serve nothing", Ordered, func() {
 	onStackOfItsOwn(stack.Options{})
 
-	It("gets the image all the same, one node after the other, and says so", func(ctx SpecContext) {
+	DescribeTable("gets the image all the same, one node after the other, and says so", func(ctx SpecContext, repository string, fail func(*cluster.Node)) {
 		for _, node := range s.Cluster.Nodes() {
-			node.Mirror.Stop()
+			fail(node)
 		}
 		seeds, err := s.WatchSeeds(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(seeds.Stop)
-		name, digest := push(ctx, "alone/app:v1", "alone")
+		name, digest := push(ctx, repository+":v1", repository)
 		spec := imagesOf(name)
 		spec.ImageDownloadRetryLimit = new(int32) // a node that the mirror fails has tried long enough
 
-		p := prefetch(ctx, "alone", spec)
+		p := prefetch(ctx, strings.ReplaceAll(repository, "/", "-"), spec)
 		eventuallyReady(ctx, p)
 
 		for _, node := range s.Cluster.Nodes() {
 			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 		}
 		Expect(seeds.Most()).To(Equal(map[string]int{name: 1}), "more nodes than one at a time: %s", seeds.When(name))
-		turns := turns(s.Upstream.Requests().Where(upstream.In("alone/app")))
+		turns := turns(s.Upstream.Requests().Where(upstream.In(repository)))
 		Expect(turns).To(HaveLen(3), "each node asks the upstream within one turn of its own")
 		Expect(events(ctx, p)).To(ContainElement(HavePrefix(v1alpha1.ReasonMirrorUnavailable + ": ")))
-	})
+	},
+		Entry("that take connections and answer nothing", "alone/hanging", func(node *cluster.Node) {
+			mirror := node.Mirror.Process()
+			mirror.Signal(unix.SIGSTOP)
+			DeferCleanup(mirror.Signal, unix.SIGCONT)
+		}),
+		Entry("that do not run", "alone/dead", func(node *cluster.Node) { node.Mirror.Stop() }),
+	)
 })
 
 // turns are the clients in the order in which they asked.
