@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +73,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.ContainerdNamespace, "containerd-namespace", "k8s.io",
 		"containerd namespace that the kubelet's images are in")
 	flags.StringVar(&o.RegistryConfigPath, "registry-config-path", "/etc/containerd/certs.d",
-		"folder of the hosts.toml files, as in containerd's registry config_path; it must be mounted here under the path that containerd sees")
+		"folders of the hosts.toml files, as in containerd's registry config_path, such as /etc/containerd/certs.d:/etc/docker/certs.d; "+
+			"they must be mounted here under the paths that containerd sees")
 	flags.StringVar(&o.ScratchPath, "scratch-path", "/run/sluice",
 		"folder for hosts.toml files of the agent's own; it must be mounted here under the path that containerd sees")
 	flags.StringSliceVar(&o.UpstreamHosts, "upstream-hosts", nil,
@@ -112,8 +114,9 @@ func (o Options) Validate() error {
 	reject(o.NodeName == "", "--node-name or NODE_NAME must be set")
 	reject(!filepath.IsAbs(o.ContainerdAddress), "--containerd-address must be an absolute path, not %q", o.ContainerdAddress)
 	reject(o.ContainerdNamespace == "", "--containerd-namespace must be set, such as k8s.io")
-	reject(!filepath.IsAbs(o.RegistryConfigPath),
-		"--registry-config-path must be an absolute path, not %q: containerd would look elsewhere", o.RegistryConfigPath)
+	roots := filepath.SplitList(o.RegistryConfigPath)
+	reject(len(roots) == 0 || slices.ContainsFunc(roots, func(root string) bool { return !filepath.IsAbs(root) }),
+		"--registry-config-path must be an absolute path, or several with : between them, not %q: containerd would look elsewhere", o.RegistryConfigPath)
 	reject(!filepath.IsAbs(o.ScratchPath),
 		"--scratch-path must be an absolute path, not %q: containerd would look elsewhere", o.ScratchPath)
 	for _, host := range o.UpstreamHosts {

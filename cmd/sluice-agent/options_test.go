@@ -64,7 +64,7 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 		{"without a name it would watch every node", "", "--node-name or NODE_NAME must be set"},
 		{
 			"containerd would take a relative path for its own", "--node-name=n --registry-config-path=certs.d",
-			`--registry-config-path must be an absolute path, not "certs.d": containerd would look elsewhere`,
+			`--registry-config-path must be an absolute path, or several with : between them, not "certs.d": containerd would look elsewhere`,
 		},
 		{
 			"a socket has a path", "--node-name=n --containerd-address=unix:///run/c.sock",
@@ -79,7 +79,7 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 		{"a hot loop", "--node-name=n --verify-interval=0s", "--verify-interval must be 1s or more, such as 10m, not 0s"},
 		{"a level below 0", "--node-name=n --verbosity=-1", "--verbosity must be 0 or more, not -1"},
 		{"the disk check can be turned off", "--node-name=n --min-free-disk=0", ""},
-		{"all that is wrong", "--node-name=n --registry-config-path= -v -1", "--registry-config-path must be an absolute path, not \"\": containerd would look elsewhere\n--verbosity must be 0 or more, not -1"},
+		{"all that is wrong", "--node-name=n --registry-config-path= -v -1", "--registry-config-path must be an absolute path, or several with : between them, not \"\": containerd would look elsewhere\n--verbosity must be 0 or more, not -1"},
 		{"an unknown flag", "--nonsense", "unknown flag: --nonsense"},
 		{"a word", "serve", `unexpected argument "serve": there are only flags`},
 	} {

@@ -57,8 +57,9 @@ type Options struct {
 	Address string
 	// Namespace is the containerd namespace of CRI's images: "k8s.io".
 	Namespace string
-	// RegistryConfigPath is the directory of the hosts.toml files. It must be the same
-	// path for the daemon and for this process.
+	// RegistryConfigPath is the directory of the hosts.toml files, or a list of them as CRI's
+	// config_path is: "/etc/containerd/certs.d:/etc/docker/certs.d". They must be the same paths for
+	// the daemon and for this process.
 	RegistryConfigPath string
 	// ScratchPath is a directory of the agent alone, for hosts.toml files that leave hosts out. It
 	// must be the same path for the daemon and for this process, too.
@@ -105,7 +106,7 @@ var _ nodeagent.Runtime = (*Runtime)(nil)
 // New returns a Runtime, which is not yet connected. Watch connects it, and again after the daemon
 // was away.
 func New(opts Options) (*Runtime, error) {
-	registries := mirror.Config{Root: opts.RegistryConfigPath, Scratch: filepath.Join(opts.ScratchPath, "hosts"), Upstreams: opts.UpstreamHosts}
+	registries := mirror.Config{Roots: filepath.SplitList(opts.RegistryConfigPath), Scratch: filepath.Join(opts.ScratchPath, "hosts"), Upstreams: opts.UpstreamHosts}
 	if err := os.RemoveAll(registries.Scratch); err != nil {
 		return nil, fmt.Errorf("remove what an earlier agent has left: %w", err)
 	}

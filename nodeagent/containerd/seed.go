@@ -83,7 +83,7 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 // origin is where a seed's content comes from: the hosts that the node is configured with, without
 // mirrors that answer nothing. The daemon would wait for those anew for each blob.
 func (r *Runtime) origin(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential) (o origin, remove func(), err error) {
-	o = origin{ref: req.Ref, hostsDir: r.RegistryConfigPath, credential: credential}
+	o = origin{ref: req.Ref, hostsDir: hosts.Root(), credential: credential}
 	if want != "" {
 		o.ref = req.Ref.WithDigest(want)
 	}

@@ -84,7 +84,7 @@ func TestOnlyTheAgentSeesTheNode(t *testing.T) {
 	}
 	want := map[string]string{
 		"containerd": "/run/containerd",
-		"certs-d":    "/etc/containerd/certs.d",
+		"certs-d-0":  "/etc/containerd/certs.d",
 		"scratch":    "/run/sluice",
 		"content":    "/var/lib/containerd/io.containerd.content.v1.content",
 		"trust-0":    "/etc/ssl/certs",
@@ -284,6 +284,9 @@ func TestValues(t *testing.T) {
 			check:  pod(agentPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Volumes[0].HostPath.Path == "/run/k3s/containerd" }),
 		},
 		{"agent: {containerd: {certsDir: /etc/certs.d}}", hasFlag(agentPod, "--registry-config-path=/etc/certs.d")},
+		{"agent: {containerd: {certsDir: '/etc/containerd/certs.d:/etc/docker/certs.d'}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return slices.ContainsFunc(p.Spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/docker/certs.d" })
+		})},
 		{"agent: {containerd: {upstreamHosts: [a, 'b:5000']}}", hasFlag(agentPod, "--upstream-hosts=a,b:5000")},
 		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {

@@ -73,7 +73,7 @@ func TestHostsThatAreLeftOut(t *testing.T) {
 	const toml = "server = 'https://registry.test'\n[host.'http://a:1']\n[host.'http://registry.test']\ndial_timeout = '3s'\n[host.'http://b:1']\n"
 	root := t.TempDir()
 	writeHosts(t, root, "registry.test", toml)
-	hosts, err := Config{Root: root, Scratch: filepath.Join(t.TempDir(), "made", "when", "needed")}.Read(t.Context(), "registry.test", nil)
+	hosts, err := Config{Roots: []string{root}, Scratch: filepath.Join(t.TempDir(), "made", "when", "needed")}.Read(t.Context(), "registry.test", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
 		t.Run(tt.reason, func(t *testing.T) {
 			root, scratch := t.TempDir(), t.TempDir()
 			writeHosts(t, root, tt.dir, tt.toml)
-			hosts, err := Config{Root: root, Scratch: scratch}.Read(t.Context(), "registry.test", nil)
+			hosts, err := Config{Roots: []string{root}, Scratch: scratch}.Read(t.Context(), "registry.test", nil)
 			if err != nil || hosts.Unusable == nil {
 				t.Fatalf("%v, unusable %v", err, hosts.Unusable)
 			}
@@ -146,7 +146,7 @@ func TestCertificatesInDockersLayoutThatCannotBeRead(t *testing.T) {
 	if err := os.Symlink("/not/here", filepath.Join(root, "registry.test", "ca.crt")); err != nil {
 		t.Fatal(err)
 	}
-	hosts, err := Config{Root: root, Scratch: t.TempDir()}.Read(t.Context(), "registry.test", nil)
+	hosts, err := Config{Roots: []string{root}, Scratch: t.TempDir()}.Read(t.Context(), "registry.test", nil)
 	if err != nil || hosts.Unusable == nil || len(hosts.Mirrors)+len(hosts.Upstreams) > 0 {
 		t.Errorf("%v, %+v", err, hosts)
 	}
@@ -162,5 +162,22 @@ func writeHosts(t *testing.T, root, dir, toml string) {
 	}
 	if err := os.WriteFile(filepath.Join(root, dir, "hosts.toml"), []byte(toml), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestTheFirstOfTheRootsThatHasSomethingCounts(t *testing.T) {
+	first, second := t.TempDir(), t.TempDir()
+	writeHosts(t, first, "registry.test", "[host.'http://a:1']\n")
+	writeHosts(t, second, "registry.test", "[host.'http://b:1']\n")
+	writeHosts(t, second, "_default", "[host.'http://c:1']\n")
+	roots := Config{Roots: []string{"/not/there", first, second}, Scratch: t.TempDir()}
+	for registry, want := range map[string]struct{ mirror, root string }{
+		"registry.test": {"http://a:1", first},
+		"another.test":  {"http://c:1", second},
+	} {
+		hosts, err := roots.Read(t.Context(), registry, nil)
+		if err != nil || !slices.Equal(urls(hosts.Mirrors), []string{want.mirror}) || hosts.Root() != want.root {
+			t.Errorf("%s: %v, mirrors %q of %q, want %q of %q", registry, err, urls(hosts.Mirrors), hosts.Root(), want.mirror, want.root)
+		}
 	}
 }

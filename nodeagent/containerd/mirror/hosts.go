@@ -21,8 +21,9 @@ import (
 
 // Config says where the hosts of registries are configured.
 type Config struct {
-	// Root is the directory of the hosts.toml files, such as /etc/containerd/certs.d.
-	Root string
+	// Roots are the directories of the hosts.toml files, such as /etc/containerd/certs.d, in the order
+	// in which CRI looks into them. At least one.
+	Roots []string
 	// Scratch is a directory for hosts.toml files that leave hosts out. The daemon must see it under
 	// the same path. It is made when it is needed.
 	Scratch string
@@ -46,24 +47,22 @@ type Hosts struct {
 
 	config   Config
 	registry string
-	file     *file // nil: there is no hosts.toml, or containerd does not go by it
+	root     string // the one of Config.Roots that has something for the registry
+	file     *file  // nil: there is no hosts.toml, or containerd does not go by it
 }
 
 // Read reads the configuration of a registry ("docker.io", "registry:5000"). Like containerd it
 // reads the files in each call. The credentials are for the upstream; nil is anonymous.
 func (c Config) Read(ctx context.Context, registry string, credentials func(host string) (string, string, error)) (Hosts, error) {
 	hosts := Hosts{config: c, registry: registry}
-	fail := func(err error) (Hosts, error) {
-		return Hosts{}, fmt.Errorf("read hosts of registry %q: %w", registry, err)
-	}
 	var err error
-	if hosts.file, err = readFile(c.Root, registry); err != nil {
-		return fail(err)
+	if hosts.file, hosts.root, err = c.find(registry); err != nil {
+		return Hosts{}, fmt.Errorf("read hosts of registry %q: %w", registry, err)
 	}
 	configure := func(root string) ([]docker.RegistryHost, error) {
 		return config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(root), Credentials: credentials})(registry)
 	}
-	all, err := configure(c.Root)
+	all, err := configure(hosts.root)
 	if err == nil {
 		// containerd puts the server last or, where there is none, the registry itself.
 		hosts.add(all[:len(all)-1], &all[len(all)-1])
@@ -130,16 +129,25 @@ func (h *Hosts) isUpstream(host string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return canonical(name) == canonical(host) })
 }
 
-// readFile reads the hosts.toml that containerd goes by; nil if there is none. One that does not
-// parse is none for containerd either.
-func readFile(root, registry string) (*file, error) {
-	dir, err := config.HostDirFromRoot(root)(registry)
-	if errdefs.IsNotFound(err) {
-		return nil, nil
+// find finds the root that has something for a registry, and reads its hosts.toml.
+func (c Config) find(registry string) (f *file, root string, err error) {
+	for _, root := range c.Roots {
+		dir, err := config.HostDirFromRoot(root)(registry)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		f, err := readFile(dir)
+		return f, root, err
 	}
-	if err != nil {
-		return nil, err
-	}
+	return nil, c.Roots[0], nil
+}
+
+// readFile reads the hosts.toml of a directory; nil if there is none. One that does not parse is none
+// for containerd either.
+func readFile(dir string) (*file, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "hosts.toml"))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(raw) == 0 {
 		return nil, nil
@@ -155,7 +163,7 @@ func readFile(root, registry string) (*file, error) {
 }
 
 // WriteWithout writes the configuration without some of the mirrors, for the daemon. It returns the
-// directory, which takes the place of Config.Root until remove is called.
+// directory, which takes the place of Root until remove is called.
 func (h *Hosts) WriteWithout(mirrors []docker.RegistryHost) (root string, remove func(), err error) {
 	return h.writeWithout(func(host string) bool {
 		return slices.ContainsFunc(mirrors, func(mirror docker.RegistryHost) bool { return host == mirror.Host })
@@ -169,7 +177,7 @@ func (h *Hosts) WriteUpstreams() (root string, remove func(), err error) {
 
 func (h *Hosts) writeWithout(leaveOut func(host string) bool) (root string, remove func(), err error) {
 	if h.file == nil {
-		return h.config.Root, func() {}, nil
+		return h.root, func() {}, nil
 	}
 	rest := *h.file
 	rest.names = slices.DeleteFunc(slices.Clone(rest.names), func(name string) bool { return leaveOut(hostOf(name)) })
@@ -212,6 +220,9 @@ func hostOf(name string) string {
 	}
 	return u.Host
 }
+
+// Root is the directory in which the daemon finds the registry's configuration.
+func (h *Hosts) Root() string { return h.root }
 
 // Close closes the idle connections, which belong to this call of Read alone.
 func (h *Hosts) Close() {

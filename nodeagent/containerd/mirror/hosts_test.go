@@ -77,7 +77,7 @@ func TestReadHosts(t *testing.T) {
 			if tt.dir != "" {
 				writeHosts(t, root, tt.dir, tt.toml)
 			}
-			hosts, err := Config{Root: root, Scratch: t.TempDir()}.Read(t.Context(), tt.registry, nil)
+			hosts, err := Config{Roots: []string{root}, Scratch: t.TempDir()}.Read(t.Context(), tt.registry, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
