@@ -349,7 +349,7 @@ func (e *entry) resumes(was *appsv1.Deployment) bool {
 		var fields struct {
 			Spec map[string]any `json:"f:spec"`
 		}
-		Expect(json.Unmarshal(managed.FieldsV1.Raw, &fields)).To(Succeed())
+		Expect(json.Unmarshal(managed.FieldsV1.GetRawBytes(), &fields)).To(Succeed())
 		if _, owns := fields.Spec["f:paused"]; !owns {
 			continue
 		}
@@ -370,7 +370,7 @@ func TestWhatAWriteSaysOfAPause(t *testing.T) {
 			name, operation, _ := strings.Cut(manager, " ")
 			d.ManagedFields = append(d.ManagedFields, metav1.ManagedFieldsEntry{
 				Manager: name, Operation: metav1.ManagedFieldsOperationType(operation),
-				FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:paused":{}}}`)},
+				FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:paused":{}}}`),
 			})
 		}
 		return d
