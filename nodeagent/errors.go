@@ -21,6 +21,8 @@ var (
 	ErrUnauthorized = errors.New("unauthorized")
 	// ErrPlatformNotProvided: the image has nothing for the node's platform.
 	ErrPlatformNotProvided = errors.New("platform not provided")
+	// ErrImageInvalid: the content is no image that a container can run.
+	ErrImageInvalid = errors.New("image invalid")
 	// ErrRegistryUnavailable: the registry cannot be reached, or answers with a temporary error.
 	ErrRegistryUnavailable = errors.New("registry unavailable")
 	// ErrNotOnMirror: the mirrors do not serve some of the content at present.
@@ -60,6 +62,7 @@ var failuresByError = []struct {
 	{ErrCredentialsDenied, failure{reason: v1alpha1.ReasonCredentialsUnavailable}},
 	{ErrInsufficientDisk, failure{reason: v1alpha1.ReasonInsufficientDisk}},
 	{ErrPlatformNotProvided, failure{reason: v1alpha1.ReasonPlatformNotProvided}},
+	{ErrImageInvalid, failure{reason: v1alpha1.ReasonImageInvalid}},
 	{ErrUnauthorized, failure{reason: v1alpha1.ReasonImagePullUnauthorized}},
 	{ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound}},
 	{ErrNotOnMirror, failure{reason: v1alpha1.ReasonNotOnMirror}},

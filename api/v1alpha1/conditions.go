@@ -99,6 +99,9 @@ const (
 	// ReasonPlatformNotProvided: the image has no manifest for the node's platform. Final until the
 	// spec changes.
 	ReasonPlatformNotProvided = "PlatformNotProvided"
+	// ReasonImageInvalid: what the registry has under the name cannot run as a container: it is no
+	// container image, or its manifest or config is too large. Final until the spec changes.
+	ReasonImageInvalid = "ImageInvalid"
 	// ReasonInsufficientDisk: the pull would take the disk past the kubelet's eviction
 	// threshold, or the node is under disk pressure.
 	ReasonInsufficientDisk = "InsufficientDisk"
@@ -116,7 +119,7 @@ const (
 // try on the same node cannot help until the spec's entry or the credentials change.
 func IsRefusal(reason string) bool {
 	switch reason {
-	case ReasonImageNotFound, ReasonImagePullUnauthorized, ReasonPlatformNotProvided:
+	case ReasonImageNotFound, ReasonImagePullUnauthorized, ReasonPlatformNotProvided, ReasonImageInvalid:
 		return true
 	}
 	return false

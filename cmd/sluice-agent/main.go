@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -71,6 +72,7 @@ func run(ctx context.Context, options Options) error {
 		UpstreamHosts:      options.UpstreamHosts,
 		MinFreeDisk:        options.MinFreeDisk.share(),
 		NoProgressTimeout:  options.NoProgressTimeout,
+		MirrorStartTimeout: mirrorStartTimeout,
 		UserAgent:          config.UserAgent,
 		Log:                ctrl.Log.WithName("containerd"),
 	})
@@ -88,6 +90,9 @@ func run(ctx context.Context, options Options) error {
 	ctrl.Log.Info("Started sluice-agent", "version", version, "node", options.NodeName)
 	return mgr.Start(ctx)
 }
+
+// mirrorStartTimeout is longer than Spegel's Pod takes to start on a node that has just joined.
+const mirrorStartTimeout = time.Minute
 
 func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()

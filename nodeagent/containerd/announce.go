@@ -28,7 +28,7 @@ const createdTopic = "/content/create"
 // not at all: imported images have none. So missing labels are added, and the event is sent once
 // more for every blob, since nobody can tell for which of them the label was late.
 func (r *Runtime) announce(ctx context.Context, ref imageref.Reference, target ocispec.Descriptor) error {
-	store := r.client.ContentStore()
+	store := r.store()
 	label, err := docker.AppendDistributionSourceLabel(store, ref.String())
 	if err != nil {
 		return err

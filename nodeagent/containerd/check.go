@@ -6,6 +6,7 @@ package containerd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -41,6 +42,9 @@ func (r *Runtime) check(ctx context.Context, ref imageref.Reference, want digest
 		target = record.Target
 	}
 	local, err := r.inspect(ctx, target)
+	if errors.Is(err, nodeagent.ErrImageInvalid) {
+		return nodeagent.Presence{}, nil // a pull says why
+	}
 	if err != nil || !local.complete() {
 		return nodeagent.Presence{}, err
 	}
@@ -61,15 +65,19 @@ func (c localContent) complete() bool {
 	return c.manifest != nil && c.missing == 0 && c.unpacked
 }
 
-// inspect looks up which part of an image is there. Nothing there is no error.
+// inspect looks up which part of an image is there. Nothing there is no error. It returns
+// ErrImageInvalid for what is no image that can run.
 func (r *Runtime) inspect(ctx context.Context, target ocispec.Descriptor) (localContent, error) {
 	var local localContent
-	store := r.client.ContentStore()
+	store := r.store()
 	manifest, err := images.Manifest(ctx, store, target, r.matcher)
 	if errdefs.IsNotFound(err) {
 		return local, nil
 	}
 	if err != nil {
+		return local, err
+	}
+	if err := checkRunnable(manifest); err != nil {
 		return local, err
 	}
 	local.manifest = &manifest
@@ -97,7 +105,7 @@ func hasBlob(ctx context.Context, store content.InfoProvider, desc ocispec.Descr
 
 // isUnpacked reports whether the snapshot of the topmost layer exists, and so those below it.
 func (r *Runtime) isUnpacked(ctx context.Context, config ocispec.Descriptor) (bool, error) {
-	diffIDs, err := images.RootFS(ctx, r.client.ContentStore(), config)
+	diffIDs, err := images.RootFS(ctx, r.store(), config)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
@@ -128,12 +136,12 @@ func (r *Runtime) describe(ctx context.Context, dgst digest.Digest) (ocispec.Des
 	if len(records) > 0 {
 		return records[0].Target, true, nil
 	}
-	store := r.client.ContentStore()
+	store := r.store()
 	info, err := store.Info(ctx, dgst)
 	if errdefs.IsNotFound(err) {
 		return ocispec.Descriptor{}, false, nil
 	}
-	if err != nil || info.Size > maxManifest {
+	if err != nil || info.Size > maxInMemory {
 		return ocispec.Descriptor{}, false, err
 	}
 	desc := ocispec.Descriptor{Digest: dgst, Size: info.Size}

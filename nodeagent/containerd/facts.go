@@ -9,10 +9,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/sluice-dev/sluice/nodeagent"
 )
+
+// factsTimeout is for all questions about the daemon's configuration.
+const factsTimeout = 10 * time.Second
 
 // facts are what the daemon says of its configuration. It is asked once for each connection of
 // Watch: it may come back with another configuration.
@@ -53,6 +59,8 @@ func (r *Runtime) daemon(ctx context.Context) (daemonFacts, error) {
 	if r.facts.known != nil {
 		return *r.facts.known, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
+	defer cancel()
 	snapshotter, err := r.snapshotterOfCRI(ctx)
 	if err != nil {
 		return daemonFacts{}, err
@@ -87,11 +95,12 @@ func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
 	}
 	answer, err := cri.NewImageServiceClient(connection).ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
 	if err != nil {
-		return "", fmt.Errorf("ask CRI where its images are: %w", err)
+		// CRI begins to answer later than the rest of the daemon.
+		return "", fmt.Errorf("%w: ask CRI where its images are: %w", nodeagent.ErrRuntimeUnavailable, err)
 	}
 	dir := ""
 	if filesystems := answer.GetImageFilesystems(); len(filesystems) > 0 {
-		dir = filesystems[0].GetFsId().GetMountpoint() // that of the default runtime
+		dir = filesystems[0].GetFsId().GetMountpoint() // of the snapshotter of CRI's own configuration
 	}
 	roots, err := r.pluginRoots(ctx, "type=="+snapshotterType)
 	if err != nil {
@@ -105,7 +114,7 @@ func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
 	if name, ok := strings.CutPrefix(filepath.Base(dir), snapshotterType+"."); ok {
 		return name, nil
 	}
-	return "", fmt.Errorf("CRI keeps its images in %q, which is no snapshotter's directory", dir)
+	return "", fmt.Errorf("%w: CRI keeps its images in %q, which is no snapshotter's directory", nodeagent.ErrRuntimeUnavailable, dir)
 }
 
 // pluginRoots are the directories that plugins of the daemon name as theirs, by the plugin's ID.

@@ -23,9 +23,6 @@ import (
 )
 
 const (
-	// maxManifest is how large a manifest may be, since it is read into memory. Registries allow
-	// 4 MiB.
-	maxManifest = 8 << 20
 	// lockedInterval is the time between two looks at an ingest that another pull has locked.
 	lockedInterval = 500 * time.Millisecond
 	// maxUnreachable is how many times in a row no mirror may answer at all before the pull gives
@@ -60,12 +57,12 @@ func (f *fetcher) fetchRoot(ctx context.Context, dgst digest.Digest) (ocispec.De
 			return err
 		}
 		defer func() { _ = body.Close() }()
-		raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
+		raw, err := io.ReadAll(io.LimitReader(body, maxInMemory+1))
 		if err != nil {
 			return err
 		}
-		if len(raw) > maxManifest {
-			return fmt.Errorf("manifest %s is larger than %d bytes", dgst, maxManifest)
+		if err := checkSize("manifest "+dgst.String(), int64(len(raw))); err != nil {
+			return err
 		}
 		if dgst.Algorithm().FromBytes(raw) != dgst {
 			return fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)
@@ -85,8 +82,8 @@ func (f *fetcher) fetch(ctx context.Context, desc ocispec.Descriptor) error {
 	kind := mirror.Blobs
 	if images.IsIndexType(desc.MediaType) || images.IsManifestType(desc.MediaType) {
 		kind = mirror.Manifests
-		if desc.Size > maxManifest {
-			return fmt.Errorf("manifest %s is larger than %d bytes", desc.Digest, maxManifest)
+		if err := checkSize("manifest "+desc.Digest.String(), desc.Size); err != nil {
+			return err
 		}
 	}
 	return f.retry(ctx, desc.Digest, func() error { return f.ingest(ctx, kind, desc) })
@@ -159,6 +156,9 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 		case errors.Is(err, mirror.ErrNoMirror):
 			return err
 		case errors.As(err, &failed):
+			if failed.Silent {
+				return err // it has waited for long
+			}
 			if !failed.Unreachable || failed.Starting {
 				unreachable = 0
 			} else if unreachable++; unreachable >= maxUnreachable {

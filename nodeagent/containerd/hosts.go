@@ -69,3 +69,27 @@ func (s *said) note(subject, words string) bool {
 	s.words[subject] = words
 	return true
 }
+
+// stuckFor is how long a registry's mirrors are left out after a pull of a seed has received nothing.
+const stuckFor = 5 * time.Minute
+
+// stuck remembers registries of which a pull has received nothing.
+type stuck struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+func (s *stuck) note(registry string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.until == nil {
+		s.until = map[string]time.Time{}
+	}
+	s.until[registry] = time.Now().Add(stuckFor)
+}
+
+func (s *stuck) lately(registry string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Before(s.until[registry])
+}

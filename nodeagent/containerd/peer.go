@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -26,13 +27,16 @@ import (
 // each layer as soon as it is there.
 func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	m.setDigest(req.Digest)
-	hosts, err := r.readHosts(ctx, req, nil)
+	hosts, err := r.waitForMirror(ctx, req)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	defer hosts.Close()
+	if len(hosts.Mirrors) == 0 && hosts.Unusable != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%w: no mirror for %s can be used from the agent: %w", nodeagent.ErrNotOnMirror, req.Ref.Domain(), hosts.Unusable)
+	}
 	f := &fetcher{
-		store:       r.client.ContentStore(),
+		store:       r.store(),
 		sourceLabel: content.WithLabels(sourceLabel(req.Ref)),
 		streams:     r.streams,
 		meter:       m,
@@ -54,6 +58,24 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 	return target, nil
 }
 
+// waitForMirror reads the hosts of an image's registry. On a node that has just joined, hosts.toml may
+// come later than the agent: Spegel writes it.
+func (r *Runtime) waitForMirror(ctx context.Context, req nodeagent.PullRequest) (*mirror.Hosts, error) {
+	for {
+		hosts, err := r.readHosts(ctx, req, nil)
+		if err != nil || len(hosts.Mirrors) > 0 || !r.throttle.Young() {
+			return hosts, err
+		}
+		hosts.Close()
+		if err := sleep(ctx, hostsInterval); err != nil {
+			return nil, fmt.Errorf("%w: %w for %s", nodeagent.ErrNotOnMirror, mirror.ErrNoMirror, req.Ref.Domain())
+		}
+	}
+}
+
+// hostsInterval is the time between two looks for a hosts.toml that may come.
+const hostsInterval = time.Second
+
 // sourceLabel is the label for the repository that content comes from, as containerd's own pulls
 // write it: without the registry's port.
 func sourceLabel(ref imageref.Reference) map[string]string {
@@ -64,7 +86,7 @@ func sourceLabel(ref imageref.Reference) map[string]string {
 // fetchManifests fetches the manifests, which tell the size of the image, and reserves the space on
 // the disk.
 func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) error {
-	store := r.client.ContentStore()
+	store := r.store()
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	for desc := target; images.IsIndexType(desc.MediaType); {
 		manifests, err := children(ctx, desc)
@@ -95,7 +117,7 @@ func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	store := r.client.ContentStore()
+	store := r.store()
 	source, err := docker.AppendDistributionSourceLabel(store, req.Ref.String())
 	if err != nil {
 		return err

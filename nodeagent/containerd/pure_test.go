@@ -205,24 +205,48 @@ func TestClassify(t *testing.T) {
 		return fmt.Errorf("resolve: %w", remoteerrors.ErrUnexpectedStatus{StatusCode: code})
 	}
 	for _, tt := range []struct {
-		reason string
-		err    error
-		want   error
+		reason     string
+		err        error
+		want       error
+		unanswered bool
 	}{
-		{"401", status(401), nodeagent.ErrUnauthorized},
-		{"403", status(403), nodeagent.ErrUnauthorized},
-		{"a token that is refused", fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), nodeagent.ErrUnauthorized},
-		{"404", status(404), nodeagent.ErrImageNotFound},
-		{"not found", fmt.Errorf("app: %w", errdefs.ErrNotFound), nodeagent.ErrImageNotFound},
-		{"429 is temporary", status(429), nodeagent.ErrRegistryUnavailable},
-		{"503 is temporary", status(503), nodeagent.ErrRegistryUnavailable},
-		{"no answer", errors.New("dial tcp: connection refused"), nodeagent.ErrRegistryUnavailable},
+		{"401", status(401), nodeagent.ErrUnauthorized, false},
+		{"403", status(403), nodeagent.ErrUnauthorized, false},
+		{"a token that is refused", fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), nodeagent.ErrUnauthorized, false},
+		{"404", status(404), nodeagent.ErrImageNotFound, false},
+		{"not found", fmt.Errorf("app: %w", errdefs.ErrNotFound), nodeagent.ErrImageNotFound, false},
+		{"429 is temporary", status(429), nodeagent.ErrRegistryUnavailable, false},
+		{"503 is temporary", status(503), nodeagent.ErrRegistryUnavailable, false},
+		{"no answer", errors.New("dial tcp: connection refused"), nodeagent.ErrRegistryUnavailable, true},
+		{"nobody may be asked", fmt.Errorf("no resolve hosts: %w", errdefs.ErrNotFound), nodeagent.ErrRegistryUnavailable, true},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			if got := classify(tt.err); got != tt.want { //nolint:errorlint // the sentinel itself
-				t.Errorf("classify(%v) = %v, want %v", tt.err, got, tt.want)
+			if got := classify(tt.err); !errors.Is(got, tt.want) || errors.Is(got, errUnreachable) != tt.unanswered {
+				t.Errorf("classify(%v) = %v, want %v, without an answer %v", tt.err, got, tt.want, tt.unanswered)
 			}
 		})
+	}
+}
+
+func TestClassifyText(t *testing.T) {
+	for text, want := range map[string]error{
+		"failed to resolve image: unexpected status from HEAD request to https://r/v2/app/manifests/v1: 401 Unauthorized": nodeagent.ErrUnauthorized,
+		"failed to resolve image: unexpected status from HEAD request to https://r/v2/app/manifests/v1: 403 ":             nodeagent.ErrUnauthorized,
+		"failed to resolve image: unexpected status from HEAD request to https://r/v2/app/manifests/v1: 503 Busy":         nodeagent.ErrRegistryUnavailable,
+		"failed to resolve image: dial tcp 10.0.0.1:4013: i/o timeout":                                                    nodeagent.ErrRegistryUnavailable,
+	} {
+		if got := classifyText(errors.New(text)); !errors.Is(got, want) {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+	for text, want := range map[string]error{
+		"failed to resolve image: r/app:v1":         nodeagent.ErrImageNotFound,
+		"failed to resolve image: no resolve hosts": nodeagent.ErrRegistryUnavailable,
+		"lease does not exist":                      nodeagent.ErrRegistryUnavailable,
+	} {
+		if got := classifyText(fmt.Errorf("%s: %w", text, errdefs.ErrNotFound)); !errors.Is(got, want) {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -25,17 +27,23 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
-// resolveTimeout is for one question to the registry. It is short, because a node may reach nothing
-// but its mirrors.
+// resolveTimeout is for one question to one host of the registry. It is short, because a node may
+// reach nothing but its mirrors.
 const resolveTimeout = 10 * time.Second
 
+// errUnreachable: no answer came, from the registry or from whoever is in its place.
+var errUnreachable = errors.New("cannot be asked")
+
 // resolve asks the registry itself for the digest of a reference, never a mirror: from here or,
-// where it cannot be reached from here, through the daemon, which may have another network, proxy
-// and trust. Its error wraps one of nodeagent's errors.
+// where it cannot be asked as containerd would from here, through the daemon, which may have another
+// network, proxy and trust, and files that are not here. Its error wraps one of nodeagent's errors.
 func (r *Runtime) resolve(ctx context.Context, hosts *mirror.Hosts, ref imageref.Reference, credential nodeagent.Credential) (digest.Digest, error) {
-	found, err := r.resolveFromHere(ctx, hosts, ref)
-	if !errors.Is(err, nodeagent.ErrRegistryUnavailable) || ctx.Err() != nil {
-		return found, err
+	err := fmt.Errorf("%w: %w", errUnreachable, hosts.Unusable)
+	if !hosts.UpstreamUnusable {
+		var found digest.Digest
+		if found, err = r.resolveFromHere(ctx, hosts, ref); !errors.Is(err, errUnreachable) || ctx.Err() != nil {
+			return found, err
+		}
 	}
 	found, daemonErr := r.resolveThroughDaemon(ctx, hosts, ref, credential)
 	if daemonErr != nil {
@@ -45,24 +53,38 @@ func (r *Runtime) resolve(ctx context.Context, hosts *mirror.Hosts, ref imageref
 	return found, nil
 }
 
-// resolveFromHere asks by one HEAD each of the registry's hosts until one answers.
+// resolveFromHere asks each of the registry's hosts, by one HEAD, until one knows. If none does, an
+// answer of one is final only if no other was out of reach.
 func (r *Runtime) resolveFromHere(ctx context.Context, hosts *mirror.Hosts, ref imageref.Reference) (digest.Digest, error) {
-	if len(hosts.Upstreams) == 0 {
-		return "", fmt.Errorf("%w: %w", nodeagent.ErrRegistryUnavailable, hosts.Unusable)
+	var refused, unavailable error
+	for _, host := range hosts.Upstreams {
+		found, err := r.ask(ctx, host, ref)
+		if err == nil {
+			return found, nil
+		}
+		err = fmt.Errorf("ask %s://%s: %w", host.Scheme, host.Host, err)
+		if errors.Is(err, nodeagent.ErrRegistryUnavailable) {
+			unavailable = errors.Join(unavailable, err)
+		} else {
+			refused = errors.Join(refused, err)
+		}
 	}
+	if unavailable != nil {
+		return "", unavailable
+	}
+	return "", refused
+}
+
+func (r *Runtime) ask(ctx context.Context, host docker.RegistryHost, ref imageref.Reference) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts:   func(string) ([]docker.RegistryHost, error) { return hosts.Upstreams, nil },
+		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil },
 		Headers: http.Header{"User-Agent": {r.UserAgent}},
 	})
 	_, desc, err := resolver.Resolve(ctx, ref.String())
 	if err != nil {
-		var asked []string
-		for _, host := range hosts.Upstreams {
-			asked = append(asked, host.Scheme+"://"+host.Host)
-		}
-		return "", fmt.Errorf("%w: ask %s: %w", classify(err), strings.Join(asked, ", "), err)
+		return "", fmt.Errorf("%w: %w", classify(err), err)
 	}
 	return desc.Digest, nil
 }
@@ -84,7 +106,7 @@ func (r *Runtime) resolveThroughDaemon(ctx context.Context, hosts *mirror.Hosts,
 	}
 	defer remove()
 	// The lease of the pull, which ctx has, is not there in another namespace.
-	asking, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), askNamespace), resolveTimeout)
+	asking, cancel := context.WithTimeout(log.WithLogger(namespaces.WithNamespace(context.Background(), askNamespace), discard), resolveTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	source, err := origin{ref: ref, hostsDir: dir, credential: credential}.registry(asking)
@@ -102,42 +124,55 @@ func (r *Runtime) resolveThroughDaemon(ctx context.Context, hosts *mirror.Hosts,
 		default:
 		}
 	}
+	defer r.sweep(context.WithoutCancel(asking))
 	store := image.NewStore(ref.String(), image.WithPlatforms(nowhere))
 	err = r.client.Transfer(asking, source, store, transfer.WithProgress(note))
+	if err == nil { // the pull was faster than its end
+		record, err := r.client.ImageService().Get(asking, ref.String())
+		return record.Target.Digest, err
+	}
 	select {
 	case d := <-found:
-		if err == nil { // the pull was faster than its end
-			return d, r.forget(context.WithoutCancel(asking), ref)
-		}
 		return d, nil
 	default:
+		return "", fmt.Errorf("%w: ask through containerd: %w", classifyText(err), err)
 	}
-	if err == nil {
-		err = errors.New("the pull ended without a word of its digest")
-	}
-	return "", fmt.Errorf("%w: ask through containerd: %w", classifyText(err), err)
 }
 
-// forget deletes the record of a pull that was to ask only.
-func (r *Runtime) forget(ctx context.Context, ref imageref.Reference) error {
-	if err := r.client.ImageService().Delete(ctx, ref.String()); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete image of namespace %q: %w", askNamespace, err)
+// sweep deletes what questions have left, if a pull was faster than its end.
+func (r *Runtime) sweep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, askNamespace), sweepTimeout)
+	defer cancel()
+	left, err := r.client.ImageService().List(ctx)
+	for _, record := range left {
+		err = errors.Join(err, r.client.ImageService().Delete(ctx, record.Name))
 	}
-	return nil
+	if err != nil && !errdefs.IsNotFound(err) {
+		r.Log.V(1).Info("Left records of questions to registries", "namespace", askNamespace, "error", err.Error())
+	}
 }
+
+// sweepTimeout bounds what is done after a question, perhaps with a daemon that is away.
+const sweepTimeout = 5 * time.Second
+
+// refusalText is how containerd writes the status 401 or 403 of an answer, with or without words.
+var refusalText = regexp.MustCompile(`: 40[13]( |$)`)
 
 // classifyText is classify for an error that has come through an RPC, of which the text is left.
 func classifyText(err error) error {
 	switch text := err.Error(); {
-	case strings.Contains(text, "401 Unauthorized"), strings.Contains(text, "403 Forbidden"),
-		strings.Contains(text, docker.ErrInvalidAuthorization.Error()):
+	case refusalText.MatchString(text), strings.Contains(text, docker.ErrInvalidAuthorization.Error()):
 		return nodeagent.ErrUnauthorized
-	case errdefs.IsNotFound(err) && strings.Contains(text, "failed to resolve image"):
+	case errdefs.IsNotFound(err) && strings.Contains(text, "failed to resolve image") && !strings.Contains(text, noResolveHosts):
 		return nodeagent.ErrImageNotFound
 	default:
 		return nodeagent.ErrRegistryUnavailable
 	}
 }
+
+// noResolveHosts is what containerd says where no host may be asked what a tag means. It counts that
+// as "not found".
+const noResolveHosts = "no resolve hosts"
 
 // classify returns which of nodeagent's errors a failed answer of the registry is.
 func classify(err error) error {
@@ -154,10 +189,10 @@ func classify(err error) error {
 	switch {
 	case errors.Is(err, docker.ErrInvalidAuthorization):
 		return nodeagent.ErrUnauthorized
-	case errdefs.IsNotFound(err):
+	case errdefs.IsNotFound(err) && !strings.Contains(err.Error(), noResolveHosts):
 		return nodeagent.ErrImageNotFound
 	default:
-		return nodeagent.ErrRegistryUnavailable
+		return fmt.Errorf("%w: %w", nodeagent.ErrRegistryUnavailable, errUnreachable)
 	}
 }
 

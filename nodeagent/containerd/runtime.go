@@ -70,14 +70,13 @@ type Options struct {
 	MinFreeDisk float64
 	// NoProgressTimeout is how long a mirror may send nothing within one request.
 	NoProgressTimeout time.Duration
+	// MirrorStartTimeout is how long after this process a mirror may come up for the first time, as
+	// on a node that has just joined. A peer waits for it; 0 is not at all.
+	MirrorStartTimeout time.Duration
 	// UserAgent is sent with the HTTP requests that this process makes itself.
 	UserAgent string
 	Log       logr.Logger
 }
-
-// mirrorStartTimeout is how long after the agent its mirror may come up for the first time. It is
-// twice what the agent gives a pull without progress.
-const mirrorStartTimeout = 2 * time.Minute
 
 // versionTimeout is for one question whether the daemon answers.
 const versionTimeout = 5 * time.Second
@@ -96,6 +95,7 @@ type Runtime struct {
 	disk     disk
 	facts    facts
 	unusable said // about hosts, by registry
+	stuck    stuck
 	// unwantedSince is the time, by lease ID, since which the lease's image is unwanted. Only
 	// Retain uses it, and no two calls of Retain run at the same time.
 	unwantedSince map[string]time.Time
@@ -121,7 +121,7 @@ func New(opts Options) (*Runtime, error) {
 		registries: registries,
 		platform:   platform,
 		matcher:    platforms.Ordered(platform),
-		throttle:   mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second, AfterSilence: 30 * time.Second, Began: time.Now(), StartTimeout: mirrorStartTimeout},
+		throttle:   mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second, AfterSilence: 30 * time.Second, Began: time.Now(), StartTimeout: opts.MirrorStartTimeout},
 		streams:    newStreams(),
 	}, nil
 }
@@ -165,7 +165,7 @@ func (r *Runtime) translate(ctx context.Context, err error) error {
 		return err
 	}
 	for _, known := range []error{
-		nodeagent.ErrImageNotFound, nodeagent.ErrUnauthorized, nodeagent.ErrPlatformNotProvided, nodeagent.ErrRegistryUnavailable,
+		nodeagent.ErrImageNotFound, nodeagent.ErrUnauthorized, nodeagent.ErrPlatformNotProvided, nodeagent.ErrImageInvalid, nodeagent.ErrRegistryUnavailable,
 		nodeagent.ErrNotOnMirror, nodeagent.ErrInsufficientDisk, nodeagent.ErrRuntimeUnavailable,
 	} {
 		if errors.Is(err, known) {

@@ -5,6 +5,7 @@ package containerd_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
@@ -111,6 +114,31 @@ var _ = Describe("Seed", func() {
 		files, err := os.ReadDir(filepath.Join(options().ScratchPath, "hosts"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(files).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("goes on with a mirror that only containerd can reach, where nothing comes without it", func(ctx context.Context) {
+		p := newPair("cut-off")
+		// The agent's own requests are never answered. The registry is away.
+		target, err := url.Parse(p.mirror.URL())
+		Expect(err).NotTo(HaveOccurred())
+		honest := httputil.NewSingleHostReverseProxy(target)
+		gate := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.UserAgent(), "sluice-agent/") {
+				<-r.Context().Done()
+				return
+			}
+			honest.ServeHTTP(w, r)
+		}))
+		Expect(gate.Listener.Close()).To(Succeed())
+		gate.Listener, err = net.Listen("tcp", machines.GatewayIP+":0") // which the node reaches
+		Expect(err).NotTo(HaveOccurred())
+		gate.Start()
+		DeferCleanup(gate.Close)
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull', 'resolve']\n", p.registry.URL(), gate.URL)
+		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
+		req := p.request(seed)
+		req.Digest = p.digest
+		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
 	}, SpecTimeout(specTimeout))
 
 	It("leaves out a mirror that accepts connections and answers nothing", func(ctx context.Context) {
@@ -292,7 +320,9 @@ server = %q
 	It("waits for a mirror that comes up after the agent, as on a new node", func(ctx context.Context) {
 		p := newPair("late")
 		Expect(p.mirror.CutOff(upstream.Refuse)).To(Succeed())
-		runtime := start(options())
+		opts := options()
+		opts.MirrorStartTimeout = time.Minute
+		runtime := start(opts)
 		pulled := make(chan nodeagent.Result, 1)
 		go func() {
 			defer GinkgoRecover()
@@ -313,6 +343,24 @@ server = %q
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
+	It("waits for a hosts.toml that comes after the agent", func(ctx context.Context) {
+		p := newPair("unconfigured")
+		hosts(p.registry.Host(), "server = %q\n", p.registry.URL())
+		opts := options()
+		opts.MirrorStartTimeout = time.Minute
+		runtime := start(opts)
+		pulled := make(chan nodeagent.Result, 1)
+		go func() {
+			defer GinkgoRecover()
+			result, err := pull(ctx, runtime, p.request(peer))
+			Expect(err).NotTo(HaveOccurred())
+			pulled <- result
+		}()
+		Consistently(ctx, pulled).WithTimeout(3 * time.Second).ShouldNot(Receive())
+		p.configure("pull")
+		Eventually(ctx, pulled).Should(Receive(HaveField("Source", v1alpha1.SourceMirror)))
+	}, SpecTimeout(specTimeout))
+
 	It("asks a mirror that answers nothing once, and goes on with the next", func(ctx context.Context) {
 		p := newPair("hanging-first")
 		second := serve()
@@ -322,9 +370,11 @@ server = %q
 		runtime := start(options())
 		_, err := pull(ctx, runtime, p.request(peer))
 		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror), "which the controller goes by")
+		asked := len(p.mirror.Connections())
+		Expect(asked).To(Equal(1), "once, and not once a second")
 		hosts(p.registry.Host(), "server = %q\n[host.%q]\n[host.%q]\n", p.registry.URL(), p.mirror.URL(), second.URL())
 		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
-		Expect(p.mirror.Connections()).To(HaveLen(1))
+		Expect(p.mirror.Connections()).To(HaveLen(asked), "there is another now")
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
@@ -388,6 +438,39 @@ func lie(p *pair, layer string, times int32) *atomic.Int32 {
 	hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), liar.URL)
 	return asked
 }
+
+var _ = Describe("What no container can run", func() {
+	for _, policy := range []v1alpha1.RegistryPolicy{seed, peer} {
+		DescribeTable("is refused in words: "+string(policy),
+			func(ctx context.Context, change func(v1.Image) v1.Image, want string) {
+				p := newPair("refused-" + string(policy))
+				p.image = change(p.image.(v1.Image))
+				Expect(p.registry.Push(p.repository+":v1", p.image)).To(Succeed())
+				Expect(p.mirror.Push(p.repository+":v1", p.image)).To(Succeed())
+				d, err := p.image.Digest()
+				Expect(err).NotTo(HaveOccurred())
+				p.digest = digest.Digest(d.String())
+
+				runtime := start(options())
+				_, err = pull(ctx, runtime, p.request(policy))
+				Expect(err).To(MatchError(nodeagent.ErrImageInvalid))
+				Expect(err).To(MatchError(ContainSubstring(want)))
+				Expect(present(ctx, runtime, p)).To(BeFalse())
+				if policy == peer {
+					Expect(p.mirror.Requests().Where(upstream.Blobs)).To(BeEmpty(), "the manifest alone tells")
+				}
+			},
+			Entry("an artifact of another kind", func(image v1.Image) v1.Image {
+				return mutate.ConfigMediaType(image, "application/vnd.cncf.helm.config.v1+json")
+			}, `"application/vnd.cncf.helm.config.v1+json", so that it is no container image`, SpecTimeout(specTimeout)),
+			Entry("a config that would fill the agent's memory", func(image v1.Image) v1.Image {
+				large, err := mutate.Config(image, v1.Config{Labels: map[string]string{"large": strings.Repeat("x", 9<<20)}})
+				Expect(err).NotTo(HaveOccurred())
+				return large
+			}, "a manifest or config may have 8388608", SpecTimeout(specTimeout)),
+		)
+	}
+})
 
 var _ = Describe("containerd's restart", Serial, func() {
 	It("ends the pull at once, and costs no blob that was complete", func(ctx context.Context) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -29,7 +30,7 @@ func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, m *
 		switch {
 		case err == nil:
 			return target, nil
-		case ctx.Err() != nil, errors.Is(err, nodeagent.ErrInsufficientDisk), errors.Is(err, nodeagent.ErrRuntimeUnavailable):
+		case ctx.Err() != nil, isFinal(err), errors.Is(err, nodeagent.ErrRuntimeUnavailable):
 			return ocispec.Descriptor{}, err // no credential can help
 		case errors.Is(err, nodeagent.ErrUnauthorized), errors.Is(err, nodeagent.ErrImageNotFound):
 			// Some registries answer 404 to an account that may not see the repository.
@@ -68,32 +69,54 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 			return target, err
 		}
 	}
-	from, remove, err := r.origin(ctx, hosts, req, want, credential)
-	if err != nil {
-		return ocispec.Descriptor{}, err
+	from := origin{ref: req.Ref, hostsDir: hosts.Root(), credential: credential}
+	if want != "" {
+		from.ref = req.Ref.WithDigest(want)
 	}
-	defer remove()
-	target, err := r.transfer(ctx, req, from, m)
+	target, err := r.transferPastMirrors(ctx, hosts, req, from, m)
 	if err != nil {
 		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, credential, err)
 	}
 	return target, nil
 }
 
-// origin is where a seed's content comes from: the hosts that the node is configured with, without
-// mirrors that answer nothing. The daemon would wait for those anew for each blob.
-func (r *Runtime) origin(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, want digest.Digest, credential nodeagent.Credential) (o origin, remove func(), err error) {
-	o = origin{ref: req.Ref, hostsDir: hosts.Root(), credential: credential}
-	if want != "" {
-		o.ref = req.Ref.WithDigest(want)
+// transferPastMirrors is transfer without mirrors that answer nothing: the daemon would wait for those
+// anew for each blob. But it may reach what the agent does not. So if nothing comes without them, it
+// tries with them.
+func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
+	if silent := r.silentMirrors(ctx, hosts, req); len(silent) > 0 {
+		dir, remove, err := hosts.WriteWithout(silent)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		defer remove()
+		r.Log.Info("Left out mirrors that answer nothing", "image", req.Ref.String(), "mirrors", hostNames(silent))
+		without := from
+		without.hostsDir = dir
+		target, err := r.transfer(ctx, req, without, m)
+		if err == nil || ctx.Err() != nil || m.pulledBytes() > 0 || isFinal(err) {
+			return target, err
+		}
 	}
-	silent := r.mirrorClient(hosts, req).Silent(ctx)
-	if len(silent) == 0 {
-		return o, func() {}, nil
+	target, err := r.transfer(ctx, req, from, m)
+	if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && m.pulledBytes() == 0 {
+		r.stuck.note(req.Ref.Domain()) // perhaps by a mirror that answers, but does not serve
 	}
-	r.Log.Info("Left out mirrors that answer nothing", "image", req.Ref.String(), "mirrors", hostNames(silent))
-	o.hostsDir, remove, err = hosts.WriteWithout(silent)
-	return o, remove, err
+	return target, err
+}
+
+// silentMirrors are the mirrors that a seed does without: those that answer nothing and, for a while
+// after a transfer that received nothing, all of them.
+func (r *Runtime) silentMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest) []docker.RegistryHost {
+	if r.stuck.lately(req.Ref.Domain()) {
+		return hosts.Mirrors
+	}
+	return r.mirrorClient(hosts, req).Silent(ctx)
+}
+
+// isFinal reports whether another try cannot help, wherever the content comes from.
+func isFinal(err error) bool {
+	return errors.Is(err, nodeagent.ErrInsufficientDisk) || errors.Is(err, nodeagent.ErrImageInvalid)
 }
 
 // findComplete returns the descriptor of content that is all there, and whether it is. Such an
@@ -115,7 +138,7 @@ func (r *Runtime) findComplete(ctx context.Context, want digest.Digest, m *meter
 // tell: it has come through an RPC, and containerd returns a mirror's 404 even where the registry
 // is away, which would make an outage look final. So the registry is asked by itself.
 func (r *Runtime) diagnose(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, credential nodeagent.Credential, err error) error {
-	if ctx.Err() != nil || errors.Is(err, nodeagent.ErrInsufficientDisk) {
+	if ctx.Err() != nil || isFinal(err) {
 		return err
 	}
 	if down := r.checkVersion(ctx); down != nil {

@@ -5,7 +5,6 @@ package containerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -71,7 +70,7 @@ const noUnpackPlatform = "no unpack platforms defined"
 // committedSince is the size of the image's content that was committed since then. The sum of the
 // progress events is less exact, since the last of them may be lost.
 func (r *Runtime) committedSince(ctx context.Context, target ocispec.Descriptor, since time.Time) (size int64, err error) {
-	store := r.client.ContentStore()
+	store := r.store()
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	err = images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		info, err := store.Info(ctx, desc.Digest)
@@ -114,7 +113,8 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 		image.WithPlatforms(r.platform), image.WithImageLabels(recordLabels(req.Pinned)))...)
 	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.onEvent)); err != nil {
 		r.announceReceived(ctx, req.Ref, t)
-		if cause := context.Cause(ctx); errors.Is(cause, nodeagent.ErrInsufficientDisk) {
+		cause := context.Cause(ctx)
+		if isFinal(cause) {
 			return ocispec.Descriptor{}, cause
 		}
 		return ocispec.Descriptor{}, err
@@ -157,7 +157,8 @@ func (r *Runtime) announceReceived(ctx context.Context, ref imageref.Reference, 
 }
 
 // reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves
-// the space on the disk. It returns ErrInsufficientDisk at once, and nil when ctx ends.
+// the space on the disk. It returns ErrInsufficientDisk or ErrImageInvalid at once, and nil when ctx
+// ends.
 func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, m *meter) error {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
@@ -166,11 +167,14 @@ func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, m *meter) 
 			local, err := r.inspect(ctx, target)
 			if err == nil && local.manifest != nil {
 				m.setSize(local.size)
-				if err := r.reserveDisk(ctx, m, local.missing); errors.Is(err, nodeagent.ErrInsufficientDisk) {
+				if err := r.reserveDisk(ctx, m, local.missing); isFinal(err) {
 					return err
 				}
 				<-ctx.Done()
 				return nil
+			}
+			if isFinal(err) {
+				return err
 			}
 		}
 		select {

@@ -40,6 +40,7 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 		return err
 	}
 	r.facts.forget()
+	r.sweep(ctx)
 	connected()
 	lost := make(chan error, 1)
 	pinging.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +29,7 @@ var (
 	ErrStalled = errors.New("mirror went silent")
 
 	errNoAnswer = errors.New("no answer")
-	errSilent   = errors.New("it has answered nothing lately")
+	errSilent   = errors.New("it answers nothing at all")
 )
 
 // Error is a failure of the mirrors, in Get or in reading the Content that it returned.
@@ -35,8 +37,10 @@ type Error struct {
 	cause error
 	// Unreachable reports whether no mirror gave an answer of any kind.
 	Unreachable bool
-	// Starting reports that one of the mirrors may just not be up yet.
+	// Starting reports whether one of the mirrors may just not be up yet.
 	Starting bool
+	// Silent reports whether no mirror gave an answer although all took the request.
+	Silent bool
 }
 
 func (e *Error) Error() string { return e.cause.Error() }
@@ -63,7 +67,8 @@ type Client struct {
 	Repository string
 	UserAgent  string
 	Throttle   *Throttle
-	// AnswerTimeout is how long a mirror may answer nothing at all. Then it is not asked for a while.
+	// AnswerTimeout is how long a mirror may answer nothing at all. Then it is not asked for a while
+	// if there is another one.
 	AnswerTimeout time.Duration
 	// SilenceTimeout is how long a mirror may send nothing before the request ends.
 	SilenceTimeout time.Duration
@@ -113,34 +118,29 @@ func (c *Client) Silent(ctx context.Context) (silent []docker.RegistryHost) {
 
 // answers reports whether a mirror says anything, be it that nobody listens at its port.
 func (c *Client) answers(ctx context.Context, host docker.RegistryHost) bool {
-	asked := time.Now()
 	limited, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	response, err := c.send(limited, host, "/", nil)
 	if err == nil {
 		_ = response.Body.Close()
-		c.Throttle.noteAnswer(host.Host)
 	}
-	if err == nil || limited.Err() == nil || ctx.Err() != nil {
-		return true
-	}
-	c.Throttle.noteSilence(host.Host, asked)
-	return false
+	return err == nil || limited.Err() == nil || ctx.Err() != nil
 }
 
-// Get asks one mirror after the other for the content from the offset on. It waits for the
-// Throttle, so the caller may call it again at once. The error is an *Error, unless ctx has ended.
+// Get asks one mirror after the other for the content from the offset on, and those that are silent
+// only if there are no others. It waits for the Throttle, so the caller may call it again at once. The
+// error is an *Error, unless ctx has ended.
 func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
 	if len(c.Hosts) == 0 {
 		return nil, &Error{cause: ErrNoMirror, Unreachable: true}
 	}
+	hosts := slices.DeleteFunc(slices.Clone(c.Hosts), func(host docker.RegistryHost) bool { return c.Throttle.silent(host.Host) })
+	if len(hosts) == 0 {
+		hosts = c.Hosts
+	}
 	var errs []error
-	reached, starting := false, false
-	for _, host := range c.Hosts {
-		if c.Throttle.silent(host.Host) {
-			errs = append(errs, fmt.Errorf("mirror %s: %w", host.Host, errSilent))
-			continue
-		}
+	failed := Error{Unreachable: true, Silent: true}
+	for _, host := range hosts {
 		content, err := c.get(ctx, host, kind, dgst, offset)
 		if err == nil {
 			return content, nil
@@ -148,11 +148,19 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		reached = reached || !errors.Is(err, errNoAnswer)
-		starting = starting || c.Throttle.mayBeStarting(host.Host)
+		failed.Unreachable = failed.Unreachable && errors.Is(err, errNoAnswer)
+		failed.Silent = failed.Silent && errors.Is(err, errSilent)
+		failed.Starting = failed.Starting || isDialError(err) && c.Throttle.mayBeStarting(host.Host)
 		errs = append(errs, err)
 	}
-	return nil, &Error{cause: errors.Join(errs...), Unreachable: !reached, Starting: starting}
+	failed.cause = errors.Join(errs...)
+	return nil, &failed
+}
+
+// isDialError reports whether nobody takes the connection.
+func isDialError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
@@ -164,7 +172,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 	asked := time.Now()
 	answer := time.AfterFunc(c.AnswerTimeout, func() {
 		if c.Throttle.noteSilence(host.Host, asked) {
-			cancel(fmt.Errorf("%w for %v", ErrStalled, c.AnswerTimeout))
+			cancel(fmt.Errorf("%w for %v: %w", ErrStalled, c.AnswerTimeout, errSilent))
 		}
 	})
 	silence := time.AfterFunc(c.SilenceTimeout, func() { cancel(fmt.Errorf("%w for %v", ErrStalled, c.SilenceTimeout)) })
@@ -207,7 +215,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 	return &Content{
 		ReadCloser: &body{
 			ReadCloser: response.Body, host: host.Host, digest: dgst,
-			ctx: ctx, timer: silence, timeout: c.SilenceTimeout,
+			ctx: ctx, timer: silence, timeout: c.SilenceTimeout, throttle: c.Throttle,
 			finish: func(complete bool) {
 				if complete {
 					finish(0)
@@ -265,6 +273,7 @@ type body struct {
 	ctx      context.Context
 	timer    *time.Timer
 	timeout  time.Duration
+	throttle *Throttle
 	complete bool
 	once     sync.Once
 	finish   func(complete bool)
@@ -279,6 +288,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if err == nil {
+		b.throttle.noteAnswer(b.host)
 		return n, nil
 	}
 	if cause := context.Cause(b.ctx); cause != nil {

@@ -36,24 +36,27 @@ func parseFile(dir string, raw []byte) (file, error) {
 	if err := toml.Unmarshal(raw, &f.server); err != nil {
 		return file{}, err
 	}
+	f.server = normalize(dir, f.server)
 	delete(f.server, "host")
-	f.hosts = all.Hosts
-	for _, table := range append(values(f.hosts), f.server) {
-		for _, key := range []string{"ca", "client"} {
-			if path, ok := table[key]; ok {
-				table[key] = absolute(dir, path)
-			}
-		}
+	f.hosts = map[string]map[string]any{}
+	for name, table := range all.Hosts {
+		f.hosts[name] = normalize(dir, table)
 	}
 	f.names = hostNames(raw)
 	return f, nil
 }
 
-func values(m map[string]map[string]any) (all []map[string]any) {
-	for _, v := range m {
-		all = append(all, v)
+// normalize makes the paths of a table absolute, and its keys lower case: containerd takes them in any.
+func normalize(dir string, table map[string]any) map[string]any {
+	normal := map[string]any{}
+	for key, value := range table {
+		key = strings.ToLower(key)
+		if key == "ca" || key == "client" {
+			value = absolute(dir, value)
+		}
+		normal[key] = value
 	}
-	return all
+	return normal
 }
 
 // absolute makes paths absolute: one, or lists of them.
@@ -79,7 +82,6 @@ func absolute(dir string, value any) any {
 func hostNames(raw []byte) (names []string) {
 	var parser unstable.Parser
 	parser.Reset(raw)
-	seen := map[string]bool{}
 	for parser.NextExpression() {
 		if parser.Expression().Kind != unstable.Table {
 			continue
@@ -88,8 +90,7 @@ func hostNames(raw []byte) (names []string) {
 		for parts := parser.Expression().Key(); parts.Next(); {
 			key = append(key, string(parts.Node().Data))
 		}
-		if len(key) >= 2 && key[0] == "host" && !seen[key[1]] {
-			seen[key[1]] = true
+		if len(key) >= 2 && key[0] == "host" && !slices.Contains(names, key[1]) {
 			names = append(names, key[1])
 		}
 	}

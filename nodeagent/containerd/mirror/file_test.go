@@ -68,6 +68,28 @@ func TestAFileIsWrittenAsItWasRead(t *testing.T) {
 	}
 }
 
+func TestKeysInAnyCase(t *testing.T) {
+	f, err := parseFile("/dir", []byte("Server = 'https://registry.test'\nCA = 'a.crt'\n[host.'http://b:1']\nCapabilities = ['Pull']\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.server["server"] != "https://registry.test" || f.server["ca"] != "/dir/a.crt" || f.mayResolve("http://b:1") {
+		t.Errorf("read %v", f)
+	}
+}
+
+func TestAFileThatContainerdDoesNotAcceptIsNone(t *testing.T) {
+	root := t.TempDir()
+	writeHosts(t, root, "registry.test", "server = 'https://elsewhere.test'\n[host.'http://a:1']\ndial_timeout = '200'\n")
+	hosts, err := Config{Roots: []string{root}, Scratch: t.TempDir()}.Read(t.Context(), "registry.test", nil)
+	if err != nil || len(hosts.Mirrors) > 0 || hosts.MirrorMayResolve() || !slices.Equal(urls(hosts.Upstreams), []string{"https://registry.test"}) {
+		t.Errorf("%v, %+v", err, hosts)
+	}
+	if dir, _, err := hosts.WriteUpstreams(); err != nil || dir != root {
+		t.Errorf("the daemon reads %q (%v), want its own %q", dir, err, root)
+	}
+}
+
 // containerd reads what is written, too.
 func TestHostsThatAreLeftOut(t *testing.T) {
 	const toml = "server = 'https://registry.test'\n[host.'http://a:1']\n[host.'http://registry.test']\ndial_timeout = '3s'\n[host.'http://b:1']\n"
@@ -105,6 +127,7 @@ func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
 		reason, dir, toml  string
 		mirrors, upstreams []string
 		mayResolve         bool
+		upstreamUnusable   bool
 	}{
 		{
 			reason: "of a mirror", dir: "registry.test",
@@ -114,11 +137,11 @@ func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
 		}, {
 			reason: "of the registry among the hosts", dir: "_default",
 			toml:    "server = 'https://elsewhere.test'\n[host.'http://b:1']\ncapabilities = ['pull']\n[host.'https://registry.test']\nclient = 'missing.pem'\n",
-			mirrors: []string{"http://b:1"}, upstreams: []string{"https://elsewhere.test"},
+			mirrors: []string{"http://b:1"}, upstreams: []string{"https://elsewhere.test"}, upstreamUnusable: true,
 		}, {
 			reason: "of the server", dir: "registry.test",
 			toml:    "server = 'https://registry.test'\nca = 'missing.crt'\n[host.'http://b:1']\n",
-			mirrors: []string{"http://b:1"}, mayResolve: true,
+			mirrors: []string{"http://b:1"}, mayResolve: true, upstreamUnusable: true,
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -127,6 +150,9 @@ func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
 			hosts, err := Config{Roots: []string{root}, Scratch: scratch}.Read(t.Context(), "registry.test", nil)
 			if err != nil || hosts.Unusable == nil {
 				t.Fatalf("%v, unusable %v", err, hosts.Unusable)
+			}
+			if hosts.UpstreamUnusable != tt.upstreamUnusable {
+				t.Errorf("the registry is unusable: %v", hosts.UpstreamUnusable)
 			}
 			if !slices.Equal(urls(hosts.Mirrors), tt.mirrors) || !slices.Equal(urls(hosts.Upstreams), tt.upstreams) || hosts.MirrorMayResolve() != tt.mayResolve {
 				t.Errorf("mirrors %q, upstreams %q, a mirror may resolve %v", urls(hosts.Mirrors), urls(hosts.Upstreams), hosts.MirrorMayResolve())

@@ -44,6 +44,8 @@ type Hosts struct {
 	// Unusable says why hosts are in neither list, as a file that is not there for this process:
 	// the daemon may well see it. Nil if there are none.
 	Unusable error
+	// UpstreamUnusable reports whether the registry itself is among them.
+	UpstreamUnusable bool
 
 	config   Config
 	registry string
@@ -65,11 +67,14 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 	all, err := configure(hosts.root)
 	if err == nil {
 		// containerd puts the server last or, where there is none, the registry itself.
+		if len(all) == 1 && hosts.file != nil && len(hosts.file.names) > 0 {
+			hosts.file = nil // it has something in it that containerd does not accept
+		}
 		hosts.add(all[:len(all)-1], &all[len(all)-1])
 		return hosts, nil
 	}
-	if hosts.file == nil {
-		hosts.Unusable = err // the files of the registry's own certificates
+	if hosts.file == nil { // the files of the registry's own certificates
+		hosts.Unusable, hosts.UpstreamUnusable = err, true
 		return hosts, nil
 	}
 
@@ -88,6 +93,7 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 		found, err := part(alone)
 		if err != nil {
 			hosts.Unusable = errors.Join(hosts.Unusable, fmt.Errorf("host %q: %w", name, err))
+			hosts.UpstreamUnusable = hosts.UpstreamUnusable || hosts.isUpstream(hostOf(name))
 			continue
 		}
 		usable = append(usable, found[0])
@@ -95,6 +101,7 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 	var server *docker.RegistryHost
 	if found, err := part(file{server: hosts.file.server}); err != nil {
 		hosts.Unusable = errors.Join(hosts.Unusable, fmt.Errorf("server: %w", err))
+		hosts.UpstreamUnusable = true
 	} else {
 		server = &found[0]
 	}

@@ -61,12 +61,15 @@ func (t *Throttle) noteSilence(host string, asked time.Time) bool {
 	return true
 }
 
+// Young reports whether the StartTimeout is not over yet.
+func (t *Throttle) Young() bool { return time.Since(t.Began) < t.StartTimeout }
+
 // mayBeStarting reports whether a mirror may not be up for the first time yet.
 func (t *Throttle) mayBeStarting(host string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, known := t.hosts[host]
-	return !known && time.Since(t.Began) < t.StartTimeout
+	return !known && t.Young()
 }
 
 // silent reports whether a mirror is not to be asked for anything now.
