@@ -49,32 +49,37 @@ type fetcher struct {
 
 // fetchRoot fetches the manifest or index that the image's digest names. Its content says which of
 // the two it is.
-func (f *fetcher) fetchRoot(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
-	var desc ocispec.Descriptor
-	err := f.retry(ctx, dgst, func() error {
-		body, err := f.mirrors.Get(ctx, mirror.Manifests, dgst, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = body.Close() }()
-		raw, err := io.ReadAll(io.LimitReader(body, maxInMemory+1))
-		if err != nil {
-			return err
-		}
-		if err := checkSize("manifest "+dgst.String(), int64(len(raw))); err != nil {
-			return err
-		}
-		if dgst.Algorithm().FromBytes(raw) != dgst {
-			return fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)
-		}
-		desc = ocispec.Descriptor{MediaType: mediaType(raw, body.MediaType), Digest: dgst, Size: int64(len(raw))}
-		if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
-			return fmt.Errorf("manifest %s is of the unknown type %q", dgst, desc.MediaType)
-		}
-		f.meter.addBytes(desc.Size)
-		return content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc, f.sourceLabel)
+func (f *fetcher) fetchRoot(ctx context.Context, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
+	err = f.retry(ctx, dgst, func() (err error) {
+		desc, err = f.tryRoot(ctx, dgst)
+		return err
 	})
 	return desc, err
+}
+
+// tryRoot asks for it once.
+func (f *fetcher) tryRoot(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
+	body, err := f.mirrors.Get(ctx, mirror.Manifests, dgst, 0)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer func() { _ = body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(body, maxInMemory+1))
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if err := checkSize("manifest "+dgst.String(), int64(len(raw))); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if dgst.Algorithm().FromBytes(raw) != dgst {
+		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)
+	}
+	desc := ocispec.Descriptor{MediaType: mediaType(raw, body.MediaType), Digest: dgst, Size: int64(len(raw))}
+	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+		return ocispec.Descriptor{}, fmt.Errorf("manifest %s is of the unknown type %q", dgst, desc.MediaType)
+	}
+	f.meter.addBytes(desc.Size)
+	return desc, content.WriteBlob(ctx, f.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(raw), desc, f.sourceLabel)
 }
 
 // fetch brings one blob. It waits until a mirror has it.

@@ -35,13 +35,7 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 	if len(hosts.Mirrors) == 0 && hosts.Unusable != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%w: no mirror for %s can be used from the agent: %w", nodeagent.ErrNotOnMirror, req.Ref.Domain(), hosts.Unusable)
 	}
-	f := &fetcher{
-		store:       r.store(),
-		sourceLabel: content.WithLabels(sourceLabel(req.Ref)),
-		streams:     r.streams,
-		meter:       m,
-		mirrors:     r.mirrorClient(hosts, req),
-	}
+	f := r.newFetcher(hosts, req, m)
 	target, known, err := r.describe(ctx, req.Digest)
 	if err == nil && !known {
 		target, err = f.fetchRoot(ctx, req.Digest)
@@ -56,6 +50,16 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 		return ocispec.Descriptor{}, f.explain(ctx, err)
 	}
 	return target, nil
+}
+
+func (r *Runtime) newFetcher(hosts *mirror.Hosts, req nodeagent.PullRequest, m *meter) *fetcher {
+	return &fetcher{
+		store:       r.store(),
+		sourceLabel: content.WithLabels(sourceLabel(req.Ref)),
+		streams:     r.streams,
+		meter:       m,
+		mirrors:     r.mirrorClient(hosts, req),
+	}
 }
 
 // waitForMirror reads the hosts of an image's registry. On a node that has just joined, hosts.toml may

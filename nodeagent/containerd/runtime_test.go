@@ -122,23 +122,39 @@ var _ = Describe("Seed", func() {
 		target, err := url.Parse(p.mirror.URL())
 		Expect(err).NotTo(HaveOccurred())
 		honest := httputil.NewSingleHostReverseProxy(target)
-		gate := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gate := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.UserAgent(), "sluice-agent/") {
 				<-r.Context().Done()
 				return
 			}
 			honest.ServeHTTP(w, r)
 		}))
-		Expect(gate.Listener.Close()).To(Succeed())
-		gate.Listener, err = net.Listen("tcp", machines.GatewayIP+":0") // which the node reaches
-		Expect(err).NotTo(HaveOccurred())
-		gate.Start()
-		DeferCleanup(gate.Close)
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull', 'resolve']\n", p.registry.URL(), gate.URL)
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull', 'resolve']\n", p.registry.URL(), gate)
 		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
 		req := p.request(seed)
 		req.Digest = p.digest
 		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
+	}, SpecTimeout(specTimeout))
+
+	It("gets a manifest from a mirror that answers the first of several requests only, as Spegel often does", func(ctx context.Context) {
+		p := newPair("once")
+		target, err := url.Parse(p.mirror.URL())
+		Expect(err).NotTo(HaveOccurred())
+		honest := httputil.NewSingleHostReverseProxy(target)
+		var asked atomic.Int32
+		spegel := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, p.digest.String()) && asked.Add(1) > 1 {
+				http.NotFound(w, r)
+				return
+			}
+			honest.ServeHTTP(w, r)
+		}))
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull']\n", p.registry.URL(), spegel)
+		req := p.request(seed)
+		req.Digest = p.digest
+		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
+		Expect(asked.Load()).To(BeNumerically(">", 1))
+		Expect(p.registry.Requests().Tallies()).To(HaveEach(HaveField("Complete", BeZero())), "nothing was fetched from the registry")
 	}, SpecTimeout(specTimeout))
 
 	It("leaves out a mirror that accepts connections and answers nothing", func(ctx context.Context) {
@@ -418,6 +434,19 @@ server = %q
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 })
+
+// listenOnGateway starts a server that the node reaches, and returns its URL.
+func listenOnGateway(handler http.Handler) string {
+	GinkgoHelper()
+	server := httptest.NewUnstartedServer(handler)
+	Expect(server.Listener.Close()).To(Succeed())
+	var err error
+	server.Listener, err = net.Listen("tcp", machines.GatewayIP+":0")
+	Expect(err).NotTo(HaveOccurred())
+	server.Start()
+	DeferCleanup(server.Close)
+	return server.URL
+}
 
 // lie puts a mirror before the pair's that sends zeros for a layer so many times. It returns how
 // often that mirror was asked for the layer.
