@@ -70,7 +70,8 @@ func (s *said) note(subject, words string) bool {
 	return true
 }
 
-// stuckFor is how long a registry's mirrors are left out after a pull of a seed has received nothing.
+// stuckFor is how long a registry's mirrors are looked at more closely after a pull of a seed has
+// received nothing.
 const stuckFor = 5 * time.Minute
 
 // stuck remembers registries of which a pull has received nothing.

@@ -136,6 +136,23 @@ var _ = Describe("Seed", func() {
 		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
 	}, SpecTimeout(specTimeout))
 
+	It("leaves out a mirror that hangs as soon as it is asked for content, after a pull that received nothing", func(ctx context.Context) {
+		p := newPair("stuck")
+		stuck := listenOnGateway(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/team/") {
+				<-r.Context().Done()
+			}
+		}))
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull']\n", p.registry.URL(), stuck)
+		req, runtime := p.request(seed), start(options())
+		req.Digest = p.digest
+		first, cancel := context.WithTimeoutCause(ctx, 5*time.Second, nodeagent.ErrNoProgress) // as the agent ends it
+		defer cancel()
+		_, err := pull(first, runtime, req)
+		Expect(err).To(HaveOccurred())
+		Expect(pull(ctx, runtime, req)).To(HaveField("Source", v1alpha1.SourceUpstream))
+	}, SpecTimeout(specTimeout))
+
 	It("gets a manifest from a mirror that answers the first of several requests only, as Spegel often does", func(ctx context.Context) {
 		p := newPair("once")
 		target, err := url.Parse(p.mirror.URL())

@@ -103,7 +103,7 @@ func (r *Runtime) fetchRootFirst(ctx context.Context, hosts *mirror.Hosts, req n
 // anew for each blob. But it may reach what the agent does not. So if nothing comes without them, it
 // tries with them.
 func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
-	if silent := r.silentMirrors(ctx, hosts, req); len(silent) > 0 {
+	if silent := r.silentMirrors(ctx, hosts, req, from); len(silent) > 0 {
 		dir, remove, err := hosts.WriteWithout(silent)
 		if err != nil {
 			return ocispec.Descriptor{}, err
@@ -119,18 +119,23 @@ func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, 
 	}
 	target, err := r.transfer(ctx, req, from, m)
 	if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && m.pulledBytes() == 0 {
-		r.stuck.note(req.Ref.Domain()) // perhaps by a mirror that answers, but does not serve
+		r.stuck.note(req.Ref.Domain()) // perhaps because of a mirror that takes requests for content only
 	}
 	return target, err
 }
 
-// silentMirrors are the mirrors that a seed does without: those that answer nothing and, for a while
-// after a transfer that received nothing, all of them.
-func (r *Runtime) silentMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest) []docker.RegistryHost {
-	if r.stuck.lately(req.Ref.Domain()) {
-		return hosts.Mirrors
+// silentMirrors are the mirrors that a seed does without. After a transfer that received nothing they
+// are asked for the image itself: one may answer, and hang as soon as it is to look for something.
+func (r *Runtime) silentMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin) []docker.RegistryHost {
+	client := r.mirrorClient(hosts, req)
+	if !r.stuck.lately(req.Ref.Domain()) {
+		return client.Silent(ctx)
 	}
-	return r.mirrorClient(hosts, req).Silent(ctx)
+	reference := from.ref.Tag()
+	if d := from.ref.Digest(); d != "" {
+		reference = d.String()
+	}
+	return client.SilentAbout(ctx, reference)
 }
 
 // isFinal reports whether another try cannot help, wherever the content comes from.

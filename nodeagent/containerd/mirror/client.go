@@ -101,11 +101,21 @@ func key(host docker.RegistryHost, dgst digest.Digest) string { return host.Host
 const probeTimeout = 3 * time.Second
 
 // Silent returns the mirrors that answer nothing at all.
-func (c *Client) Silent(ctx context.Context) (silent []docker.RegistryHost) {
+func (c *Client) Silent(ctx context.Context) []docker.RegistryHost {
+	return c.silentAt(ctx, "/", probeTimeout)
+}
+
+// SilentAbout returns the mirrors that do not answer within the AnswerTimeout whether they have a
+// manifest. The reference is a tag or a digest.
+func (c *Client) SilentAbout(ctx context.Context, reference string) []docker.RegistryHost {
+	return c.silentAt(ctx, fmt.Sprintf("/%s/%s/%s", c.Repository, Manifests, reference), c.AnswerTimeout)
+}
+
+func (c *Client) silentAt(ctx context.Context, path string, timeout time.Duration) (silent []docker.RegistryHost) {
 	answered := make([]bool, len(c.Hosts))
 	var asking sync.WaitGroup
 	for i, host := range c.Hosts {
-		asking.Go(func() { answered[i] = c.answers(ctx, host) })
+		asking.Go(func() { answered[i] = c.answers(ctx, host, path, timeout) })
 	}
 	asking.Wait()
 	for i, host := range c.Hosts {
@@ -117,10 +127,10 @@ func (c *Client) Silent(ctx context.Context) (silent []docker.RegistryHost) {
 }
 
 // answers reports whether a mirror says anything, be it that nobody listens at its port.
-func (c *Client) answers(ctx context.Context, host docker.RegistryHost) bool {
-	limited, cancel := context.WithTimeout(ctx, probeTimeout)
+func (c *Client) answers(ctx context.Context, host docker.RegistryHost, path string, timeout time.Duration) bool {
+	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	response, err := c.send(limited, host, "/", nil)
+	response, err := c.send(limited, host, path, http.Header{"Accept": {accept}})
 	if err == nil {
 		_ = response.Body.Close()
 	}

@@ -178,6 +178,17 @@ func TestSilent(t *testing.T) {
 	if len(silent) != 1 || silent[0].Host != client.Hosts[1].Host {
 		t.Errorf("%q are silent, want the one that hangs, %s", urls(silent), client.Hosts[1].Host)
 	}
+	client = clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/library/app/manifests/v1" {
+			hang(w, r)
+		}
+	}, http.NotFound)
+	if silent := client.Silent(t.Context()); len(silent) > 0 {
+		t.Errorf("%q are silent, but answer", urls(silent))
+	}
+	if silent := client.SilentAbout(t.Context(), "v1"); len(silent) != 1 || silent[0].Host != client.Hosts[0].Host {
+		t.Errorf("%q do not answer about the image, want %s", urls(silent), client.Hosts[0].Host)
+	}
 }
 
 func TestABodyThatGoesSilentEnds(t *testing.T) {
