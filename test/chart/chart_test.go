@@ -471,6 +471,18 @@ func TestWebhooksReachTheService(t *testing.T) {
 	}
 }
 
+// A program that knows its limit collects garbage before it is ended.
+func TestProgramsKnowTheirMemoryLimit(t *testing.T) {
+	limit := corev1.EnvVar{Name: "GOMEMLIMIT", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory"}}}
+	pods := render(t, "").pods(t)
+	for _, name := range []string{agentPod, controllerPod} {
+		env := pods[name].Spec.Containers[0].Env
+		if !slices.ContainsFunc(env, func(v corev1.EnvVar) bool { return equality.Semantic.DeepEqual(v, limit) }) {
+			t.Errorf("%s does not know its limit: %v", name, env)
+		}
+	}
+}
+
 // Every reason of a status or an event is explained on a page.
 func TestEveryReasonIsExplained(t *testing.T) {
 	guide, err := os.ReadFile("../../docs/troubleshooting.md")
