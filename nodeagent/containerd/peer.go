@@ -40,11 +40,12 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 	if err == nil && !known {
 		target, err = f.fetchRoot(ctx, req.Digest)
 	}
+	var manifest *ocispec.Manifest
 	if err == nil {
-		err = r.fetchManifests(ctx, target, f, m)
+		manifest, err = r.fetchManifests(ctx, target, f, m)
 	}
 	if err == nil {
-		err = r.fetchAndUnpack(ctx, req, target, f)
+		err = r.fetchContent(ctx, req, target, manifest, f)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, f.explain(ctx, err)
@@ -88,39 +89,34 @@ func sourceLabel(ref imageref.Reference) map[string]string {
 }
 
 // fetchManifests fetches the manifests, which tell the size of the image, and reserves the space on
-// the disk.
-func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) error {
+// the disk. It returns the manifest for the node's platform.
+func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) (*ocispec.Manifest, error) {
 	store := r.store()
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
 	for desc := target; images.IsIndexType(desc.MediaType); {
 		manifests, err := children(ctx, desc)
 		if err != nil {
 			if errdefs.IsNotFound(err) {
-				return fmt.Errorf("%w: %s has nothing for %s", nodeagent.ErrPlatformNotProvided, desc.Digest, platformName(r.platform))
+				return nil, fmt.Errorf("%w: %s has nothing for %s", nodeagent.ErrPlatformNotProvided, desc.Digest, platformName(r.platform))
 			}
-			return err
+			return nil, err
 		}
 		desc = manifests[0]
 		if err := f.fetch(ctx, desc); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	local, err := r.inspect(ctx, target)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.setSize(local.size)
-	return r.reserveDisk(ctx, m, local.missing)
+	return local.manifest, r.reserveDisk(ctx, m, local.missing)
 }
 
-// fetchAndUnpack walks down from the target as containerd's own pulls do.
-func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, f *fetcher) error {
-	daemon, err := r.daemon(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// fetchContent walks down from the target as containerd's own pulls do. It unpacks each layer as soon
+// as it is there, unless the config is of a type from which containerd's unpacker does not begin.
+func (r *Runtime) fetchContent(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, manifest *ocispec.Manifest, f *fetcher) error {
 	store := r.store()
 	source, err := docker.AppendDistributionSourceLabel(store, req.Ref.String())
 	if err != nil {
@@ -132,6 +128,16 @@ func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest,
 	fetch := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		return nil, f.fetch(ctx, desc)
 	})
+	handler := images.Handlers(fetch, children, source)
+	if manifest == nil || !images.IsConfigType(manifest.Config.MediaType) {
+		return images.Dispatch(ctx, handler, nil, target)
+	}
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	unpacker, err := unpack.NewUnpacker(ctx, store,
 		unpack.WithUnpackPlatform(unpack.Platform{
 			Platform:       r.matcher,
@@ -144,8 +150,7 @@ func (r *Runtime) fetchAndUnpack(ctx context.Context, req nodeagent.PullRequest,
 	if err != nil {
 		return err
 	}
-	handler := unpacker.Unpack(images.Handlers(fetch, children, source))
-	if err := images.Dispatch(ctx, handler, nil, target); err != nil {
+	if err := images.Dispatch(ctx, unpacker.Unpack(handler), nil, target); err != nil {
 		cancel()
 		_, _ = unpacker.Wait() // its error is err, or follows from the cancellation
 		return err

@@ -123,6 +123,11 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("look up what was pulled: %w", err)
 	}
+	if root, ok := t.target(); ok {
+		// The daemon rewrites a manifest whose config has the type that Docker gave it long ago, and then
+		// the image has another digest than everywhere else. The manifest as it came runs as well.
+		return root, nil
+	}
 	return record.Target, nil
 }
 

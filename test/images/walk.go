@@ -42,6 +42,16 @@ func walkIndex(index v1.ImageIndex, visit func(Blob) error) error {
 		return err
 	}
 	for _, child := range manifest.Manifests {
+		if child.MediaType.IsIndex() {
+			inner, err := index.ImageIndex(child.Digest)
+			if err == nil {
+				err = walkIndex(inner, visit)
+			}
+			if err != nil {
+				return fmt.Errorf("index %s of index: %w", child.Digest, err)
+			}
+			continue
+		}
 		img, err := index.Image(child.Digest)
 		if err != nil {
 			return fmt.Errorf("open image %s of index: %w", child.Digest, err)
