@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -128,6 +130,21 @@ var _ = Describe("A prefetch", func() {
 		for i, node := range s.Cluster.Nodes() {
 			run(ctx, fmt.Sprintf("outage-tag-%d", i), node, name)
 			run(ctx, fmt.Sprintf("outage-digest-%d", i), node, stack.Registry+"/outage/app@"+digest)
+		}
+	})
+
+	It("brings an image of Docker's first years, whose config has no type of its own, and Pods run it", func(ctx SpecContext) {
+		image, err := images.Pause(ctx, images.Layers("octets", 2, images.MiB)...)
+		Expect(err).NotTo(HaveOccurred())
+		old := mutate.ConfigMediaType(mutate.MediaType(image, types.DockerManifestSchema2), "application/octet-stream")
+		name, digest := pushArtifact("octets/app:v1", old)
+
+		eventuallyReady(ctx, prefetch(ctx, "octets", imagesOf(name)))
+
+		fetchedOnce("octets/app", old)
+		for _, node := range s.Cluster.Nodes() {
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
+			run(ctx, "octets-"+node.Name, node, name)
 		}
 	})
 
