@@ -33,7 +33,7 @@ func (r *Runtime) announce(ctx context.Context, ref imageref.Reference, target o
 	if err != nil {
 		return err
 	}
-	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
+	children := r.forPlatform(images.ChildrenHandler(store))
 	announceOne := func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		info, err := store.Info(ctx, desc.Digest)
 		switch {

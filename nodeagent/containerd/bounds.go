@@ -45,11 +45,14 @@ func checkSize(what string, bytes int64) error {
 	return nil
 }
 
+// wasmConfig is the config's type of a WebAssembly module, which a runtime class of its own runs.
+const wasmConfig = "application/vnd.wasm.config.v0+json"
+
 // checkRunnable returns ErrImageInvalid for what no container can run: an artifact of another kind, or
 // an image with a config that is too large.
 func checkRunnable(manifest ocispec.Manifest) error {
 	config := manifest.Config
-	if !images.IsConfigType(config.MediaType) && config.MediaType != docker.LegacyConfigMediaType {
+	if !images.IsConfigType(config.MediaType) && config.MediaType != docker.LegacyConfigMediaType && config.MediaType != wasmConfig {
 		return fmt.Errorf("%w: its config is of the type %q, so that it is no container image", nodeagent.ErrImageInvalid, config.MediaType)
 	}
 	return checkSize("its config "+config.Digest.String(), config.Size)

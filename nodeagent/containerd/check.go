@@ -95,6 +95,11 @@ func (r *Runtime) inspect(ctx context.Context, target ocispec.Descriptor) (local
 	return local, err
 }
 
+// forPlatform leaves of the children of an index the one manifest for the node's platform.
+func (r *Runtime) forPlatform(children images.HandlerFunc) images.HandlerFunc {
+	return images.LimitManifests(images.FilterPlatforms(children, r.matcher), r.matcher, 1)
+}
+
 func hasBlob(ctx context.Context, store content.InfoProvider, desc ocispec.Descriptor) (bool, error) {
 	info, err := store.Info(ctx, desc.Digest)
 	if errdefs.IsNotFound(err) {

@@ -32,8 +32,8 @@ type daemonFacts struct {
 	snapshotter string
 	// dirs are where content and snapshots are.
 	dirs []string
-	// leavesPacked: the transfer service does not unpack into the snapshotter, which its own configuration
-	// does not list.
+	// leavesPacked reports whether the transfer service does not unpack into the snapshotter, because its
+	// own configuration does not list it.
 	leavesPacked bool
 }
 

@@ -141,8 +141,9 @@ func (f *fetcher) observeLocked(ctx context.Context, desc ocispec.Descriptor, ca
 // errCorrupt: the mirrors have sent content with the wrong digest maxCorrupt times.
 var errCorrupt = errors.New("not what its digest says")
 
-// retry calls try until it succeeds or ctx ends. It gives up after maxUnreachable tries without any
-// answer, unless a mirror may be starting still, after maxCorrupt wrong contents, and at once after an error that is not the mirrors'.
+// retry calls try until it succeeds or ctx ends. It gives up at once after an error that is not the
+// mirrors', or where all are silent; after maxCorrupt wrong contents; and after maxUnreachable tries
+// without any answer, unless a mirror may be starting still.
 func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() error) error {
 	defer f.meter.beginTransfer()()
 	unreachable, corrupt := 0, 0

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
-// answerTimeout is how long a mirror may answer nothing at all. Spegel says after its resolve
-// timeout that it has something not, for which docs/install.md advises at most 5 s.
+// answerTimeout is how long a mirror may answer nothing at all. Spegel takes its
+// resolve timeout to say that nobody has something; docs/install.md advises at most 5 s for it.
 const answerTimeout = 10 * time.Second
 
 // readHosts reads the hosts of an image's registry.

@@ -27,6 +27,9 @@ import (
 // each layer as soon as it is there.
 func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
 	m.setDigest(req.Digest)
+	if target, ok, err := r.findComplete(ctx, req.Digest, m); ok || err != nil {
+		return target, err
+	}
 	hosts, err := r.waitForMirror(ctx, req)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -92,7 +95,7 @@ func sourceLabel(ref imageref.Reference) map[string]string {
 // the disk. It returns the manifest for the node's platform.
 func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) (*ocispec.Manifest, error) {
 	store := r.store()
-	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
+	children := r.forPlatform(images.ChildrenHandler(store))
 	for desc := target; images.IsIndexType(desc.MediaType); {
 		manifests, err := children(ctx, desc)
 		if err != nil {
@@ -124,7 +127,7 @@ func (r *Runtime) fetchContent(ctx context.Context, req nodeagent.PullRequest, t
 	}
 	// These labels keep the children from garbage collection for as long as their parent is there.
 	children := images.SetChildrenMappedLabels(store, images.ChildrenHandler(store), nil)
-	children = images.LimitManifests(images.FilterPlatforms(children, r.matcher), r.matcher, 1)
+	children = r.forPlatform(children)
 	fetch := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		return nil, f.fetch(ctx, desc)
 	})

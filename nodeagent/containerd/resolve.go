@@ -36,21 +36,26 @@ var errUnreachable = errors.New("cannot be asked")
 
 // resolve asks the registry itself for the digest of a reference, never a mirror: from here or,
 // where it cannot be asked as containerd would from here, through the daemon, which may have another
-// network, proxy and trust, and files that are not here. Its error wraps one of nodeagent's errors.
+// network, proxy and trust, and files that are not here. Where somebody was asked, its error wraps one of
+// nodeagent's errors.
 func (r *Runtime) resolve(ctx context.Context, hosts *mirror.Hosts, ref imageref.Reference, credential nodeagent.Credential) (digest.Digest, error) {
-	err := fmt.Errorf("%w: %w", errUnreachable, hosts.Unusable)
+	obstacle := hosts.Unusable
 	if !hosts.UpstreamUnusable {
-		var found digest.Digest
-		if found, err = r.resolveFromHere(ctx, hosts, ref); !errors.Is(err, errUnreachable) || ctx.Err() != nil {
+		found, err := r.resolveFromHere(ctx, hosts, ref)
+		if !errors.Is(err, errUnreachable) || ctx.Err() != nil {
 			return found, err
 		}
+		obstacle = err
 	}
-	found, daemonErr := r.resolveThroughDaemon(ctx, hosts, ref, credential)
-	if daemonErr != nil {
-		// What kept the agent from asking is only a part of it now.
-		return "", fmt.Errorf("%w; from the agent: %s", daemonErr, err.Error())
+	found, err := r.resolveThroughDaemon(ctx, hosts, ref, credential)
+	if err == nil {
+		return found, nil
 	}
-	return found, nil
+	if down := r.checkVersion(ctx); down != nil {
+		return "", fmt.Errorf("%w: %w", down, err)
+	}
+	// What kept the agent from asking is only a part of it now.
+	return "", fmt.Errorf("%w; from the agent: %s", err, obstacle.Error())
 }
 
 // resolveFromHere asks each of the registry's hosts, by one HEAD, until one knows. If none does, an
@@ -96,8 +101,8 @@ const askNamespace = "sluice"
 // nowhere is a platform for which no image has anything.
 var nowhere = ocispec.Platform{OS: "none", Architecture: "none"}
 
-// resolveThroughDaemon has the daemon ask the registry, with a configuration without mirrors. It
-// answers no such question by itself: a pull is begun, and ended by the first word of what the
+// resolveThroughDaemon has the daemon ask the registry, with a configuration without mirrors. The
+// daemon has no call for that alone. So a pull begins, and ends as soon as the daemon has told what the
 // reference means.
 func (r *Runtime) resolveThroughDaemon(ctx context.Context, hosts *mirror.Hosts, ref imageref.Reference, credential nodeagent.Credential) (digest.Digest, error) {
 	dir, remove, err := hosts.WriteUpstreams()
@@ -108,7 +113,8 @@ func (r *Runtime) resolveThroughDaemon(ctx context.Context, hosts *mirror.Hosts,
 	// The lease of the pull, which ctx has, is not there in another namespace.
 	asking, cancel := context.WithTimeout(log.WithLogger(namespaces.WithNamespace(context.Background(), askNamespace), discard), resolveTimeout)
 	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
 	source, err := origin{ref: ref, hostsDir: dir, credential: credential}.registry(asking)
 	if err != nil {
 		return "", err
@@ -124,26 +130,26 @@ func (r *Runtime) resolveThroughDaemon(ctx context.Context, hosts *mirror.Hosts,
 		default:
 		}
 	}
-	defer r.sweep(context.WithoutCancel(asking))
+	defer r.sweep(context.WithoutCancel(asking), fmt.Sprintf("name==%q", ref))
 	store := image.NewStore(ref.String(), image.WithPlatforms(nowhere))
 	err = r.client.Transfer(asking, source, store, transfer.WithProgress(note))
-	if err == nil { // the pull was faster than its end
-		record, err := r.client.ImageService().Get(asking, ref.String())
-		return record.Target.Digest, err
-	}
 	select {
 	case d := <-found:
 		return d, nil
 	default:
-		return "", fmt.Errorf("%w: ask through containerd: %w", classifyText(err), err)
 	}
+	if err == nil { // the pull was over before its first word was heard
+		record, err := r.client.ImageService().Get(asking, ref.String())
+		return record.Target.Digest, err
+	}
+	return "", fmt.Errorf("%w: ask through containerd: %w", classifyText(err), err)
 }
 
-// sweep deletes what questions have left, if a pull was faster than its end.
-func (r *Runtime) sweep(ctx context.Context) {
+// sweep deletes the records that questions have left whose pull was faster than its end.
+func (r *Runtime) sweep(ctx context.Context, filters ...string) {
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, askNamespace), sweepTimeout)
 	defer cancel()
-	left, err := r.client.ImageService().List(ctx)
+	left, err := r.client.ImageService().List(ctx, filters...)
 	for _, record := range left {
 		err = errors.Join(err, r.client.ImageService().Delete(ctx, record.Name))
 	}

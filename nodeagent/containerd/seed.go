@@ -82,7 +82,8 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 	return target, nil
 }
 
-// rootTimeout is how long a mirror may take that has the manifest. One that has not takes longer.
+// rootTimeout is longer than a mirror takes that has the manifest. One without it looks around for
+// seconds.
 const rootTimeout = 300 * time.Millisecond
 
 // fetchRootFirst fetches the manifest or index from a mirror, if one has it, before the daemon asks for
@@ -103,6 +104,12 @@ func (r *Runtime) fetchRootFirst(ctx context.Context, hosts *mirror.Hosts, req n
 // anew for each blob. But it may reach what the agent does not. So if nothing comes without them, it
 // tries with them.
 func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
+	before := m.pulledBytes()
+	defer func() {
+		if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && m.pulledBytes() == before {
+			r.stuck.note(req.Ref.Domain()) // perhaps a mirror hangs as soon as it is asked for content
+		}
+	}()
 	if silent := r.silentMirrors(ctx, hosts, req, from); len(silent) > 0 {
 		dir, remove, err := hosts.WriteWithout(silent)
 		if err != nil {
@@ -112,17 +119,24 @@ func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, 
 		r.Log.Info("Left out mirrors that answer nothing", "image", req.Ref.String(), "mirrors", hostNames(silent))
 		without := from
 		without.hostsDir = dir
-		target, err := r.transfer(ctx, req, without, m)
-		if err == nil || ctx.Err() != nil || m.pulledBytes() > 0 || isFinal(err) {
+		limited, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer time.AfterFunc(firstByteTimeout, func() {
+			if m.pulledBytes() == before {
+				cancel()
+			}
+		}).Stop()
+		target, err := r.transfer(limited, req, without, m)
+		if err == nil || ctx.Err() != nil || m.pulledBytes() > before || isFinal(err) {
 			return target, err
 		}
 	}
-	target, err := r.transfer(ctx, req, from, m)
-	if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && m.pulledBytes() == 0 {
-		r.stuck.note(req.Ref.Domain()) // perhaps because of a mirror that takes requests for content only
-	}
-	return target, err
+	return r.transfer(ctx, req, from, m)
 }
+
+// firstByteTimeout is how long a transfer without the mirrors that answer nothing may receive nothing
+// itself: it may be the registry that cannot be reached. It is shorter than NoProgressTimeout.
+const firstByteTimeout = 20 * time.Second
 
 // silentMirrors are the mirrors that a seed does without. After a transfer that received nothing they
 // are asked for the image itself: one may answer, and hang as soon as it is to look for something.

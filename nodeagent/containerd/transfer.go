@@ -71,7 +71,7 @@ const noUnpackPlatform = "no unpack platforms defined"
 // progress events is less exact, since the last of them may be lost.
 func (r *Runtime) committedSince(ctx context.Context, target ocispec.Descriptor, since time.Time) (size int64, err error) {
 	store := r.store()
-	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), r.matcher), r.matcher, 1)
+	children := r.forPlatform(images.ChildrenHandler(store))
 	err = images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		info, err := store.Info(ctx, desc.Digest)
 		if err != nil {

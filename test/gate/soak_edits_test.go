@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 // freshTag is one that no Deployment has had: what rolls out with it was let through
@@ -82,7 +81,7 @@ var edits = map[string]randomEdit{
 	"server-side apply, paused and opted out": applied(subject.serverSideApply, thatPauses, thatOptsOut),
 	"create again":                            createdAgain(func(*appsv1.Deployment) {}),
 	"create from an export": createdAgain(func(d *appsv1.Deployment) {
-		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, hold.ImagesOf(&d.Spec.Template.Spec).Hash())
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.ReleasedAnnotation, imagesHash(d))
 	}),
 	"prefetch ready":   prefetched(ready),
 	"prefetch ready 2": prefetched(ready),

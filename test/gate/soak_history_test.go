@@ -183,7 +183,7 @@ func (h *history) deployment(e *entry) {
 	h.storedAt[e.subject()] = e.StageTimestamp
 	if slices.ContainsFunc(h.cutShort[e.subject()], func(at time.Time) bool { return at.After(since) && !at.After(e.StageTimestamp) }) {
 		h.stored[e.subject()] = now // what this write found is not known
-		add(h.passed, e.subject(), hold.ImagesOf(&now.Spec.Template.Spec).Hash())
+		add(h.passed, e.subject(), imagesHash(now))
 		return
 	}
 	if was != nil && was.UID != now.UID {
@@ -210,11 +210,10 @@ func (h *history) deployment(e *entry) {
 // not gated Sluice keeps no record of.
 func (h *history) checkRollback(e *entry, now *appsv1.Deployment) {
 	const remembered = 10
-	hash := hold.ImagesOf(&now.Spec.Template.Spec).Hash()
+	hash := imagesHash(now)
 	known := h.known[e.subject()]
-	settings, _ := hold.SettingsOf(now)
 	switch {
-	case !settings.Gated:
+	case !wishOf(now).gated:
 		known = nil
 	case !now.Spec.Paused:
 		known = append(slices.DeleteFunc(known, func(other string) bool { return other == hash }), hash)
@@ -234,7 +233,7 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 	switch {
 	case e.user() != controllerAccount:
 	case h.isOrphan(e, was):
-		if !isHeld(now) || now.Labels[v1alpha1.HoldLabel] != hold.ImagesOf(&now.Spec.Template.Spec).Hash() {
+		if !isHeld(now) || now.Labels[v1alpha1.HoldLabel] != imagesHash(now) {
 			h.wrong(e, fmt.Sprintf("a hold that had lost its label did not get it back: %s", marksOf(now)))
 		}
 	case was == nil || was.Labels[v1alpha1.HoldLabel] == "":
@@ -243,7 +242,7 @@ func (h *history) checkController(e *entry, was, now *appsv1.Deployment) {
 		h.wrong(e, "Sluice's controller changes the template")
 	case isHeld(was) && !now.Spec.Paused:
 		h.releases++
-		if settings, _ := hold.SettingsOf(was); !settings.Gated && (appliedPause(was) || appliers(was, "f:paused", "f:"+v1alpha1.GateAnnotation) > 0) {
+		if !wishOf(was).gated && (appliedPause(was) || appliers(was, "f:paused", "f:"+v1alpha1.GateAnnotation) > 0) {
 			h.wrong(e, "the pause that its owner opted out with was undone")
 		}
 	}
@@ -423,11 +422,10 @@ func (h *history) checkRollout(e *entry, was, now *appsv1.Deployment) {
 		return
 	}
 	image := now.Spec.Template.Spec.Containers[0].Image
-	hash := hold.ImagesOf(&now.Spec.Template.Spec).Hash()
+	hash := imagesHash(now)
 	begins := was == nil || was.Spec.Paused || image != was.Spec.Template.Spec.Containers[0].Image
-	settings, _ := hold.SettingsOf(now)
 	switch {
-	case !begins || !settings.Gated || h.passed[e.subject()][hash] || timedOut(e, was):
+	case !begins || !wishOf(now).gated || h.passed[e.subject()][hash] || timedOut(e, was):
 	case h.there[e.subject()][image]:
 		h.first++
 	case h.nodesHave(e, was, now):
@@ -451,9 +449,8 @@ func timedOut(e *entry, was *appsv1.Deployment) bool {
 	if !isHeld(was) {
 		return false
 	}
-	settings, _ := hold.SettingsOf(was)
 	since, err := time.Parse(time.RFC3339, was.Annotations[v1alpha1.HeldAtAnnotation])
-	return err == nil && settings.OnTimeout == hold.OnTimeoutRelease && settings.Timeout > 0 && !e.StageTimestamp.Before(since.Add(settings.Timeout))
+	return err == nil && wishOf(was).over(since, e.StageTimestamp)
 }
 
 func isHeld(d *appsv1.Deployment) bool {

@@ -21,7 +21,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 const (
@@ -240,14 +239,13 @@ func (h *history) nodeWrite(e *entry) {
 // of a Deployment may roll out.
 func (h *history) nodesHave(e *entry, was, now *appsv1.Deployment) bool {
 	heldAt := e.StageTimestamp
-	if isHeld(was) && was.Labels[v1alpha1.HoldLabel] == hold.ImagesOf(&now.Spec.Template.Spec).Hash() {
+	if isHeld(was) && was.Labels[v1alpha1.HoldLabel] == imagesHash(now) {
 		if at, err := time.Parse(time.RFC3339, was.Annotations[v1alpha1.HeldAtAnnotation]); err == nil {
 			heldAt = at
 		}
 	}
-	settings, _ := hold.SettingsOf(now)
 	for _, state := range slices.Backward(h.nodes) {
-		if state.evident(now.Spec.Template.Spec.Containers[0].Image, heldAt, e.StageTimestamp, settings.OnTimeout) {
+		if state.evident(now.Spec.Template.Spec.Containers[0].Image, heldAt, e.StageTimestamp, wishOf(now).lets) {
 			return true
 		}
 		if state.at.Before(e.StageTimestamp.Add(-decisionLag)) {
@@ -259,7 +257,7 @@ func (h *history) nodesHave(e *entry, was, now *appsv1.Deployment) bool {
 
 // evident reports whether one node has the image, and so has every other, but those that take no
 // Pods, came after heldAt, or failed where that is allowed.
-func (s nodeStates) evident(image string, heldAt, now time.Time, onTimeout hold.OnTimeout) bool {
+func (s nodeStates) evident(image string, heldAt, now time.Time, lets bool) bool {
 	complete, failed := 0, 0
 	for _, n := range s.nodes {
 		if n.node == nil || !isReadyNode(n.node) || n.node.Spec.Unschedulable || len(n.node.Spec.Taints) > 0 {
@@ -275,7 +273,7 @@ func (s nodeStates) evident(image string, heldAt, now time.Time, onTimeout hold.
 			return false
 		}
 	}
-	return complete > 0 && (failed == 0 || failed == 1 && onTimeout == hold.OnTimeoutRelease)
+	return complete > 0 && (failed == 0 || failed == 1 && lets)
 }
 
 // isSilent reports whether the agent has been behind its spec for too long, or has written nothing

@@ -23,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/internal/hold"
 )
 
 var (
@@ -256,7 +255,7 @@ func (s *soak) unreasonable(ctx context.Context, subject subject) string {
 	if !held {
 		return ""
 	}
-	settings, _ := hold.SettingsOf(&d)
+	wish := wishOf(&d)
 	since, err := time.Parse(time.RFC3339, d.Annotations[v1alpha1.HeldAtAnnotation])
 	var prefetch v1alpha1.ImagePrefetch
 	found := api.Get(ctx, subject.key(), &prefetch)
@@ -266,15 +265,15 @@ func (s *soak) unreasonable(ctx context.Context, subject subject) string {
 		return "it bears the label and is not paused"
 	case err != nil:
 		return "it does not say since when"
-	case !settings.Gated:
+	case !wish.gated:
 		return "it is not gated"
-	case hash != hold.ImagesOf(&d.Spec.Template.Spec).Hash():
+	case hash != imagesHash(&d):
 		return "the label is not that of its images"
 	case hash == d.Annotations[v1alpha1.ReleasedAnnotation]:
 		return "its images were let through"
 	case found == nil && isReady(&prefetch) && lists(&prefetch, &d):
 		return "its images are there"
-	case settings.OnTimeout == hold.OnTimeoutRelease && settings.Timeout > 0 && time.Since(since) > settings.Timeout+time.Second:
+	case wish.over(since.Add(time.Second), time.Now()):
 		return "its time is over"
 	}
 	return ""

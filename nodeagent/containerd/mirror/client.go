@@ -39,7 +39,7 @@ type Error struct {
 	Unreachable bool
 	// Starting reports whether one of the mirrors may just not be up yet.
 	Starting bool
-	// Silent reports whether no mirror gave an answer although all took the request.
+	// Silent reports whether all mirrors were asked in vain for the AnswerTimeout.
 	Silent bool
 }
 

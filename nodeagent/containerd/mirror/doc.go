@@ -9,6 +9,6 @@
 // configuration calls upstream. No redirect is followed to another host.
 //
 // The package is made for Spegel, whose misses are often wrong and repeat for some seconds.
-// Therefore a Client sends GET and never HEAD, one request at a time for a key, and pauses after a
-// miss (Throttle). The caller decides what a miss means for a pull.
+// Therefore a Client asks for content by GET and never by HEAD, with one request at a time for a key,
+// and pauses after a miss (Throttle). The caller decides what a miss means for a pull.
 package mirror

@@ -170,7 +170,7 @@ func readFile(dir string) (*file, error) {
 }
 
 // WriteWithout writes the configuration without some of the mirrors, for the daemon. It returns the
-// directory, which takes the place of Root until remove is called.
+// directory, which takes the place of Root() until remove is called.
 func (h *Hosts) WriteWithout(mirrors []docker.RegistryHost) (root string, remove func(), err error) {
 	return h.writeWithout(func(host string) bool {
 		return slices.ContainsFunc(mirrors, func(mirror docker.RegistryHost) bool { return host == mirror.Host })
