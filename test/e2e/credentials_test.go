@@ -131,7 +131,7 @@ func expectToldNobody(ctx context.Context, passwords ...string) {
 	}
 	Expect(told).To(HaveKeyWithValue(s.Cluster.AuditLog(), ContainSubstring("/secrets")))
 	Expect(told).To(HaveKeyWithValue(s.Controllers()[0].Log, ContainSubstring("Handed out credentials")))
-	Expect(told).To(ContainElement(ContainSubstring("Left the tag to containerd")), "agents log their decisions, too")
+	Expect(told).To(ContainElement(ContainSubstring("Pull failed")), "agents log their failures")
 	for _, list := range []client.ObjectList{&eventsv1.EventList{}, &v1alpha1.ImagePrefetchList{}, &v1alpha1.NodeImageSetList{}} {
 		Expect(s.Client.List(ctx, list)).To(Succeed())
 		content, err := json.Marshal(list)
