@@ -139,7 +139,7 @@ func (pl *planner) countHolder(g *platformGroup, p *placement) {
 	}
 	switch p.Status.Source {
 	case v1alpha1.SourceMirror:
-		g.fromMirror++
+		g.fromMirror = true
 	case v1alpha1.SourceUpstream:
 		g.fromUpstream++
 	case v1alpha1.SourceLocal:

@@ -261,8 +261,10 @@ type platformGroup struct {
 	// holders is how many nodes can serve the image; holdersSince is when the first was seen.
 	holders      int
 	holdersSince time.Time
-	// fromMirror and fromUpstream count the holders by where they got it.
-	fromMirror, fromUpstream int
+	// fromMirror reports whether a holder got it from the mirror, and fromUpstream counts those that got
+	// it from the upstream.
+	fromMirror   bool
+	fromUpstream int
 	// 9: how many placements the mirror serves nothing although there are holders.
 	starved int
 }

@@ -344,3 +344,31 @@ func TestCordonedSeedMayFinish(t *testing.T) {
 		}
 	}
 }
+
+// A seed of another image of the prefetch has the layers that they share. A peer has them from the
+// mirror, as every node can.
+func TestASeedOfASiblingComesFirst(t *testing.T) {
+	const sibling, image = "reg/a@sha256:a", "reg/b@sha256:b"
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	has := func(policy v1alpha1.RegistryPolicy) map[string]Entry {
+		return map[string]Entry{sibling: {
+			Wanted:    &v1alpha1.NodeImage{Name: sibling, Digest: "sha256:a", RegistryPolicy: policy, Retention: v1alpha1.RetentionPinned},
+			Status:    &v1alpha1.NodeImageStatus{Name: sibling, Digest: "sha256:a", State: v1alpha1.ImagePresent},
+			ChangedAt: now, ProgressAt: now,
+		}}
+	}
+	state := State{Now: now, Prefetches: []Prefetch{{Key: "team/x", UID: "x", Images: []string{sibling, image}}}, Nodes: []Node{
+		{Name: "n0", Platform: "linux/amd64", Ready: true, Acknowledged: true, Entries: has(v1alpha1.RegistryPolicyMirror)},
+		{Name: "n1", Platform: "linux/amd64", Ready: true, Acknowledged: true, Entries: has(v1alpha1.RegistryPolicyDefault)},
+	}}
+	for name, set := range Next(state, DefaultLimits()).Sets {
+		for _, entry := range set {
+			if entry.Name == image && entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault && name != "n1" {
+				t.Errorf("%s is the seed, want n1", name)
+			}
+		}
+	}
+	if set := Next(state, DefaultLimits()).Sets["n1"]; len(set) != 2 {
+		t.Errorf("n1 gets %+v, want both images", set)
+	}
+}

@@ -102,7 +102,7 @@ func (pf *prefetch) outcome(images map[string]*image) Outcome {
 // mirrorServedNobody reports whether nodes use the upstream because the mirror has served none.
 func (pl *planner) mirrorServedNobody(im *image) bool {
 	return slices.ContainsFunc(im.groups, func(g *platformGroup) bool {
-		return g.fromMirror == 0 && (g.fromUpstream > pl.limits.UpstreamPullers ||
+		return !g.fromMirror && (g.fromUpstream > pl.limits.UpstreamPullers ||
 			slices.ContainsFunc(g.placements, func(p *placement) bool { return pl.failedDespiteHolders(g, p) }))
 	})
 }
