@@ -4,6 +4,7 @@
 package hold
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -330,11 +331,11 @@ func (w *history) write(t *rapid.T) {
 }
 
 func (w *history) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment) {
-	wants, images, after := wishesOf(result), setOf(result), marksOf(result)
-	var before marks
+	wants, images, after := wishesOf(result), setOf(result), lookAt(result)
+	var before look
 	imagesChanged := true
 	if write.Old != nil {
-		before = marksOf(write.Old)
+		before = lookAt(write.Old)
 		imagesChanged = setOf(write.Old) != images
 	}
 
@@ -389,9 +390,58 @@ func (w *history) checkWrite(t *rapid.T, write Write, result *appsv1.Deployment)
 	}
 }
 
-// said reports whether the owner of a held Deployment says that it is to be paused.
+// look is what the gate has written on a Deployment, read by the test itself.
+type look struct {
+	paused       bool
+	hold, heldAt string
+}
+
+func lookAt(d *appsv1.Deployment) look {
+	return look{d.Spec.Paused, d.Labels["sluice.dev/hold"], d.Annotations["sluice.dev/held-at"]}
+}
+
+func (l look) held() bool { return l.paused && l.hold != "" }
+
+// said reports whether the owner of a held Deployment says that it is to be paused: by the manifest of
+// a client-side apply, or because one more server-side apply has the field.
 func said(write Write) bool {
-	return appliedPause(write.New) && !appliedPause(write.Old) || ownsPause(write.New) > ownsPause(write.Old)
+	return manifestPauses(write.New) && !manifestPauses(write.Old) || appliersThatPause(write.New) > appliersThatPause(write.Old)
+}
+
+// below is the value below some keys of a document; nil if there is none.
+func below(document any, keys ...string) any {
+	for _, key := range keys {
+		object, _ := document.(map[string]any)
+		document = object[key]
+	}
+	return document
+}
+
+// manifestPauses reports whether the manifest that was applied last says paused: true, and was not
+// read from the cluster.
+func manifestPauses(d *appsv1.Deployment) bool {
+	var manifest any
+	if json.Unmarshal([]byte(d.Annotations["kubectl.kubernetes.io/last-applied-configuration"]), &manifest) != nil {
+		return false
+	}
+	read := below(manifest, "metadata", "uid") != nil || below(manifest, "metadata", "resourceVersion") != nil ||
+		below(manifest, "metadata", "labels", "sluice.dev/hold") != nil || below(manifest, "metadata", "annotations", "sluice.dev/held-at") != nil
+	return below(manifest, "spec", "paused") == true && !read
+}
+
+// appliersThatPause are those whose server-side apply has the field, and no mark of the gate.
+func appliersThatPause(d *appsv1.Deployment) (n int) {
+	for _, entry := range d.ManagedFields {
+		var fields any
+		if entry.Operation != metav1.ManagedFieldsOperationApply || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
+			continue
+		}
+		read := below(fields, "f:metadata", "f:labels", "f:sluice.dev/hold") != nil || below(fields, "f:metadata", "f:annotations", "f:sluice.dev/held-at") != nil
+		if below(fields, "f:spec", "f:paused") != nil && !read {
+			n++
+		}
+	}
+	return n
 }
 
 // control has the gate controller look at the Deployment, if it bears the label.
@@ -402,7 +452,7 @@ func (w *history) control(t *rapid.T) {
 	if _, marked := w.stored.Labels[v1alpha1.HoldLabel]; !marked {
 		return
 	}
-	before, wants, images := marksOf(w.stored), wishesOf(w.stored), setOf(w.stored)
+	before, wants, images := lookAt(w.stored), wishesOf(w.stored), setOf(w.stored)
 	heldAt, err := time.Parse(time.RFC3339, before.heldAt)
 	if before.held() && err != nil {
 		t.Fatalf("held since %q", before.heldAt)
@@ -422,7 +472,7 @@ func (w *history) control(t *rapid.T) {
 	if err != nil {
 		t.Fatalf("apply %v: %v", step.Patch, err)
 	}
-	after := marksOf(result)
+	after := lookAt(result)
 	if before.paused && !after.paused {
 		if wants.gated && w.mayRollOut(result, heldAt) == "" && !timedOut {
 			t.Fatal("released without its images, its owner's word or a timeout")

@@ -3,7 +3,8 @@
 
 // Package agenttest says what a controller may rely on of a node agent (Contract): how it
 // answers a NodeImageSet. The real agent keeps the contract, and so must whatever stands in
-// for agents in a test.
+// for agents where the distribution is tested. Tests of the gate write the statuses that a case is
+// about.
 package agenttest
 
 import (

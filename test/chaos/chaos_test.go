@@ -11,7 +11,7 @@
 //   - each blob was fetched from upstream once, or again only where the fault explains
 //     it: what was on its way when the fault struck, and what only a lost node had;
 //   - no node asked the upstream unless its entry let it, and for each image no more than
-//     one node at a time did, watched through the whole round.
+//     one node at a time had such an entry, watched through the whole round.
 //
 // The seed that is printed repeats the faults, their moments and their victims:
 //
