@@ -15,8 +15,8 @@ import (
 // nil is well-behaved: every request is searched for, and found if a peer has
 // it. What the node itself has, and what a peer asks for, is always answered.
 //
-// Spegel's, as its code has them (v0.7.4) and as they were measured once, with two to four of its
-// processes on one machine, by hand:
+// Spegel's, as its code has them (v0.7.4) and as they were measured once, by hand, on five
+// nodes:
 //   - It looks for at most three holders of a key and keeps them for 5 s, in
 //     which it asks nobody else. With fewer it looks again after 2.5 s, so that a
 //     negative answer repeats for 2.5 s, whatever peers get meanwhile.
