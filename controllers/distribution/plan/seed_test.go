@@ -372,3 +372,35 @@ func TestASeedOfASiblingComesFirst(t *testing.T) {
 		t.Errorf("n1 gets %+v, want both images", set)
 	}
 }
+
+// Nobody could tell afterwards whether a seed had begun that was demoted before its agent acknowledged
+// its promotion.
+func TestASeedIsNotReplacedBeforeItsAgentHasSeenThatItIsOne(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		reason       string
+		acknowledged bool
+		want         string
+	}{
+		{"its node is gone, and its agent may have begun", false, "n000"},
+		{"its node is gone, and its agent has seen the promotion", true, ""}, // and then another, once this is written
+	} {
+		promoted := peerEntry(now, 0, 9)
+		promoted.Wanted.RegistryPolicy = v1alpha1.RegistryPolicyDefault
+		state := stateOf(now, promoted, nil)
+		state.Nodes[0].Ready, state.Nodes[0].Acknowledged, state.Nodes[0].HeardAt = false, tt.acknowledged, now
+		step := Next(state, DefaultLimits())
+		seeds := map[string]string{"n000": waveImage}
+		for name, set := range step.Sets {
+			delete(seeds, name)
+			for _, entry := range set {
+				if entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault {
+					seeds[name] = entry.Name
+				}
+			}
+		}
+		if _, stays := seeds["n000"]; stays != (tt.want == "n000") || len(seeds) > 1 {
+			t.Errorf("%s: the seeds are %v", tt.reason, seeds)
+		}
+	}
+}
