@@ -252,7 +252,7 @@ func (r *round) judge(_ context.Context) {
 
 // got picks requests that content was sent in answer to.
 func got(request upstream.Request) bool {
-	return request.Method == http.MethodGet && request.Status/100 == 2
+	return request.Method == http.MethodGet && request.Status/100 == 2 && request.Bytes > 0
 }
 
 // excused reports whether the fault explains why content had to be sent again: the fault cuts
