@@ -73,7 +73,9 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 	from := origin{ref: req.Ref, hostsDir: hosts.Root(), credential: credential}
 	if want != "" {
 		from.ref = req.Ref.WithDigest(want)
-		r.fetchRootFirst(ctx, hosts, req, want, m)
+	}
+	if req.Digest != "" { // another node may have it: what a tag means is new
+		r.fetchRootFirst(ctx, hosts, req, m)
 	}
 	target, err := r.transferPastMirrors(ctx, hosts, req, from, m)
 	if err != nil {
@@ -89,13 +91,13 @@ const rootTimeout = 300 * time.Millisecond
 // fetchRootFirst fetches the manifest or index from a mirror, if one has it, before the daemon asks for
 // it by a HEAD and then a GET: of two requests within seconds Spegel often misses the second, so that a
 // seed that takes over from another would get the manifest from the registry again.
-func (r *Runtime) fetchRootFirst(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, want digest.Digest, m *meter) {
-	if _, known, err := r.describe(ctx, want); known || err != nil || len(hosts.Mirrors) == 0 {
+func (r *Runtime) fetchRootFirst(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, m *meter) {
+	if _, known, err := r.describe(ctx, req.Digest); known || err != nil || len(hosts.Mirrors) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, rootTimeout)
 	defer cancel()
-	if _, err := r.newFetcher(hosts, req, m).tryRoot(ctx, want); err != nil {
+	if _, err := r.newFetcher(hosts, req, m).tryRoot(ctx, req.Digest); err != nil {
 		r.Log.V(2).Info("Left the manifest to containerd", "image", req.Ref.String(), "error", err.Error())
 	}
 }

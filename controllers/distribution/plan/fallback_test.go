@@ -119,3 +119,19 @@ func TestFallbackThatFailsTriesTheMirrorAgain(t *testing.T) {
 		t.Errorf("it came from %s", got)
 	}
 }
+
+func TestAMirrorHasFailedANodeOnlyWhereItDidNotServe(t *testing.T) {
+	for reason, want := range map[string]bool{v1alpha1.ReasonNotOnMirror: true, v1alpha1.ReasonInsufficientDisk: false} {
+		p := &placement{state: failed, current: true, Entry: Entry{
+			Wanted: &v1alpha1.NodeImage{Name: "reg/a:v1", RegistryPolicy: v1alpha1.RegistryPolicyMirror},
+			Status: &v1alpha1.NodeImageStatus{Name: "reg/a:v1", State: v1alpha1.ImageFailed, Reason: reason},
+		}}
+		if got := p.mirrorFailed(); got != want {
+			t.Errorf("%s: the mirror has failed it %t, want %t", reason, got, want)
+		}
+		p.state = lost // it may have been served since
+		if p.mirrorFailed() {
+			t.Errorf("%s: the mirror has failed a node that is lost", reason)
+		}
+	}
+}

@@ -359,3 +359,52 @@ func TestByDigest(t *testing.T) {
 		}
 	}
 }
+
+func TestWhichAnswersCount(t *testing.T) {
+	const told = "sha256:told"
+	for _, tt := range []struct {
+		reason  string
+		nodes   int // that the prefetch desires
+		request string
+		digest  string
+		open    int
+	}{
+		{"the answer of a node that is no resolver any more", 1, "1", told, 0},
+		{"one that answers a prefetch which is gone as well", 1, "0-gone,1", told, 0},
+		{"none", 1, "", "", 1},
+		{"none is needed where no node is to have the image", 0, "", "", 0},
+	} {
+		pf := &prefetch{Prefetch: &Prefetch{Key: "team/x"}, requestID: "1", targets: &targetNodes{desired: make([]*node, tt.nodes)}}
+		im := &image{name: "reg/a:v1", prefetches: []*prefetch{pf}, resolved: map[*prefetch]bool{}}
+		im.entries = []nodeEntry{{Entry: Entry{
+			Wanted: &v1alpha1.NodeImage{Name: im.name, Digest: told, RegistryPolicy: v1alpha1.RegistryPolicyMirror},
+			Status: &v1alpha1.NodeImageStatus{Name: im.name, Digest: told, Request: tt.request, State: v1alpha1.ImagePresent},
+		}}}
+		im.resolveDigest()
+		if im.digest != tt.digest || len(im.openRequestIDs) != tt.open {
+			t.Errorf("%s: the tag means %q, and %v are open", tt.reason, im.digest, im.openRequestIDs)
+		}
+	}
+}
+
+func TestAnOrphanedResolverIsOneThatMayStillAsk(t *testing.T) {
+	for _, tt := range []struct {
+		reason               string
+		wanted, acknowledged bool
+		want                 bool
+	}{
+		{"nobody wants the image there, and its agent may have begun", false, false, true},
+		{"its agent has seen that nobody wants it", false, true, false},
+		{"it is wanted", true, false, false},
+	} {
+		p := &placement{node: &node{Node: &Node{Acknowledged: tt.acknowledged}}, state: pulling, Entry: Entry{
+			Wanted: &v1alpha1.NodeImage{Name: "reg/a:v1", Request: "1", RegistryPolicy: v1alpha1.RegistryPolicyDefault},
+		}}
+		if tt.wanted {
+			p.requirements = &requirements{}
+		}
+		if got := (&image{placements: []*placement{p}}).hasOrphanedResolver(); got != tt.want {
+			t.Errorf("%s: orphaned %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
