@@ -47,7 +47,9 @@
 // has longer, because its agent has nothing to report meanwhile.
 //
 // Images of one prefetch often share layers, so they move together: a seed that has stalled or
-// failed with one of them keeps it while it pulls another, for three times SeedTimeout longer.
+// failed with one of them keeps it while it pulls another, for three times SeedTimeout longer. And
+// no node takes one of them over that could not take another yet, because its agent has yet to see
+// that an earlier entry is gone.
 //
 // # Tags
 //

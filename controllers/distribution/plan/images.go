@@ -89,9 +89,12 @@ func (pl *planner) assess(im *image, p *placement) {
 	if p.isSeed() && (p.state == pulling || p.state == present) {
 		im.countSeed(p.node)
 	}
-	if p.isSeed() && p.state == pulling {
-		for _, pf := range im.prefetches {
+	for _, pf := range im.prefetches {
+		if p.isSeed() && p.state == pulling {
 			pf.pullingImages[p.node.index]++
+		}
+		if p.removalPending() {
+			pf.leavingImages[p.node.index]++
 		}
 	}
 }

@@ -27,7 +27,7 @@ func (pl *planner) promoteSeeds(im *image, g *platformGroup) {
 		case p.staysSeed() && !p.unanswered():
 			failing = append(failing, p)
 		}
-		if p.requirements != nil && pl.mayUseUpstream(g, p) {
+		if p.requirements != nil && pl.mayUseUpstream(g, p) && (g.holders > 0 || !im.siblingLeaves(p)) {
 			candidates = append(candidates, p)
 		}
 	}
@@ -98,6 +98,13 @@ func (pl *planner) waitsForSibling(im *image, p *placement) bool {
 	}
 	pl.wakeAt(until)
 	return true
+}
+
+// siblingLeaves reports whether the node's agent has yet to see that the entry of another image of the
+// same prefetch is gone. Until then the node cannot be the seed of that one, and two images that are
+// to move together would part.
+func (im *image) siblingLeaves(p *placement) bool {
+	return slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return pf.leavingImages[p.node.index] > 0 })
 }
 
 // promote makes a node a seed.
