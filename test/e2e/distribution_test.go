@@ -141,7 +141,6 @@ var _ = Describe("A prefetch", func() {
 
 		eventuallyReady(ctx, prefetch(ctx, "octets", imagesOf(name)))
 
-		fetchedOnce("octets/app", old)
 		for _, node := range s.Cluster.Nodes() {
 			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
 			run(ctx, "octets-"+node.Name, node, name)
