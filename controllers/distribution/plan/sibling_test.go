@@ -88,7 +88,7 @@ func TestImagesThatMoveWaitForANodeThatCanTakeThemAll(t *testing.T) {
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	since := now.Add(-DefaultLimits().SeedTimeout - time.Second)
 	for _, acknowledged := range []bool{false, true} {
-		stalled, left := map[string]Entry{}, map[string]Entry{}
+		stalled, gone := map[string]Entry{}, map[string]Entry{}
 		for name, d := range map[string]string{a: "sha256:a", b: "sha256:b"} {
 			stalled[name] = Entry{
 				Wanted:    &v1alpha1.NodeImage{Name: name, Digest: d, RegistryPolicy: v1alpha1.RegistryPolicyDefault, Retention: v1alpha1.RetentionPinned},
@@ -97,14 +97,21 @@ func TestImagesThatMoveWaitForANodeThatCanTakeThemAll(t *testing.T) {
 			}
 		}
 		if !acknowledged {
-			left[b] = Entry{Status: &v1alpha1.NodeImageStatus{Name: b, Digest: "sha256:b", State: v1alpha1.ImageFailed, Reason: v1alpha1.ReasonNotOnMirror}}
+			gone[b] = Entry{Status: &v1alpha1.NodeImageStatus{Name: b, Digest: "sha256:b", State: v1alpha1.ImageFailed, Reason: v1alpha1.ReasonNotOnMirror}}
 		}
 		step := Next(State{Now: now, Prefetches: []Prefetch{{Key: "team/x", UID: "x", Images: []string{a, b}}}, Nodes: []Node{
 			{Name: "n0", Platform: "linux/amd64", Ready: true, Acknowledged: true, Entries: stalled},
-			{Name: "n1", Platform: "linux/amd64", Ready: true, Acknowledged: acknowledged, HeardAt: now, Entries: left},
+			{Name: "n1", Platform: "linux/amd64", Ready: true, Acknowledged: acknowledged, HeardAt: now, Entries: gone},
 		}}, DefaultLimits())
-		if set, changed := step.Sets["n0"]; changed && len(set) == 0 != acknowledged {
-			t.Errorf("the other node's agent has seen all %t: the seed is left with %d images", acknowledged, len(set))
+		left, want := 2, 2
+		if acknowledged {
+			want = 0
+		}
+		if set, changed := step.Sets["n0"]; changed {
+			left = len(set)
+		}
+		if left != want {
+			t.Errorf("the other node's agent has seen all %t: the seed is left with %d images, want %d", acknowledged, left, want)
 		}
 	}
 }
