@@ -54,3 +54,26 @@ func TestWhatAFaultExcuses(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatWasSentAgain(t *testing.T) {
+	const size = 1 << 20
+	request := func(offset, bytes int64, complete bool) upstream.Request {
+		return upstream.Request{Offset: offset, Bytes: bytes, Complete: complete}
+	}
+	for _, tt := range []struct {
+		reason   string
+		requests upstream.Requests
+		want     bool
+	}{
+		{"once", upstream.Requests{request(0, size, true)}, false},
+		{"cut, and gone on with from what was read", upstream.Requests{request(0, 65536, false), request(50000, size-50000, true)}, false},
+		{"twice", upstream.Requests{request(0, size, true), request(0, size, true)}, true},
+		{"cut, and begun again", upstream.Requests{request(0, 65536, false), request(0, size, true)}, true},
+		{"the rest of it to one node, and all of it to another", upstream.Requests{request(400000, size-400000, true), request(0, size, true)}, true},
+		{"the rest of it twice", upstream.Requests{request(0, 400000, false), request(390000, size-390000, true), request(390000, size-390000, true)}, true},
+	} {
+		if got := sentAgain(size, tt.requests); got != tt.want {
+			t.Errorf("%s: sent again %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
