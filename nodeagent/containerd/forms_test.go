@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,7 +21,9 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/images"
+	"github.com/sluice-dev/sluice/test/upstream"
 )
 
 // forms are images as registries have them, of layers of a KiB.
@@ -40,10 +43,7 @@ var forms = []struct {
 	{"layers compressed with zstd", func(layers []v1.Layer) images.Artifact {
 		var compressed []v1.Layer
 		for _, layer := range layers {
-			stream, err := layer.Uncompressed()
-			Expect(err).NotTo(HaveOccurred())
-			raw, err := io.ReadAll(stream)
-			Expect(err).NotTo(HaveOccurred())
+			raw := tarOf(layer)
 			zstd, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
 				tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
 			Expect(err).NotTo(HaveOccurred())
@@ -54,10 +54,7 @@ var forms = []struct {
 	{"layers that are not compressed", func(layers []v1.Layer) images.Artifact {
 		var plain []v1.Layer
 		for _, layer := range layers {
-			stream, err := layer.Uncompressed()
-			Expect(err).NotTo(HaveOccurred())
-			raw, err := io.ReadAll(stream)
-			Expect(err).NotTo(HaveOccurred())
+			raw := tarOf(layer)
 			plain = append(plain, static.NewLayer(raw, types.OCIUncompressedLayer))
 		}
 		return form(empty.Image, types.OCIManifestSchema1, types.OCIConfigJSON, types.OCIUncompressedLayer, plain)
@@ -86,6 +83,16 @@ var forms = []struct {
 			mutate.IndexAddendum{Add: ociImage(layers), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
 			mutate.IndexAddendum{Add: attestation, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}})
 	}},
+}
+
+func tarOf(layer v1.Layer) []byte {
+	GinkgoHelper()
+	stream, err := layer.Uncompressed()
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { Expect(stream.Close()).To(Succeed()) }()
+	raw, err := io.ReadAll(stream)
+	Expect(err).NotTo(HaveOccurred())
+	return raw
 }
 
 func ociImage(layers []v1.Layer) v1.Image {
@@ -128,5 +135,38 @@ var _ = Describe("An image that the kubelet can pull", func() {
 				Eventually(ctx, func() any { return status(ctx, name) }).ShouldNot(BeNil(), "CRI knows it")
 			}, SpecTimeout(specTimeout))
 		}
+	}
+})
+
+var _ = Describe("What no container can run", func() {
+	for _, policy := range []v1alpha1.RegistryPolicy{seed, peer} {
+		DescribeTable("is refused in words: "+string(policy),
+			func(ctx context.Context, change func(v1.Image) v1.Image, want string) {
+				p := newPair("refused-" + string(policy))
+				p.image = change(p.image.(v1.Image))
+				Expect(p.registry.Push(p.repository+":v1", p.image)).To(Succeed())
+				Expect(p.mirror.Push(p.repository+":v1", p.image)).To(Succeed())
+				d, err := p.image.Digest()
+				Expect(err).NotTo(HaveOccurred())
+				p.digest = digest.Digest(d.String())
+
+				runtime := start(options())
+				_, err = pull(ctx, runtime, p.request(policy))
+				Expect(err).To(MatchError(nodeagent.ErrImageInvalid))
+				Expect(err).To(MatchError(ContainSubstring(want)))
+				Expect(present(ctx, runtime, p)).To(BeFalse())
+				if policy == peer {
+					Expect(p.mirror.Requests().Where(upstream.Blobs)).To(BeEmpty(), "the manifest alone tells")
+				}
+			},
+			Entry("an artifact of another kind", func(image v1.Image) v1.Image {
+				return mutate.ConfigMediaType(image, "application/vnd.cncf.helm.config.v1+json")
+			}, `"application/vnd.cncf.helm.config.v1+json", so that it is no container image`, SpecTimeout(specTimeout)),
+			Entry("a config that would fill the agent's memory", func(image v1.Image) v1.Image {
+				large, err := mutate.Config(image, v1.Config{Labels: map[string]string{"large": strings.Repeat("x", 9<<20)}})
+				Expect(err).NotTo(HaveOccurred())
+				return large
+			}, "a manifest or config may have 8388608", SpecTimeout(specTimeout)),
+		)
 	}
 })

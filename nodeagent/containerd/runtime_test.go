@@ -5,26 +5,19 @@ package containerd_test
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/upstream"
@@ -36,179 +29,6 @@ const (
 )
 
 var _ = Describe("Seed", func() {
-	It("believes the registry rather than a mirror about what a tag means", func(ctx context.Context) {
-		p := newPair("fresh")
-		p.configure("resolve")
-		stale, err := images.Image(images.Options{Layers: images.Layers("stale", 1, images.KiB)})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
-		runtime := start(options())
-		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Digest", p.digest))
-		Expect(present(ctx, runtime, p)).To(BeTrue())
-
-		By("asking the registry one question in another pull")
-		p.registry.Reset()
-		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Source", v1alpha1.SourceLocal))
-		requests := p.registry.Requests()
-		Expect(requests).To(HaveLen(1))
-		Expect(requests[0]).To(And(HaveField("Method", http.MethodHead), HaveField("UserAgent", "sluice-agent/test")))
-	}, SpecTimeout(specTimeout))
-
-	It("asks the registry as hosts.toml says it is reached, where that stands beside the mirror without a server line", func(ctx context.Context) {
-		p := newPair("beside")
-		stale, err := images.Image(images.Options{Layers: images.Layers("stale beside", 1, images.KiB)})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
-		hosts(p.registry.Host(), "[host.%q]\n[host.%q]\n", p.mirror.URL(), p.registry.URL())
-		Expect(pull(ctx, start(options()), p.request(seed))).To(HaveField("Digest", p.digest))
-	}, SpecTimeout(specTimeout))
-
-	It("takes no mirror's answer for the registry's, also where the registry does not answer", func(ctx context.Context) {
-		p := newPair("airgapped")
-		p.configure("resolve")
-		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
-		_, err := pull(ctx, start(options()), p.request(seed))
-		Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
-
-		By("naming the mirror as one whose answers count as the registry's")
-		opts := options()
-		opts.UpstreamHosts = []string{p.mirror.Host()}
-		Expect(pull(ctx, start(opts), p.request(seed))).To(HaveField("Digest", p.digest))
-	}, SpecTimeout(specTimeout))
-
-	It("has containerd ask a registry that only containerd can reach", func(ctx context.Context) {
-		p := newPair("daemon-only")
-		private, err := upstream.New(upstream.Options{TLS: true})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(private.Start(machines.GatewayIP + ":0")).To(Succeed())
-		DeferCleanup(private.Close)
-		Expect(private.Push(p.repository+":v1", p.image)).To(Succeed())
-		stale, err := images.Image(images.Options{Layers: images.Layers("stale daemon-only", 1, images.KiB)})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(p.mirror.Push(p.repository+":v1", stale)).To(Succeed())
-		// The file of the authority is on the node alone, as where k3s puts it.
-		Expect(os.WriteFile(filepath.Join(filepath.Dir(node.ContentDir), "private-ca.crt"), private.CAPEM(), 0o600)).To(Succeed())
-		hosts(private.Host(), "[host.%q]\n[host.%q]\nca = '/var/lib/containerd/private-ca.crt'\n", p.mirror.URL(), private.URL())
-		private.Protect("team/private", &upstream.Auth{Users: map[string]string{"robot": "hunter2"}})
-		Expect(private.Push("team/private:v1", p.image)).To(Succeed())
-		runtime := start(options())
-		request := func(image string) nodeagent.PullRequest {
-			ref, err := imageref.Parse(private.Host() + "/" + image)
-			Expect(err).NotTo(HaveOccurred())
-			return nodeagent.PullRequest{Ref: ref, Policy: seed}
-		}
-
-		Expect(pull(ctx, runtime, request("team/app:v1"))).To(HaveField("Digest", p.digest))
-		_, err = pull(ctx, runtime, request("team/app:unknown"))
-		Expect(err).To(MatchError(nodeagent.ErrImageNotFound))
-		_, err = pull(ctx, runtime, request("team/private:v1"))
-		Expect(err).To(MatchError(nodeagent.ErrUnauthorized))
-		allowed := request("team/private:v1")
-		allowed.Credentials = []nodeagent.Credential{{Username: "robot", Password: "hunter2"}}
-		Expect(pull(ctx, runtime, allowed)).To(HaveField("Digest", p.digest))
-
-		By("leaving nothing behind")
-		left, err := direct.ImageService().List(namespaces.WithNamespace(ctx, "sluice"))
-		Expect(err).NotTo(HaveOccurred())
-		Expect(left).To(BeEmpty())
-		files, err := os.ReadDir(filepath.Join(options().ScratchPath, "hosts"))
-		Expect(err).NotTo(HaveOccurred())
-		Expect(files).To(BeEmpty())
-	}, SpecTimeout(specTimeout))
-
-	It("goes on with a mirror that only containerd can reach, where nothing comes without it", func(ctx context.Context) {
-		p := newPair("cut-off")
-		// The agent's own requests are never answered. The registry is away.
-		target, err := url.Parse(p.mirror.URL())
-		Expect(err).NotTo(HaveOccurred())
-		honest := httputil.NewSingleHostReverseProxy(target)
-		gate := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasPrefix(r.UserAgent(), "sluice-agent/") {
-				<-r.Context().Done()
-				return
-			}
-			honest.ServeHTTP(w, r)
-		}))
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull', 'resolve']\n", p.registry.URL(), gate)
-		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
-		req := p.request(seed)
-		req.Digest = p.digest
-		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
-	}, SpecTimeout(specTimeout))
-
-	It("leaves out a mirror that hangs as soon as it is asked for content, after a pull that received nothing", func(ctx context.Context) {
-		p := newPair("stuck")
-		stuck := listenOnGateway(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			if strings.Contains(r.URL.Path, "/team/") {
-				<-r.Context().Done()
-			}
-		}))
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull']\n", p.registry.URL(), stuck)
-		req, runtime := p.request(seed), start(options())
-		req.Digest = p.digest
-		first, cancel := context.WithTimeoutCause(ctx, 5*time.Second, nodeagent.ErrNoProgress) // as the agent ends it
-		defer cancel()
-		_, err := pull(first, runtime, req)
-		Expect(err).To(HaveOccurred())
-		Expect(pull(ctx, runtime, req)).To(HaveField("Source", v1alpha1.SourceUpstream))
-	}, SpecTimeout(specTimeout))
-
-	It("gets a manifest from a mirror that answers the first of several requests only, as Spegel often does", func(ctx context.Context) {
-		p := newPair("once")
-		target, err := url.Parse(p.mirror.URL())
-		Expect(err).NotTo(HaveOccurred())
-		honest := httputil.NewSingleHostReverseProxy(target)
-		var asked atomic.Int32
-		spegel := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, p.digest.String()) && asked.Add(1) > 1 {
-				http.NotFound(w, r)
-				return
-			}
-			honest.ServeHTTP(w, r)
-		}))
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull']\n", p.registry.URL(), spegel)
-		req := p.request(seed)
-		req.Digest = p.digest
-		Expect(pull(ctx, start(options()), req)).To(HaveField("Digest", p.digest))
-		Expect(asked.Load()).To(BeNumerically(">", 1))
-		Expect(p.registry.Requests().Tallies()).To(HaveEach(HaveField("Complete", BeZero())), "nothing was fetched from the registry")
-	}, SpecTimeout(specTimeout))
-
-	It("leaves out a mirror that accepts connections and answers nothing", func(ctx context.Context) {
-		p := newPair("hanging")
-		Expect(p.mirror.CutOff(upstream.Hang)).To(Succeed())
-		DeferCleanup(p.mirror.Restore)
-		runtime := start(options())
-		Expect(pull(ctx, runtime, p.request(seed))).To(HaveField("Source", v1alpha1.SourceUpstream))
-		Expect(present(ctx, runtime, p)).To(BeTrue())
-		Expect(p.mirror.Connections()).To(HaveLen(1), "it was asked once, and not for each blob")
-	}, SpecTimeout(specTimeout))
-
-	It("does not take a mirror's 404 for the registry's", func(ctx context.Context) {
-		p := newPair("outage")
-		p.configure("resolve")
-		DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
-		Expect(p.registry.CutOff(upstream.Refuse)).To(Succeed())
-		_, err := pull(ctx, start(options()), p.request(seed))
-		Expect(err).To(MatchError(nodeagent.ErrRegistryUnavailable))
-		Expect(err).NotTo(MatchError(nodeagent.ErrImageNotFound))
-	}, SpecTimeout(specTimeout))
-
-	DescribeTable("translates the registry's answer",
-		func(ctx context.Context, status int, want error) {
-			p := newPair("answers")
-			DeferCleanup(p.mirror.Inject(upstream.Any, 0, upstream.Answer(404)))
-			DeferCleanup(p.registry.Inject(upstream.Any, 0, upstream.Answer(status)))
-			_, err := pull(ctx, start(options()), p.request(seed))
-			Expect(err).To(MatchError(want))
-		},
-		Entry("401", 401, nodeagent.ErrUnauthorized, SpecTimeout(specTimeout)),
-		Entry("403", 403, nodeagent.ErrUnauthorized, SpecTimeout(specTimeout)),
-		Entry("404", 404, nodeagent.ErrImageNotFound, SpecTimeout(specTimeout)),
-		Entry("429", 429, nodeagent.ErrRegistryUnavailable, SpecTimeout(specTimeout)),
-		Entry("500", 500, nodeagent.ErrRegistryUnavailable, SpecTimeout(specTimeout)),
-	)
-
 	It("fetches layers of which only the snapshots are left", func(ctx context.Context) {
 		p := newPair("outlived")
 		runtime := start(options())
@@ -350,67 +170,6 @@ server = %q
 		Expect(p.registry.Connections()).To(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	It("waits for a mirror that comes up after the agent, as on a new node", func(ctx context.Context) {
-		p := newPair("late")
-		Expect(p.mirror.CutOff(upstream.Refuse)).To(Succeed())
-		opts := options()
-		opts.MirrorStartTimeout = time.Minute
-		runtime := start(opts)
-		pulled := make(chan nodeagent.Result, 1)
-		go func() {
-			defer GinkgoRecover()
-			result, err := pull(ctx, runtime, p.request(peer))
-			Expect(err).NotTo(HaveOccurred())
-			pulled <- result
-		}()
-		// It gives up on one that was there after five tries, one a second.
-		Consistently(ctx, pulled).WithTimeout(8 * time.Second).ShouldNot(Receive())
-		Expect(p.mirror.Restore()).To(Succeed())
-		Eventually(ctx, pulled).Should(Receive(HaveField("Source", v1alpha1.SourceMirror)))
-
-		By("being away for the second time")
-		Expect(p.mirror.CutOff(upstream.Refuse)).To(Succeed())
-		p.push("late-again", 1, images.KiB)
-		_, err := pull(ctx, runtime, p.request(peer))
-		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror))
-		Expect(p.registry.Connections()).To(BeEmpty())
-	}, SpecTimeout(specTimeout))
-
-	It("waits for a hosts.toml that comes after the agent", func(ctx context.Context) {
-		p := newPair("unconfigured")
-		hosts(p.registry.Host(), "server = %q\n", p.registry.URL())
-		opts := options()
-		opts.MirrorStartTimeout = time.Minute
-		runtime := start(opts)
-		pulled := make(chan nodeagent.Result, 1)
-		go func() {
-			defer GinkgoRecover()
-			result, err := pull(ctx, runtime, p.request(peer))
-			Expect(err).NotTo(HaveOccurred())
-			pulled <- result
-		}()
-		Consistently(ctx, pulled).WithTimeout(3 * time.Second).ShouldNot(Receive())
-		p.configure("pull")
-		Eventually(ctx, pulled).Should(Receive(HaveField("Source", v1alpha1.SourceMirror)))
-	}, SpecTimeout(specTimeout))
-
-	It("asks a mirror that answers nothing once, and goes on with the next", func(ctx context.Context) {
-		p := newPair("hanging-first")
-		second := serve()
-		Expect(second.Push(p.repository+":v1", p.image)).To(Succeed())
-		Expect(p.mirror.CutOff(upstream.Hang)).To(Succeed())
-		DeferCleanup(p.mirror.Restore)
-		runtime := start(options())
-		_, err := pull(ctx, runtime, p.request(peer))
-		Expect(err).To(MatchError(nodeagent.ErrNotOnMirror), "which the controller goes by")
-		asked := len(p.mirror.Connections())
-		Expect(asked).To(Equal(1), "once, and not once a second")
-		hosts(p.registry.Host(), "server = %q\n[host.%q]\n[host.%q]\n", p.registry.URL(), p.mirror.URL(), second.URL())
-		Expect(pull(ctx, runtime, p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
-		Expect(p.mirror.Connections()).To(HaveLen(asked), "there is another now")
-		Expect(p.registry.Connections()).To(BeEmpty())
-	}, SpecTimeout(specTimeout))
-
 	It("throws away content with the wrong digest", func(ctx context.Context) {
 		p := newPair("garbage")
 		layer := p.layers()[2]
@@ -452,19 +211,6 @@ server = %q
 	}, SpecTimeout(specTimeout))
 })
 
-// listenOnGateway starts a server that the node reaches, and returns its URL.
-func listenOnGateway(handler http.Handler) string {
-	GinkgoHelper()
-	server := httptest.NewUnstartedServer(handler)
-	Expect(server.Listener.Close()).To(Succeed())
-	var err error
-	server.Listener, err = net.Listen("tcp", machines.GatewayIP+":0")
-	Expect(err).NotTo(HaveOccurred())
-	server.Start()
-	DeferCleanup(server.Close)
-	return server.URL
-}
-
 // lie puts a mirror before the pair's that sends zeros for a layer so many times. It returns how
 // often that mirror was asked for the layer.
 func lie(p *pair, layer string, times int32) *atomic.Int32 {
@@ -484,39 +230,6 @@ func lie(p *pair, layer string, times int32) *atomic.Int32 {
 	hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), liar.URL)
 	return asked
 }
-
-var _ = Describe("What no container can run", func() {
-	for _, policy := range []v1alpha1.RegistryPolicy{seed, peer} {
-		DescribeTable("is refused in words: "+string(policy),
-			func(ctx context.Context, change func(v1.Image) v1.Image, want string) {
-				p := newPair("refused-" + string(policy))
-				p.image = change(p.image.(v1.Image))
-				Expect(p.registry.Push(p.repository+":v1", p.image)).To(Succeed())
-				Expect(p.mirror.Push(p.repository+":v1", p.image)).To(Succeed())
-				d, err := p.image.Digest()
-				Expect(err).NotTo(HaveOccurred())
-				p.digest = digest.Digest(d.String())
-
-				runtime := start(options())
-				_, err = pull(ctx, runtime, p.request(policy))
-				Expect(err).To(MatchError(nodeagent.ErrImageInvalid))
-				Expect(err).To(MatchError(ContainSubstring(want)))
-				Expect(present(ctx, runtime, p)).To(BeFalse())
-				if policy == peer {
-					Expect(p.mirror.Requests().Where(upstream.Blobs)).To(BeEmpty(), "the manifest alone tells")
-				}
-			},
-			Entry("an artifact of another kind", func(image v1.Image) v1.Image {
-				return mutate.ConfigMediaType(image, "application/vnd.cncf.helm.config.v1+json")
-			}, `"application/vnd.cncf.helm.config.v1+json", so that it is no container image`, SpecTimeout(specTimeout)),
-			Entry("a config that would fill the agent's memory", func(image v1.Image) v1.Image {
-				large, err := mutate.Config(image, v1.Config{Labels: map[string]string{"large": strings.Repeat("x", 9<<20)}})
-				Expect(err).NotTo(HaveOccurred())
-				return large
-			}, "a manifest or config may have 8388608", SpecTimeout(specTimeout)),
-		)
-	}
-})
 
 var _ = Describe("containerd's restart", Serial, func() {
 	It("ends the pull at once, and costs no blob that was complete", func(ctx context.Context) {
