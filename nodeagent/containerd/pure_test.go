@@ -6,6 +6,9 @@ package containerd
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,9 +18,11 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
 	"github.com/go-logr/logr/funcr"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
@@ -225,6 +230,41 @@ func TestClassify(t *testing.T) {
 				t.Errorf("classify(%v) = %v, want %v, without an answer %v", tt.err, got, tt.want, tt.unanswered)
 			}
 		})
+	}
+}
+
+// A registry comes back in the middle of a question about a digest.
+func TestARegistryThatComesBackHasNotSaidThatItHasNoSuchImage(t *testing.T) {
+	ref, err := imageref.Parse("registry.test/team/app@" + digest.FromString("app").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		reason    string
+		manifests http.HandlerFunc
+		want      error
+	}{
+		{"it hung up on the manifest", func(w http.ResponseWriter, _ *http.Request) {
+			connection, _, _ := w.(http.Hijacker).Hijack()
+			_ = connection.Close()
+		}, errUnreachable},
+		{"it has no such manifest", http.NotFound, nodeagent.ErrImageNotFound},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/manifests/") {
+				tt.manifests(w, r)
+				return
+			}
+			http.NotFound(w, r)
+		}))
+		t.Cleanup(server.Close)
+		host := docker.RegistryHost{
+			Client: server.Client(), Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://"), Path: "/v2",
+			Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+		}
+		if _, err := (&Runtime{}).ask(t.Context(), host, ref); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.reason, err, tt.want)
+		}
 	}
 }
 

@@ -83,6 +83,9 @@ func (r *Runtime) resolveFromHere(ctx context.Context, hosts *mirror.Hosts, ref 
 func (r *Runtime) ask(ctx context.Context, host docker.RegistryHost, ref imageref.Reference) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
+	client := *host.Client
+	client.Transport = &manifestsOnly{RoundTripper: client.Transport}
+	host.Client = &client
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil },
 		Headers: http.Header{"User-Agent": {r.UserAgent}},
@@ -92,6 +95,26 @@ func (r *Runtime) ask(ctx context.Context, host docker.RegistryHost, ref imagere
 		return "", fmt.Errorf("%w: %w", classify(err), err)
 	}
 	return desc.Digest, nil
+}
+
+// manifestsOnly answers a question about a blob as the one about a manifest before it was answered. The
+// resolver asks both about a digest. A registry that comes back between the two would seem to know of
+// no such image, which is final.
+type manifestsOnly struct {
+	http.RoundTripper
+	failed error // of the last question about a manifest
+}
+
+func (m *manifestsOnly) RoundTrip(request *http.Request) (*http.Response, error) {
+	if !strings.Contains(request.URL.Path, "/blobs/") {
+		response, err := m.RoundTripper.RoundTrip(request)
+		m.failed = err
+		return response, err
+	}
+	if m.failed != nil {
+		return nil, m.failed
+	}
+	return &http.Response{StatusCode: http.StatusNotFound, Status: "404 Not Found", Body: http.NoBody, Request: request}, nil
 }
 
 // askNamespace is the containerd namespace of pulls that only ask, so that what they leave is no
