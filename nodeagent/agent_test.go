@@ -117,12 +117,42 @@ func TestOnlyPullsThatNeedCredentialsWaitForTheController(t *testing.T) {
 		a.credentials = unavailableCredentials{}
 		a.start()
 		private := seedOf("v2", "m1")
-		private.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
+		private.ImagePullSecrets = []v1alpha1.PullSecretSource{{Namespace: "team", Name: "key"}}
 		a.apply(seedOf("v1", "m1"), private)
 		a.advance(moment)
 		a.state(name("v1"), v1alpha1.ImagePresent, "")
 		a.state(name("v2"), v1alpha1.ImagePending, v1alpha1.ReasonCredentialsUnavailable)
 	})
+}
+
+func TestAPullGoesOnWithoutTheCredentialsOfAServiceAccount(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		a.push("v1", a.runtime.Upstream)
+		a.stop()
+		a.credentials = unavailableCredentials{}
+		a.start()
+		public := seedOf("v1", "m1")
+		public.ImagePullSecrets = []v1alpha1.PullSecretSource{{Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: "team", Name: "default"}}
+		a.apply(public)
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+	})
+}
+
+func TestAPrivateImageWaitsForTheCredentialsOfAServiceAccount(t *testing.T) {
+	for _, refusal := range []error{nodeagent.ErrUnauthorized, nodeagent.ErrImageNotFound} {
+		withAgent(t, func(a *agentTest) {
+			a.stop()
+			a.credentials = unavailableCredentials{}
+			a.runtime.Fail = func(nodeagent.PullRequest) error { return refusal }
+			a.start()
+			private := seedOf("v1", "m1")
+			private.ImagePullSecrets = []v1alpha1.PullSecretSource{{Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: "team", Name: "default"}}
+			a.apply(private)
+			a.advance(moment)
+			a.state(name("v1"), v1alpha1.ImagePending, v1alpha1.ReasonCredentialsUnavailable)
+		})
+	}
 }
 
 // fixedCredentials returns one credential.
@@ -141,7 +171,7 @@ func TestARegistryThatRepeatsTheCredentialsIsNotQuoted(t *testing.T) {
 		}
 		a.start()
 		private := seedOf("v1", "m1")
-		private.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
+		private.ImagePullSecrets = []v1alpha1.PullSecretSource{{Namespace: "team", Name: "key"}}
 		a.apply(private)
 		a.advance(moment)
 		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImagePullUnauthorized)

@@ -27,7 +27,7 @@ func TestAnotherPullBeginsWithoutTheOldReason(t *testing.T) {
 		{"another digest", func(s *v1alpha1.NodeImage) { s.Digest = "sha256:2" }, ""},
 		{"another policy", func(s *v1alpha1.NodeImage) { s.RegistryPolicy = v1alpha1.RegistryPolicyDefault }, ""},
 		{"other secrets are for the same pull", func(s *v1alpha1.NodeImage) {
-			s.ImagePullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "a", Name: "b"}}
+			s.ImagePullSecrets = []v1alpha1.PullSecretSource{{Namespace: "a", Name: "b"}}
 		}, v1alpha1.ReasonNotOnMirror},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

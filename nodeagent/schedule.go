@@ -6,6 +6,7 @@ package nodeagent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -111,22 +112,47 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 	a.pulls++
 	a.Log.Info("Started pull", "image", e.spec.Name, "digest", want, "policy", att.pull.Policy, "attempt", e.status.Attempts)
 
-	// The controller may be away: only a pull that needs credentials may wait for it.
-	private := len(e.spec.ImagePullSecrets) > 0
+	spec := e.spec
 	a.work.Go(func() {
 		defer cancel(nil)
-		result, err := Result{}, error(nil)
-		if a.Credentials != nil && att.pull.Policy == v1alpha1.RegistryPolicyDefault && private {
-			att.pull.Credentials, err = a.Credentials.For(ctx, e.spec.Name)
-		}
+		missing, err := a.addCredentials(ctx, spec, &att.pull)
+		var result Result
 		if err == nil {
 			result, err = att.run(ctx, a.Runtime, a.NoProgressTimeout, func() {
 				a.post(func() { a.onResolved(e, att) })
 			})
 			err = Redact(err, att.pull.Credentials)
 		}
+		if missing != nil && (errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrImageNotFound)) {
+			// Some registries say "not found" to the unauthorized.
+			err = fmt.Errorf("%w; without them: %s", missing, err.Error())
+		}
 		a.post(func() { a.onPulled(e, att, result, err) })
 	})
+}
+
+// optionalCredentialsTimeout is how long a pull waits for credentials that it may do without.
+const optionalCredentialsTimeout = 5 * time.Second
+
+// addCredentials asks for the credentials of a seed. The controller may be away, and a pull fails for
+// that only if somebody has named a Secret for it. A ServiceAccount may well have none: then the pull
+// goes on, and missing is why nothing is known of them.
+func (a *Agent) addCredentials(ctx context.Context, spec v1alpha1.NodeImage, pull *PullRequest) (missing, err error) {
+	if a.Credentials == nil || pull.Policy != v1alpha1.RegistryPolicyDefault || len(spec.ImagePullSecrets) == 0 {
+		return nil, nil
+	}
+	optional := !slices.ContainsFunc(spec.ImagePullSecrets, func(s v1alpha1.PullSecretSource) bool { return !s.IsServiceAccount() })
+	if optional {
+		limited, cancel := context.WithTimeout(ctx, optionalCredentialsTimeout)
+		defer cancel()
+		ctx = limited
+	}
+	pull.Credentials, err = a.Credentials.For(ctx, spec.Name)
+	if err != nil && optional {
+		a.Log.Info("Pulled without the credentials of service accounts", "image", spec.Name, "error", err.Error())
+		return err, nil
+	}
+	return nil, err
 }
 
 // onResolved records the registry's answer while the pull still runs, because peers wait for the

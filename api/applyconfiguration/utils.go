@@ -27,8 +27,6 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ImagePrefetchStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ImageStatus"):
 		return &apiv1alpha1.ImageStatusApplyConfiguration{}
-	case v1alpha1.SchemeGroupVersion.WithKind("NamespacedSecretReference"):
-		return &apiv1alpha1.NamespacedSecretReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NodeFailure"):
 		return &apiv1alpha1.NodeFailureApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NodeImage"):
@@ -45,6 +43,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.PrefetchPolicyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PrefetchPolicySpec"):
 		return &apiv1alpha1.PrefetchPolicySpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PullSecretSource"):
+		return &apiv1alpha1.PullSecretSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretReference"):
 		return &apiv1alpha1.SecretReferenceApplyConfiguration{}
 

@@ -138,8 +138,8 @@ func IsMirrorFailure(reason string) bool {
 
 // Reasons of the Events on an ImagePrefetch that no condition has.
 const (
-	// ReasonPullSecretMissing (Warning): one of spec.imagePullSecrets does not exist,
-	// or the controller may not read it. Pulls go on with the others.
+	// ReasonPullSecretMissing (Warning): one of spec.imagePullSecrets, the ServiceAccount or one of
+	// its secrets does not exist, or the controller may not read it. Pulls go on with the others.
 	ReasonPullSecretMissing = "PullSecretMissing"
 	// ReasonPullSecretMalformed (Warning): one of spec.imagePullSecrets, or an entry
 	// of it, cannot be used; the note says which and why, without its content. Pulls

@@ -79,13 +79,22 @@ type ImagePrefetchSpec struct {
 	Replicas *int32 `json:"replicas,omitempty"`
 
 	// imagePullSecrets are Secrets of the same namespace with registry credentials, as
-	// in a Pod. Default: none.
+	// in a Pod. Default: those of the ServiceAccount.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
 	ImagePullSecrets []SecretReference `json:"imagePullSecrets,omitempty"`
+
+	// serviceAccountName is the ServiceAccount of the same namespace whose imagePullSecrets count
+	// where imagePullSecrets is empty, as for a Pod. Default: "default".
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="not the name of a ServiceAccount: write one of this namespace, such as robot"
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 
 	// imageDownloadRetryLimit is how often a node tries an image again after the first
 	// failure. Then the node counts as failed, and one that pulls from the mirror may get

@@ -87,14 +87,14 @@ type NodeImage struct {
 	// +default="Pinned"
 	Retention RetentionPolicy `json:"retention,omitempty"`
 
-	// imagePullSecrets are the Secrets, in the namespaces of the ImagePrefetches
-	// that want the image, whose credentials may be used for it. The agent cannot
-	// read them: it asks the controller.
+	// imagePullSecrets are where the credentials come from that may be used for the image, in the
+	// namespaces of the ImagePrefetches that want it. Only an entry with the registryPolicy Default
+	// has any. The agent cannot read them: it asks the controller.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
-	ImagePullSecrets []NamespacedSecretReference `json:"imagePullSecrets,omitempty"`
+	ImagePullSecrets []PullSecretSource `json:"imagePullSecrets,omitempty"`
 
 	// joinedAt is when the node became one that is to have the image, if other nodes were to
 	// have it before; empty otherwise. Rollouts that have been held since before that time do
@@ -104,20 +104,42 @@ type NodeImage struct {
 	JoinedAt *metav1.Time `json:"joinedAt,omitempty"`
 }
 
-// NamespacedSecretReference names a Secret in any namespace.
-type NamespacedSecretReference struct {
-	// namespace of the Secret.
+// PullSecretSource names a Secret, or a ServiceAccount whose imagePullSecrets count, in any
+// namespace.
+type PullSecretSource struct {
+	// kind is Secret (default) or ServiceAccount.
+	//
+	// +optional
+	Kind PullSecretSourceKind `json:"kind,omitempty"`
+
+	// namespace of the object.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
 
-	// name of the Secret.
+	// name of the object.
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 }
+
+// PullSecretSourceKind is the kind of object that a PullSecretSource names; empty means Secret.
+//
+// +kubebuilder:validation:Enum=Secret;ServiceAccount
+type PullSecretSourceKind string
+
+const (
+	// PullSecretSourceSecret: the object is a pull secret.
+	PullSecretSourceSecret PullSecretSourceKind = "Secret"
+	// PullSecretSourceServiceAccount: the object names pull secrets, or none, as for a Pod that
+	// names none itself.
+	PullSecretSourceServiceAccount PullSecretSourceKind = "ServiceAccount"
+)
+
+// IsServiceAccount reports whether the source is a ServiceAccount, which may well name no secrets.
+func (s PullSecretSource) IsServiceAccount() bool { return s.Kind == PullSecretSourceServiceAccount }
 
 // ImageState is how far one image is on one node.
 //

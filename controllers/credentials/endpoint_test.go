@@ -92,6 +92,59 @@ var _ = Describe("Credential endpoint", func() {
 		})
 	})
 
+	Context("when the prefetch names no Secret", func() {
+		const private = "ghcr.io/shop/private:v1"
+
+		It("gives those of its service account", func(ctx SpecContext) {
+			create(ctx, serviceAccount(shop, "robot", "pull"))
+			other := prefetch(shop, "other", []v1alpha1.ImageReference{private})
+			other.Spec.ServiceAccountName = "robot"
+			create(ctx, other)
+			want(ctx, "node-a", fromUpstream(private, accountRef(shop, "robot")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), private)).To(And(HaveStatus(200), HaveField("Credentials", []string{"robot:p4ssw0rd"})))
+		})
+
+		It("gives those of the default one where it names none", func(ctx SpecContext) {
+			create(ctx, prefetch(shop, "other", []v1alpha1.ImageReference{private}))
+			create(ctx, serviceAccount(shop, "default", "pull"))
+			want(ctx, "node-a", fromUpstream(private, accountRef(shop, "default")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), private)).To(And(HaveStatus(200), HaveField("Credentials", []string{"robot:p4ssw0rd"})))
+		})
+
+		It("leaves out a service account that no prefetch of its namespace offers for the image", func(ctx SpecContext) {
+			create(ctx, serviceAccount(shop, "robot", "pull"))
+			By("having one with another service account, and one of that image with secrets of its own")
+			create(ctx, prefetch(shop, "other", []v1alpha1.ImageReference{private}))
+			both := prefetch(shop, "both", []v1alpha1.ImageReference{private}, "missing")
+			both.Spec.ServiceAccountName = "robot"
+			create(ctx, both)
+			want(ctx, "node-a", fromUpstream(private, accountRef(shop, "robot")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), private)).To(And(HaveStatus(200), HaveField("Credentials", BeEmpty())))
+		})
+
+		It("goes on without what is missing, and says so on the prefetch", func(ctx SpecContext) {
+			create(ctx, serviceAccount(shop, "robot", "missing", "pull"))
+			robot := prefetch(shop, "robot", []v1alpha1.ImageReference{private})
+			robot.Spec.ServiceAccountName = "robot"
+			create(ctx, robot)
+			nobody := prefetch(shop, "nobody", []v1alpha1.ImageReference{private})
+			nobody.Spec.ServiceAccountName = "nobody"
+			create(ctx, nobody)
+			want(ctx, "node-a", fromUpstream(private, accountRef(shop, "nobody"), accountRef(shop, "robot")))
+			Expect(ask(ctx, tokenOf(ctx, "node-a"), private)).To(And(HaveStatus(200), HaveField("Credentials", []string{"robot:p4ssw0rd"})))
+
+			Eventually(eventsOn(shop, "robot")).WithContext(ctx).Should(ConsistOf(And(
+				HaveField("Reason", v1alpha1.ReasonPullSecretMissing),
+				HaveField("Note", fmt.Sprintf("Secret %s/missing does not exist; pulling goes on without it", shop)),
+			)))
+			Eventually(eventsOn(shop, "nobody")).WithContext(ctx).Should(ConsistOf(And(
+				HaveField("Reason", v1alpha1.ReasonPullSecretMissing),
+				HaveField("Note", fmt.Sprintf("ServiceAccount %s/nobody does not exist; pulling goes on without it", shop)),
+				HaveField("Related.Kind", "ServiceAccount"),
+			)))
+		})
+	})
+
 	Context("when the Secret is rotated", func() {
 		It("gives the new one at the next request", func(ctx SpecContext) {
 			token := tokenOf(ctx, "node-a")
@@ -338,11 +391,23 @@ func prefetch(namespace, name string, images []v1alpha1.ImageReference, pullSecr
 	return made
 }
 
-func secretRef(namespace, name string) v1alpha1.NamespacedSecretReference {
-	return v1alpha1.NamespacedSecretReference{Namespace: namespace, Name: name}
+func secretRef(namespace, name string) v1alpha1.PullSecretSource {
+	return v1alpha1.PullSecretSource{Namespace: namespace, Name: name}
 }
 
-func fromUpstream(name string, pullSecrets ...v1alpha1.NamespacedSecretReference) v1alpha1.NodeImage {
+func accountRef(namespace, name string) v1alpha1.PullSecretSource {
+	return v1alpha1.PullSecretSource{Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: namespace, Name: name}
+}
+
+func serviceAccount(namespace, name string, pullSecrets ...string) *corev1.ServiceAccount {
+	made := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	for _, secret := range pullSecrets {
+		made.ImagePullSecrets = append(made.ImagePullSecrets, corev1.LocalObjectReference{Name: secret})
+	}
+	return made
+}
+
+func fromUpstream(name string, pullSecrets ...v1alpha1.PullSecretSource) v1alpha1.NodeImage {
 	return v1alpha1.NodeImage{Name: name, RegistryPolicy: v1alpha1.RegistryPolicyDefault, ImagePullSecrets: pullSecrets}
 }
 

@@ -85,6 +85,7 @@ func TestTheHandlerHandsOutNothingWhenTheAPIServerIsInTrouble(t *testing.T) {
 		{"no NodeImageSet to be read", answering(good), "NodeImageSet", http.StatusServiceUnavailable, "NodeImageSet"},
 		{"no ImagePrefetch to be read", answering(good), "ImagePrefetchList", http.StatusServiceUnavailable, "ImagePrefetches"},
 		{"no Secret to be read: the pull must not go on as if there were none", answering(good), "Secret", http.StatusServiceUnavailable, "Secret"},
+		{"no ServiceAccount to be read", answering(good), "ServiceAccount", http.StatusServiceUnavailable, "ServiceAccount"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			var logged bytes.Buffer
@@ -194,8 +195,14 @@ func newHandler(t *testing.T, logged *bytes.Buffer, review func(*authenticationv
 	api := fake.NewClientBuilder().WithScheme(scheme).WithObjects(
 		&v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}, Spec: v1alpha1.NodeImageSetSpec{NodeName: "node-a", ImageSet: []v1alpha1.NodeImage{{
 			Name: name, RegistryPolicy: v1alpha1.RegistryPolicyDefault,
-			ImagePullSecrets: []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
+			ImagePullSecrets: []v1alpha1.PullSecretSource{
+				{Namespace: "shop", Name: "pull"}, {Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: "shop", Name: "default"},
+			},
 		}}}},
+		&v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "other"}, Spec: v1alpha1.ImagePrefetchSpec{
+			Images: []v1alpha1.ImageReference{name},
+		}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "default"}},
 		&v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app"}, Spec: v1alpha1.ImagePrefetchSpec{
 			Images: []v1alpha1.ImageReference{name}, ImagePullSecrets: []v1alpha1.SecretReference{{Name: "pull"}},
 		}},

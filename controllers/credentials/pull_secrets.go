@@ -21,12 +21,13 @@ import (
 	"github.com/sluice-dev/sluice/controllers/credentials/keyring"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/internal/excerpt"
+	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
 // Pull secrets are read one by one. Nothing lists or watches them.
 //
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups="",resources=secrets;serviceaccounts,verbs=get
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=sluice.dev,resources=nodeimagesets,verbs=get
@@ -40,7 +41,7 @@ type pullSecrets struct {
 }
 
 // credentials returns the credentials for an image. The node's NodeImageSet must let the node pull
-// it from the upstream, and names the pull secrets that count.
+// it from the upstream, and names where the credentials come from that count.
 func (s pullSecrets) credentials(ctx context.Context, node string, image imageref.Reference) ([]credentialapi.Credential, error) {
 	wanted, err := s.entry(ctx, node, image)
 	if err != nil {
@@ -49,34 +50,33 @@ func (s pullSecrets) credentials(ctx context.Context, node string, image imagere
 	prefetches := map[string][]v1alpha1.ImagePrefetch{} // by namespace
 	var readable []corev1.Secret
 	var owners [][]*v1alpha1.ImagePrefetch // of each readable Secret
-	for _, ref := range wanted.ImagePullSecrets {
-		if _, ok := prefetches[ref.Namespace]; !ok {
+	for _, source := range wanted.ImagePullSecrets {
+		if _, ok := prefetches[source.Namespace]; !ok {
 			var list v1alpha1.ImagePrefetchList
-			if err := s.apiReader.List(ctx, &list, client.InNamespace(ref.Namespace)); err != nil {
-				return nil, fmt.Errorf("list ImagePrefetches in namespace %q: %w", ref.Namespace, err)
+			if err := s.apiReader.List(ctx, &list, client.InNamespace(source.Namespace)); err != nil {
+				return nil, fmt.Errorf("list ImagePrefetches in namespace %q: %w", source.Namespace, err)
 			}
-			prefetches[ref.Namespace] = list.Items
+			prefetches[source.Namespace] = list.Items
 		}
-		offering := ownersOf(ref, image, prefetches[ref.Namespace])
+		offering := ownersOf(source, image, prefetches[source.Namespace])
 		if len(offering) == 0 {
 			s.log.Info("Left out a pull secret that no ImagePrefetch of its namespace names for the image",
-				"node", node, "image", wanted.Name, "namespace", ref.Namespace, "secret", ref.Name)
+				"node", node, "image", wanted.Name, "kind", source.Kind, "namespace", source.Namespace, "name", source.Name)
 			continue
 		}
-		secret, err := s.read(ctx, ref, offering)
+		secrets, err := s.read(ctx, source, offering)
 		if err != nil {
 			return nil, err
 		}
-		if secret != nil {
-			readable, owners = append(readable, *secret), append(owners, offering)
+		for _, secret := range secrets {
+			readable, owners = append(readable, secret), append(owners, offering)
 		}
 	}
 
 	ring, problems := keyring.New(readable)
 	for i, secret := range readable {
-		ref := v1alpha1.NamespacedSecretReference{Namespace: secret.Namespace, Name: secret.Name}
-		if note := noteOn(problems, ref); note != "" {
-			s.warn(owners[i], secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)
+		if note := noteOn(problems, client.ObjectKeyFromObject(&secret)); note != "" {
+			s.warn(owners[i], "Secret", secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)
 		}
 	}
 	found := ring.Lookup(image)
@@ -84,24 +84,52 @@ func (s pullSecrets) credentials(ctx context.Context, node string, image imagere
 	return found, nil
 }
 
-// read reads a Secret. One that does not exist, or that Sluice may not read, is nil and is an
-// Event on its owners.
-func (s pullSecrets) read(ctx context.Context, ref v1alpha1.NamespacedSecretReference, owners []*v1alpha1.ImagePrefetch) (*corev1.Secret, error) {
-	// An Event has no more of a Secret that could not be read than its name.
-	unread := metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
-	var secret corev1.Secret
-	err := s.apiReader.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
+// read reads the Secret, or those that the ServiceAccount names.
+func (s pullSecrets) read(ctx context.Context, source v1alpha1.PullSecretSource, owners []*v1alpha1.ImagePrefetch) ([]corev1.Secret, error) {
+	key := client.ObjectKey{Namespace: source.Namespace, Name: source.Name}
+	if !source.IsServiceAccount() {
+		var secret corev1.Secret
+		found, err := s.get(ctx, key, "Secret", &secret, owners)
+		if !found {
+			return nil, err
+		}
+		return []corev1.Secret{secret}, nil
+	}
+	var account corev1.ServiceAccount
+	if found, err := s.get(ctx, key, "ServiceAccount", &account, owners); !found {
+		return nil, err
+	}
+	var secrets []corev1.Secret
+	for _, named := range account.ImagePullSecrets {
+		var secret corev1.Secret
+		found, err := s.get(ctx, client.ObjectKey{Namespace: source.Namespace, Name: named.Name}, "Secret", &secret, owners)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			secrets = append(secrets, secret)
+		}
+	}
+	return secrets, nil
+}
+
+// get reads an object. It is an Event on its owners if the object does not exist, or if Sluice may not
+// read it.
+func (s pullSecrets) get(ctx context.Context, key client.ObjectKey, kind string, object client.Object, owners []*v1alpha1.ImagePrefetch) (bool, error) {
+	// An Event has no more of an object that could not be read than its name.
+	unread := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
+	err := s.apiReader.Get(ctx, key, object)
 	switch {
 	case apierrors.IsNotFound(err):
-		s.warn(owners, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Secret %s/%s does not exist; pulling goes on without it", ref.Namespace, ref.Name))
-		return nil, nil
+		s.warn(owners, kind, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("%s %s does not exist; pulling goes on without it", kind, key))
+		return false, nil
 	case apierrors.IsForbidden(err): // the administrator may have allowed some namespaces only
-		s.warn(owners, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read Secret %s/%s; pulling goes on without it", ref.Namespace, ref.Name))
-		return nil, nil
+		s.warn(owners, kind, unread, v1alpha1.ReasonPullSecretMissing, fmt.Sprintf("Sluice may not read %s %s; pulling goes on without it", kind, key))
+		return false, nil
 	case err != nil:
-		return nil, fmt.Errorf("get Secret %s/%s: %w", ref.Namespace, ref.Name, err)
+		return false, fmt.Errorf("get %s %s: %w", kind, key, err)
 	}
-	return &secret, nil
+	return true, nil
 }
 
 // entry returns the entry of the image in the node's NodeImageSet, if the node is a seed of it. A
@@ -129,15 +157,15 @@ func (s pullSecrets) entry(ctx context.Context, node string, image imageref.Refe
 	return wanted, nil
 }
 
-// ownersOf returns the ImagePrefetches that offer a Secret for an image: those of the Secret's
-// namespace that name both. The controller writes NodeImageSets from such offers alone. The check
+// ownersOf returns the ImagePrefetches that offer a Secret or a ServiceAccount for an image: those of
+// its namespace that name both. The controller writes NodeImageSets from such offers alone. The check
 // covers a NodeImageSet that somebody else wrote: it cannot reach a Secret that the Secret's own
 // namespace does not offer for that image.
-func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, prefetches []v1alpha1.ImagePrefetch) []*v1alpha1.ImagePrefetch {
+func ownersOf(source v1alpha1.PullSecretSource, image imageref.Reference, prefetches []v1alpha1.ImagePrefetch) []*v1alpha1.ImagePrefetch {
 	var owners []*v1alpha1.ImagePrefetch
 	for i := range prefetches {
 		prefetch := &prefetches[i]
-		if slices.Contains(prefetch.Spec.ImagePullSecrets, v1alpha1.SecretReference{Name: ref.Name}) &&
+		if offers(&prefetch.Spec, source) &&
 			slices.ContainsFunc(prefetch.Spec.Images, func(name v1alpha1.ImageReference) bool {
 				parsed, err := imageref.Parse(string(name))
 				return err == nil && parsed == image
@@ -148,15 +176,23 @@ func ownersOf(ref v1alpha1.NamespacedSecretReference, image imageref.Reference, 
 	return owners
 }
 
-// warn records an Event about a Secret on each of its owners. The Event is related to the Secret
-// with the resource version that was read. Otherwise client-go would take a second Event with the
-// same reason and objects for a repetition, and drop its note, though another version of the
-// Secret may have another problem.
-func (s pullSecrets) warn(owners []*v1alpha1.ImagePrefetch, secret metav1.ObjectMeta, reason, note string) {
-	related := &corev1.Secret{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+// offers reports whether the spec names the Secret or, with no Secrets at all, the ServiceAccount.
+func offers(spec *v1alpha1.ImagePrefetchSpec, source v1alpha1.PullSecretSource) bool {
+	if source.IsServiceAccount() {
+		return len(spec.ImagePullSecrets) == 0 && imageprefetch.ServiceAccountName(spec) == source.Name
+	}
+	return slices.Contains(spec.ImagePullSecrets, v1alpha1.SecretReference{Name: source.Name})
+}
+
+// warn records an Event about a Secret or a ServiceAccount on each of its owners. The Event is related
+// to the object with the resource version that was read. Otherwise client-go would take a second Event
+// with the same reason and objects for a repetition, and drop its note, though another version of the
+// object may have another problem.
+func (s pullSecrets) warn(owners []*v1alpha1.ImagePrefetch, kind string, object metav1.ObjectMeta, reason, note string) {
+	related := &metav1.PartialObjectMetadata{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kind},
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: secret.Namespace, Name: secret.Name, UID: secret.UID, ResourceVersion: secret.ResourceVersion,
+			Namespace: object.Namespace, Name: object.Name, UID: object.UID, ResourceVersion: object.ResourceVersion,
 		},
 	}
 	for _, owner := range owners {
@@ -173,10 +209,10 @@ const (
 
 // noteOn lists the first problems of a Secret, and says how many more there are; empty if there is
 // none.
-func noteOn(problems []keyring.Problem, ref v1alpha1.NamespacedSecretReference) string {
+func noteOn(problems []keyring.Problem, secret client.ObjectKey) string {
 	var lines []string
 	for _, p := range problems {
-		if p.Namespace == ref.Namespace && p.Name == ref.Name {
+		if p.Namespace == secret.Namespace && p.Name == secret.Name {
 			lines = append(lines, p.String())
 		}
 	}

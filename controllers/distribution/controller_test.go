@@ -451,15 +451,28 @@ var _ = Describe("Distribution controller", func() {
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
 		})
 
-		It("names them in the NodeImageSets", func(ctx SpecContext) {
+		It("names them in the NodeImageSet of the seed until it has the image", func(ctx SpecContext) {
 			createNodes(ctx, 1)
+			nodes.change(func(a *agents) { a.silent["node-1"] = true })
 			start(func(s *settings) { s.secrets = true })
 			prefetch := createPrefetch(ctx, "app", withSecret)
+			secretsOn := func(g Gomega) []v1alpha1.PullSecretSource {
+				var set v1alpha1.NodeImageSet
+				g.Expect(api.Get(ctx, keyOf("node-1"), &set)).To(Succeed())
+				g.Expect(set.Spec.ImageSet).To(HaveLen(1))
+				return set.Spec.ImageSet[0].ImagePullSecrets
+			}
+			Eventually(secretsOn).Should(ConsistOf(v1alpha1.PullSecretSource{Namespace: "default", Name: "registry"}))
+
+			By("taking them off the prefetch: those of the service account count")
+			update(ctx, prefetch, func(p *v1alpha1.ImagePrefetch) { p.Spec.ImagePullSecrets = nil })
+			Eventually(secretsOn).Should(ConsistOf(v1alpha1.PullSecretSource{
+				Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: "default", Name: "default",
+			}))
+
+			nodes.change(func(a *agents) { a.silent["node-1"] = false })
 			Eventually(statusOf(ctx, prefetch)).Should(beReady())
-			var set v1alpha1.NodeImageSet
-			Expect(api.Get(ctx, keyOf("node-1"), &set)).To(Succeed())
-			Expect(set.Spec.ImageSet).To(ConsistOf(HaveField("ImagePullSecrets",
-				ConsistOf(v1alpha1.NamespacedSecretReference{Namespace: "default", Name: "registry"}))))
+			Eventually(secretsOn).Should(BeEmpty())
 		})
 	})
 })

@@ -25,6 +25,8 @@ type observedPrefetch struct {
 	images []parsedImage
 	// blocker is why no image is brought anywhere for the prefetch; nil if nothing is wrong.
 	blocker *blocker
+	// pullSecrets reports whether agents can get credentials.
+	pullSecrets bool
 }
 
 // parsedImage is an image of a spec as it is known to the plan and the nodes.
@@ -46,7 +48,9 @@ func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSe
 			message: fmt.Sprintf("spec.images: %v: write it as in a Pod, such as ghcr.io/org/app:v2", err),
 		}}
 	}
-	return observedPrefetch{object: object, images: images, blocker: unservedSecrets(object, pullSecrets)}
+	return observedPrefetch{
+		object: object, images: images, blocker: unservedSecrets(object, pullSecrets), pullSecrets: pullSecrets,
+	}
 }
 
 // unservedSecrets blocks a prefetch with pull secrets if agents cannot get their credentials. Pulls
@@ -93,7 +97,14 @@ func (p observedPrefetch) planPrefetch() plan.Prefetch {
 	}
 	for _, secret := range spec.ImagePullSecrets {
 		view.PullSecrets = append(view.PullSecrets,
-			v1alpha1.NamespacedSecretReference{Namespace: p.object.Namespace, Name: secret.Name})
+			v1alpha1.PullSecretSource{Namespace: p.object.Namespace, Name: secret.Name})
+	}
+	if len(spec.ImagePullSecrets) == 0 && p.pullSecrets {
+		view.PullSecrets = []v1alpha1.PullSecretSource{{
+			Kind:      v1alpha1.PullSecretSourceServiceAccount,
+			Namespace: p.object.Namespace,
+			Name:      imageprefetch.ServiceAccountName(spec),
+		}}
 	}
 	return view
 }

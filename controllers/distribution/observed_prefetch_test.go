@@ -46,7 +46,7 @@ func TestPlanOfPrefetch(t *testing.T) {
 		Replicas:     ptr.To[int32](2),
 		RetryLimit:   0,
 		Retention:    v1alpha1.RetentionBestEffort,
-		PullSecrets:  []v1alpha1.NamespacedSecretReference{{Namespace: "shop", Name: "pull"}},
+		PullSecrets:  []v1alpha1.PullSecretSource{{Namespace: "shop", Name: "pull"}},
 	}
 	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).planPrefetch()); diff != "" {
 		t.Error(diff)
@@ -62,5 +62,37 @@ func TestResolvedOfAnImageWrittenOtherwise(t *testing.T) {
 	want := map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: one}}
 	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).resolved()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestWhichServiceAccountCounts(t *testing.T) {
+	account := func(name string) []v1alpha1.PullSecretSource {
+		return []v1alpha1.PullSecretSource{{Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: "shop", Name: name}}
+	}
+	for _, tt := range []struct {
+		reason   string
+		spec     v1alpha1.ImagePrefetchSpec
+		endpoint bool
+		want     []v1alpha1.PullSecretSource
+	}{
+		{"as for a Pod, the default one", v1alpha1.ImagePrefetchSpec{}, true, account("default")},
+		{"the one that the spec names", v1alpha1.ImagePrefetchSpec{ServiceAccountName: "robot"}, true, account("robot")},
+		{
+			"as for a Pod, none beside secrets of its own",
+			v1alpha1.ImagePrefetchSpec{ServiceAccountName: "robot", ImagePullSecrets: []v1alpha1.SecretReference{{Name: "pull"}}},
+			true, []v1alpha1.PullSecretSource{{Namespace: "shop", Name: "pull"}},
+		},
+		{"agents cannot get its credentials", v1alpha1.ImagePrefetchSpec{ServiceAccountName: "robot"}, false, nil},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			object := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app"}, Spec: tt.spec}
+			got := observePrefetch(object, &referenceMemo{}, tt.endpoint)
+			if diff := cmp.Diff(tt.want, got.planPrefetch().PullSecrets); diff != "" {
+				t.Error(diff)
+			}
+			if got.blocker != nil {
+				t.Errorf("it is blocked: %+v", got.blocker)
+			}
+		})
 	}
 }

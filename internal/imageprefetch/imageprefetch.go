@@ -5,6 +5,7 @@
 package imageprefetch
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 
@@ -27,6 +28,12 @@ func Refresh(object metav1.Object) string {
 		return hex.EncodeToString(sum[:])
 	}
 	return refresh
+}
+
+// ServiceAccountName returns the name of the ServiceAccount, in the namespace of the ImagePrefetch,
+// whose pull secrets count where the spec names none.
+func ServiceAccountName(spec *v1alpha1.ImagePrefetchSpec) string {
+	return cmp.Or(spec.ServiceAccountName, "default")
 }
 
 // AllowedFailures returns how many of so many nodes may fail, as spec.failureTolerance says.

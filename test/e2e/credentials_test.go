@@ -61,6 +61,26 @@ var _ = Describe("A private image", func() {
 			entryOf(stack.Registry+"/private/second", wrong)+", "+entryOf("https://"+stack.Registry+"/v2/", right)),
 	)
 
+	It("comes with the credentials of the service account, as for a Pod that names no Secret", func(ctx SpecContext) {
+		name, digest := private(ctx, "private/account", robot(upstream.Bearer))
+		secret := pullSecret(ctx, "private-account", entryOf(stack.Registry, right))
+		account := &corev1.ServiceAccount{
+			ObjectMeta:       metav1.ObjectMeta{Namespace: "default", Name: "robot"},
+			ImagePullSecrets: []corev1.LocalObjectReference{{Name: secret.Name}},
+		}
+		Expect(s.Client.Create(ctx, account)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(s.Client.Delete(ctx, account)).To(Succeed()) })
+		spec := imagesOf(name)
+		spec.ServiceAccountName = account.Name
+		p := prefetch(ctx, "private-account", spec)
+		eventuallyReady(ctx, p)
+
+		for _, node := range s.Cluster.Nodes() {
+			Expect(digestOn(ctx, node, name)).To(Equal(digest), node.Name)
+		}
+		seedOf("private/account")
+	})
+
 	Context("when no credential is right", func() {
 		DescribeTable("says so on the prefetch, shows the credentials to nobody, and goes on when the Secret is rotated",
 			func(ctx SpecContext, repository string, auth upstream.Auth, entry func(password string) string) {

@@ -84,6 +84,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.sluice-dev.sluice.api.v1alpha1.RetentionPolicy
       default: Pinned
+    - name: serviceAccountName
+      type:
+        scalar: string
     - name: tolerations
       type:
         list:
@@ -166,15 +169,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: upstreamPulls
       type:
         scalar: numeric
-- name: com.github.sluice-dev.sluice.api.v1alpha1.NamespacedSecretReference
-  map:
-    fields:
-    - name: name
-      type:
-        scalar: string
-    - name: namespace
-      type:
-        scalar: string
 - name: com.github.sluice-dev.sluice.api.v1alpha1.NodeFailure
   map:
     fields:
@@ -204,7 +198,7 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         list:
           elementType:
-            namedType: com.github.sluice-dev.sluice.api.v1alpha1.NamespacedSecretReference
+            namedType: com.github.sluice-dev.sluice.api.v1alpha1.PullSecretSource
           elementRelationship: atomic
     - name: joinedAt
       type:
@@ -361,6 +355,20 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: requireDigest
       type:
         scalar: boolean
+- name: com.github.sluice-dev.sluice.api.v1alpha1.PullSecretSource
+  map:
+    fields:
+    - name: kind
+      type:
+        namedType: com.github.sluice-dev.sluice.api.v1alpha1.PullSecretSourceKind
+    - name: name
+      type:
+        scalar: string
+    - name: namespace
+      type:
+        scalar: string
+- name: com.github.sluice-dev.sluice.api.v1alpha1.PullSecretSourceKind
+  scalar: string
 - name: com.github.sluice-dev.sluice.api.v1alpha1.RegistryPolicy
   scalar: string
 - name: com.github.sluice-dev.sluice.api.v1alpha1.RepositoryPattern

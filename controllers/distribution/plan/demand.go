@@ -81,9 +81,7 @@ func (r *requirements) merge(other *requirements) *requirements {
 		merged.retention = v1alpha1.RetentionPinned
 	}
 	refs := slices.Concat(r.secretRefs, other.secretRefs)
-	slices.SortFunc(refs, func(a, b secretRef) int {
-		return cmp.Or(cmp.Compare(a.prefetchIndex, b.prefetchIndex), cmp.Compare(a.position, b.position))
-	})
+	slices.SortFunc(refs, secretRef.compare)
 	var secretsKey strings.Builder
 	for _, ref := range refs {
 		switch {
@@ -92,11 +90,24 @@ func (r *requirements) merge(other *requirements) *requirements {
 			merged.leftOut = append(merged.leftOut, ref)
 		default:
 			merged.secretRefs, merged.secrets = append(merged.secretRefs, ref), append(merged.secrets, ref.secret)
-			secretsKey.WriteString(ref.secret.Namespace + "/" + ref.secret.Name + " ")
+			secretsKey.WriteString(string(ref.secret.Kind) + " " + ref.secret.Namespace + "/" + ref.secret.Name + " ")
+			if !ref.secret.IsServiceAccount() {
+				merged.namedSecrets++
+			}
 		}
 	}
 	merged.secretsKey = secretsKey.String()
 	return merged
+}
+
+// compare orders the Secrets that prefetches name before their ServiceAccounts: these must not take
+// the last places, because most of them name none.
+func (ref secretRef) compare(other secretRef) int {
+	return cmp.Or(
+		trueFirst(!ref.secret.IsServiceAccount(), !other.secret.IsServiceAccount()),
+		cmp.Compare(ref.prefetchIndex, other.prefetchIndex),
+		cmp.Compare(ref.position, other.position),
+	)
 }
 
 func (pf *prefetch) secretRefs() []secretRef {
@@ -117,12 +128,20 @@ func (r *requirements) applyTo(entry *v1alpha1.NodeImage) *v1alpha1.NodeImage {
 	renewed := *entry
 	renewed.ImageDownloadRetryLimit = &r.retryLimit
 	renewed.Retention = r.retention
-	renewed.ImagePullSecrets = r.secrets
+	renewed.ImagePullSecrets = r.secretsFor(entry)
 	return &renewed
+}
+
+// secretsFor are the secrets of an entry. A node that asks the mirror alone sends nobody credentials.
+func (r *requirements) secretsFor(entry *v1alpha1.NodeImage) []v1alpha1.PullSecretSource {
+	if entry.RegistryPolicy != v1alpha1.RegistryPolicyDefault {
+		return nil
+	}
+	return r.secrets
 }
 
 // match reports whether an entry asks for exactly what is required.
 func (r *requirements) match(entry *v1alpha1.NodeImage) bool {
 	return entry.Retention == r.retention && equalInt32(entry.ImageDownloadRetryLimit, &r.retryLimit) &&
-		slices.Equal(entry.ImagePullSecrets, r.secrets)
+		slices.Equal(entry.ImagePullSecrets, r.secretsFor(entry))
 }

@@ -105,6 +105,9 @@ func (pl *planner) noteLeftOutSecrets(r *requirements) {
 		return
 	}
 	for _, ref := range r.leftOut {
+		if ref.secret.IsServiceAccount() {
+			continue // it may well name no secrets
+		}
 		pf := pl.prefetches[ref.prefetchIndex]
 		if pf.leftOutSecrets == nil {
 			pf.leftOutSecrets = make(map[string]bool)

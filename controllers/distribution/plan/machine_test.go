@@ -297,7 +297,7 @@ func (c *fakeCluster) report(m *machine) bool {
 }
 
 // acceptedSecret opens a private registry.
-var acceptedSecret = v1alpha1.NamespacedSecretReference{Namespace: "y", Name: "good"}
+var acceptedSecret = v1alpha1.PullSecretSource{Namespace: "y", Name: "good"}
 
 // layers is how many turns a pull takes.
 const layers = 4

@@ -193,16 +193,18 @@ type requirements struct {
 	retention  v1alpha1.RetentionPolicy
 	secretRefs []secretRef
 	leftOut    []secretRef // those beyond maxSecrets
-	secrets    []v1alpha1.NamespacedSecretReference
+	secrets    []v1alpha1.PullSecretSource
 	secretsKey string // the secrets in one comparable piece
+	// namedSecrets counts those that are Secrets.
+	namedSecrets int
 	// resolved: a prefetch that knows the digest wants the image; unresolved: one that does not.
 	resolved, unresolved bool
 }
 
-// secretRef is a Secret and its place in the order in which credentials are tried: prefetches by
-// key, and the secrets of each as its spec lists them, which is the order of the kubelet.
+// secretRef is where credentials come from and its place in the order in which they are tried:
+// prefetches by key, and the secrets of each as its spec lists them, which is the order of the kubelet.
 type secretRef struct {
-	secret                  v1alpha1.NamespacedSecretReference
+	secret                  v1alpha1.PullSecretSource
 	prefetchIndex, position int
 }
 
@@ -280,7 +282,7 @@ type seedScore struct {
 	// present: its agent reports the image, so that only a HEAD request goes upstream.
 	present bool
 	listing kubeletListing
-	// secrets counts its pull secrets: a prefetch without them must not stop one that has them.
+	// secrets counts the Secrets that prefetches name: one without them must not stop one that has them.
 	secrets int
 	// siblingImages counts the images of the same prefetches that it is the seed of: layers that
 	// they share come once.

@@ -154,7 +154,7 @@ func history(t *rapid.T) {
 		p.RetryLimit = rapid.Int32Range(0, 2).Draw(t, "retries")
 		p.PullSecrets = nil
 		if rapid.Bool().Draw(t, "secret") {
-			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: p.Namespace, Name: "s-" + p.UID}}
+			p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: p.Namespace, Name: "s-" + p.UID}}
 		}
 	}
 	generation := 1

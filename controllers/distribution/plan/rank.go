@@ -75,7 +75,7 @@ func (im *image) score(p *placement, siblingImages int) seedScore {
 		placement:     p,
 		failedAt:      failure.at,
 		listing:       p.listing,
-		secrets:       len(p.requirements.secrets),
+		secrets:       p.requirements.namedSecrets,
 		siblingImages: siblingImages,
 		imageCount:    p.node.imageCount,
 	}

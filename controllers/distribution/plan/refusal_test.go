@@ -15,7 +15,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		cluster := newFakeCluster()
 		cluster.addNodes(10)
 		p := cluster.addPrefetch("web", "reg/a:1")
-		p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "mine"}}
+		p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: "team", Name: "mine"}}
 		cluster.tags["reg/a:1"] = ""
 		cluster.run(t, 10)
 		return cluster, p
@@ -43,7 +43,7 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 			cluster.tags["reg/a:1"] = "sha256:found"
 		}, 15},
 		{"is asked for again with other credentials", func(_ *fakeCluster, p *Prefetch) {
-			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "team", Name: "key"}}
+			p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: "team", Name: "key"}}
 		}, 15},
 		{"is asked for again after a backoff", func(*fakeCluster, *Prefetch) {}, int(refusalBackoff/time.Second) + 15},
 	} {
@@ -90,10 +90,10 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		cluster.addNodes(6)
 		cluster.private = true
 		bad := cluster.addPrefetch("bad", "reg/a:1")
-		bad.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "x", Name: "old"}, {Namespace: "x", Name: "older"}}
+		bad.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: "x", Name: "old"}, {Namespace: "x", Name: "older"}}
 		bad.NodeSelector = map[string]string{"team": "x"}
 		good := cluster.addPrefetch("good", "reg/a:1")
-		good.PullSecrets = []v1alpha1.NamespacedSecretReference{acceptedSecret}
+		good.PullSecrets = []v1alpha1.PullSecretSource{acceptedSecret}
 		good.NodeSelector = map[string]string{"team": "y"}
 		for name, m := range cluster.machines {
 			m.node.Labels = bad.NodeSelector

@@ -50,14 +50,14 @@ func TestWhoBecomesTheSeed(t *testing.T) {
 			cluster.machines["n004"].node.Labels = map[string]string{"team": "y"}
 			p := cluster.addPrefetch("secret", image)
 			p.NodeSelector = map[string]string{"team": "y"}
-			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "y", Name: "key"}}
+			p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: "y", Name: "key"}}
 		}, "n004"},
 		{"rather a node that has it and needs no credentials", func(cluster *fakeCluster) {
 			cluster.machines["n003"].node.KubeletImages = []string{image}
 			cluster.machines["n004"].node.Labels = map[string]string{"team": "y"}
 			p := cluster.addPrefetch("secret", image)
 			p.NodeSelector = map[string]string{"team": "y"}
-			p.PullSecrets = []v1alpha1.NamespacedSecretReference{{Namespace: "y", Name: "key"}}
+			p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: "y", Name: "key"}}
 		}, "n003"},
 		{"never one that is not Ready", func(cluster *fakeCluster) { cluster.machines["n000"].node.Ready = false }, "n001"},
 		{"never a cordoned one", func(cluster *fakeCluster) { cluster.machines["n000"].node.Unschedulable = true }, "n001"},

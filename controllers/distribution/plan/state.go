@@ -106,7 +106,7 @@ type Prefetch struct {
 	Replicas    *int32
 	RetryLimit  int32
 	Retention   v1alpha1.RetentionPolicy
-	PullSecrets []v1alpha1.NamespacedSecretReference
+	PullSecrets []v1alpha1.PullSecretSource
 }
 
 // Resolved is the digest of a tag, and the Refresh that it was resolved for.

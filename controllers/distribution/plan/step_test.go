@@ -16,15 +16,21 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.addNodes(2)
 	cluster.machines["n001"].node.Labels = map[string]string{"disk": "ssd"}
-	secret := func(namespace, name string) v1alpha1.NamespacedSecretReference {
-		return v1alpha1.NamespacedSecretReference{Namespace: namespace, Name: name}
+	secret := func(namespace, name string) v1alpha1.PullSecretSource {
+		return v1alpha1.PullSecretSource{Namespace: namespace, Name: name}
 	}
 	x, y := cluster.addPrefetch("x", "reg/a:1"), cluster.addPrefetch("y", "reg/a:1")
-	x.Retention, x.RetryLimit, x.PullSecrets = v1alpha1.RetentionBestEffort, 5, []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k")}
-	y.Retention, y.RetryLimit, y.PullSecrets = v1alpha1.RetentionPinned, 2, []v1alpha1.NamespacedSecretReference{secret("a", "z"), secret("b", "k")}
+	x.Retention, x.RetryLimit, x.PullSecrets = v1alpha1.RetentionBestEffort, 5, []v1alpha1.PullSecretSource{secret("b", "k"), secret("a", "k")}
+	y.Retention, y.RetryLimit, y.PullSecrets = v1alpha1.RetentionPinned, 2, []v1alpha1.PullSecretSource{secret("a", "z"), secret("b", "k")}
 	y.NodeSelector = map[string]string{"disk": "ssd"}
-	cluster.settle(t)
 
+	cluster.plan()
+	if got, want := cluster.machines["n001"].spec["reg/a:1"].ImagePullSecrets,
+		[]v1alpha1.PullSecretSource{secret("b", "k"), secret("a", "k"), secret("a", "z")}; !slices.Equal(got, want) {
+		t.Errorf("the secrets are %v, want those of x and then those of y, as they stand there", got)
+	}
+
+	cluster.settle(t)
 	got := cluster.machines["n001"].spec["reg/a:1"]
 	if got.Retention != v1alpha1.RetentionPinned {
 		t.Errorf("one wants it pinned, and it is %s", got.Retention)
@@ -32,17 +38,62 @@ func TestWhatSeveralPrefetchesAskOfOneNode(t *testing.T) {
 	if *got.ImageDownloadRetryLimit != 5 {
 		t.Errorf("it is tried %d times", *got.ImageDownloadRetryLimit)
 	}
-	if want := []v1alpha1.NamespacedSecretReference{secret("b", "k"), secret("a", "k"), secret("a", "z")}; !slices.Equal(got.ImagePullSecrets, want) {
-		t.Errorf("the secrets are %v, want those of x and then those of y, as they stand there", got.ImagePullSecrets)
-	}
-	if got := cluster.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+	if got := cluster.machines["n000"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || *got.ImageDownloadRetryLimit != 5 {
 		t.Errorf("what only one wants is asked as that one asks: %+v", got)
 	}
 
 	delete(cluster.prefetches, y.Key)
 	cluster.settle(t)
-	if got := cluster.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort || len(got.ImagePullSecrets) != 2 {
+	if got := cluster.machines["n001"].spec["reg/a:1"]; got.Retention != v1alpha1.RetentionBestEffort {
 		t.Errorf("a prefetch that is gone asks for nothing: %+v", got)
+	}
+}
+
+func TestANodeThatAsksTheMirrorAloneHasNoSecrets(t *testing.T) {
+	cluster := newFakeCluster()
+	cluster.addNodes(3)
+	cluster.addPrefetch("x", "reg/a:1").PullSecrets = []v1alpha1.PullSecretSource{acceptedSecret}
+	seeds, peers := 0, 0
+	for range 60 {
+		cluster.run(t, 1)
+		for name, machine := range cluster.machines {
+			entry, ok := machine.spec["reg/a:1"]
+			if !ok {
+				continue
+			}
+			seed := entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault
+			if seed {
+				seeds++
+			} else {
+				peers++
+			}
+			if slices.Contains(entry.ImagePullSecrets, acceptedSecret) != seed {
+				t.Fatalf("%s with the policy %s has the secrets %v", name, entry.RegistryPolicy, entry.ImagePullSecrets)
+			}
+		}
+	}
+	if seeds == 0 || peers == 0 {
+		t.Errorf("seen: %d seeds, %d peers", seeds, peers)
+	}
+}
+
+func TestServiceAccountsTakeNoPlaceOfASecret(t *testing.T) {
+	cluster := newFakeCluster()
+	cluster.addNodes(1)
+	for i := range maxSecrets + 6 {
+		p := cluster.addPrefetch(fmt.Sprintf("a%02d", i), "reg/a:1")
+		p.PullSecrets = []v1alpha1.PullSecretSource{{Kind: v1alpha1.PullSecretSourceServiceAccount, Namespace: p.Namespace, Name: p.Key}}
+	}
+	cluster.addPrefetch("z", "reg/a:1").PullSecrets = []v1alpha1.PullSecretSource{acceptedSecret}
+	step, _ := cluster.plan()
+	got := cluster.machines["n000"].spec["reg/a:1"].ImagePullSecrets
+	if len(got) != maxSecrets || got[0] != acceptedSecret || got[1].Name != "team/a00" {
+		t.Errorf("%d sources: %v", len(got), got)
+	}
+	for key, outcome := range step.Prefetches {
+		if len(outcome.LeftOutSecrets) > 0 {
+			t.Errorf("%s has %v left out: a service account may well name none", key, outcome.LeftOutSecrets)
+		}
 	}
 }
 
@@ -52,7 +103,7 @@ func TestSecretsBeyondTheBoundAreLeftOutAndReported(t *testing.T) {
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
 		p := cluster.addPrefetch(name, "reg/a:1")
 		for i := range 14 {
-			p.PullSecrets = append(p.PullSecrets, v1alpha1.NamespacedSecretReference{Namespace: "team", Name: fmt.Sprintf("%s-%02d", name, 13-i)})
+			p.PullSecrets = append(p.PullSecrets, v1alpha1.PullSecretSource{Namespace: "team", Name: fmt.Sprintf("%s-%02d", name, 13-i)})
 		}
 	}
 	step, _ := cluster.plan()

@@ -30,8 +30,11 @@ type ImagePrefetchSpecApplyConfiguration struct {
 	// matching ones and spread over zones. Default: all matching nodes.
 	Replicas *int32 `json:"replicas,omitempty"`
 	// imagePullSecrets are Secrets of the same namespace with registry credentials, as
-	// in a Pod. Default: none.
+	// in a Pod. Default: those of the ServiceAccount.
 	ImagePullSecrets []SecretReferenceApplyConfiguration `json:"imagePullSecrets,omitempty"`
+	// serviceAccountName is the ServiceAccount of the same namespace whose imagePullSecrets count
+	// where imagePullSecrets is empty, as for a Pod. Default: "default".
+	ServiceAccountName *string `json:"serviceAccountName,omitempty"`
 	// imageDownloadRetryLimit is how often a node tries an image again after the first
 	// failure. Then the node counts as failed, and one that pulls from the mirror may get
 	// a turn at the upstream registry (--mirror-fallback). Default: 3.
@@ -110,6 +113,14 @@ func (b *ImagePrefetchSpecApplyConfiguration) WithImagePullSecrets(values ...*Se
 		}
 		b.ImagePullSecrets = append(b.ImagePullSecrets, *values[i])
 	}
+	return b
+}
+
+// WithServiceAccountName sets the ServiceAccountName field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ServiceAccountName field is set to the value of the last call.
+func (b *ImagePrefetchSpecApplyConfiguration) WithServiceAccountName(value string) *ImagePrefetchSpecApplyConfiguration {
+	b.ServiceAccountName = &value
 	return b
 }
 

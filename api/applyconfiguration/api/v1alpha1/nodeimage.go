@@ -32,10 +32,10 @@ type NodeImageApplyConfiguration struct {
 	ImageDownloadRetryLimit *int32 `json:"imageDownloadRetryLimit,omitempty"`
 	// retention: Pinned (default) keeps the image from the kubelet's garbage collection.
 	Retention *apiv1alpha1.RetentionPolicy `json:"retention,omitempty"`
-	// imagePullSecrets are the Secrets, in the namespaces of the ImagePrefetches
-	// that want the image, whose credentials may be used for it. The agent cannot
-	// read them: it asks the controller.
-	ImagePullSecrets []NamespacedSecretReferenceApplyConfiguration `json:"imagePullSecrets,omitempty"`
+	// imagePullSecrets are where the credentials come from that may be used for the image, in the
+	// namespaces of the ImagePrefetches that want it. Only an entry with the registryPolicy Default
+	// has any. The agent cannot read them: it asks the controller.
+	ImagePullSecrets []PullSecretSourceApplyConfiguration `json:"imagePullSecrets,omitempty"`
 	// joinedAt is when the node became one that is to have the image, if other nodes were to
 	// have it before; empty otherwise. Rollouts that have been held since before that time do
 	// not wait for the node.
@@ -99,7 +99,7 @@ func (b *NodeImageApplyConfiguration) WithRetention(value apiv1alpha1.RetentionP
 // WithImagePullSecrets adds the given value to the ImagePullSecrets field in the declarative configuration
 // and returns the receiver, so that objects can be build by chaining "With" function invocations.
 // If called multiple times, values provided by each call will be appended to the ImagePullSecrets field.
-func (b *NodeImageApplyConfiguration) WithImagePullSecrets(values ...*NamespacedSecretReferenceApplyConfiguration) *NodeImageApplyConfiguration {
+func (b *NodeImageApplyConfiguration) WithImagePullSecrets(values ...*PullSecretSourceApplyConfiguration) *NodeImageApplyConfiguration {
 	for i := range values {
 		if values[i] == nil {
 			panic("nil value passed to WithImagePullSecrets")
