@@ -78,7 +78,7 @@ type Progress struct {
 type Result struct {
 	Digest    digest.Digest
 	SizeBytes int64
-	// PulledBytes is the number of bytes over the network; 0 if all content was there.
+	// PulledBytes is the content that came over the network; 0 if all was there.
 	PulledBytes int64
 	// Source is SourceLocal if nothing was fetched.
 	Source v1alpha1.ImageSource

@@ -65,16 +65,17 @@ func run(ctx context.Context, options Options) error {
 		return err
 	}
 	containers, err := containerd.New(containerd.Options{
-		Address:            options.ContainerdAddress,
-		Namespace:          options.ContainerdNamespace,
-		RegistryConfigPath: options.RegistryConfigPath,
-		ScratchPath:        options.ScratchPath,
-		UpstreamHosts:      options.UpstreamHosts,
-		MinFreeDisk:        options.MinFreeDisk.share(),
-		NoProgressTimeout:  options.NoProgressTimeout,
-		MirrorStartTimeout: mirrorStartTimeout,
-		UserAgent:          config.UserAgent,
-		Log:                ctrl.Log.WithName("containerd"),
+		Address:             options.ContainerdAddress,
+		Namespace:           options.ContainerdNamespace,
+		RegistryConfigPath:  options.RegistryConfigPath,
+		ScratchPath:         options.ScratchPath,
+		UpstreamHosts:       options.UpstreamHosts,
+		MirrorRedirectHosts: options.MirrorRedirectHosts,
+		MinFreeDisk:         options.MinFreeDisk.share(),
+		NoProgressTimeout:   options.NoProgressTimeout,
+		MirrorStartTimeout:  mirrorStartTimeout,
+		UserAgent:           config.UserAgent,
+		Log:                 ctrl.Log.WithName("containerd"),
 	})
 	if err != nil {
 		return err

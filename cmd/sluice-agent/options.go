@@ -35,6 +35,7 @@ type Options struct {
 	RegistryConfigPath  string
 	ScratchPath         string
 	UpstreamHosts       []string
+	MirrorRedirectHosts []string
 
 	MaxParallelPulls  int
 	NoProgressTimeout time.Duration
@@ -85,6 +86,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"how long a pull may receive nothing before it is stopped and tried again")
 	flags.DurationVar(&o.VerifyInterval, "verify-interval", 10*time.Minute,
 		"how often the presence of images is looked up without any event")
+	flags.StringSliceVar(&o.MirrorRedirectHosts, "mirror-redirect-hosts", nil,
+		"hosts to which mirrors may send the agent, for their storage or their tokens, such as storage.example.com:9000")
 	o.MinFreeDisk = 15
 	flags.Var(&o.MinFreeDisk, "min-free-disk",
 		"percentage of containerd's file system that pulls leave free; the kubelet begins to delete images at 15% (imagefs.available, image GC); 0 turns the check off")
@@ -121,6 +124,9 @@ func (o Options) Validate() error {
 		"--scratch-path must be an absolute path, not %q: containerd would look elsewhere", o.ScratchPath)
 	for _, host := range o.UpstreamHosts {
 		reject(strings.Contains(host, "/") || host == "", "--upstream-hosts takes hosts such as cache.example.com:5000, not %q", host)
+	}
+	for _, host := range o.MirrorRedirectHosts {
+		reject(strings.Contains(host, "/") || host == "", "--mirror-redirect-hosts takes hosts such as storage.example.com:9000, not %q", host)
 	}
 	reject(o.MaxParallelPulls < 1, "--max-parallel-pulls must be 1 or more, not %d", o.MaxParallelPulls)
 	reject(o.NoProgressTimeout < minTimeout, "--no-progress-timeout must be %s or more, such as 1m, not %s",

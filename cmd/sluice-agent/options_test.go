@@ -31,14 +31,15 @@ func TestDefaultsAreThoseOfContainerdAndTheKubelet(t *testing.T) {
 
 func TestEachFlagSetsItsOption(t *testing.T) {
 	options, err := parse(strings.Fields("--node-name=n --kubeconfig=/k --containerd-address=/c --containerd-namespace=ns " +
-		"--registry-config-path=/r --scratch-path=/s --upstream-hosts=a,b:5000 --max-parallel-pulls=7 --no-progress-timeout=2m --verify-interval=1h " +
+		"--registry-config-path=/r --scratch-path=/s --upstream-hosts=a,b:5000 --mirror-redirect-hosts=c,d:9000 --max-parallel-pulls=7 --no-progress-timeout=2m --verify-interval=1h " +
 		"--min-free-disk=7.5% --health-probe-bind-address=:1 --metrics-bind-address=:2 --log-format=text -v 2"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Options{
 		NodeName: "n", Kubeconfig: "/k", ContainerdAddress: "/c", ContainerdNamespace: "ns", RegistryConfigPath: "/r", ScratchPath: "/s", UpstreamHosts: []string{"a", "b:5000"},
-		MaxParallelPulls: 7, NoProgressTimeout: 2 * time.Minute, VerifyInterval: time.Hour,
+		MirrorRedirectHosts: []string{"c", "d:9000"},
+		MaxParallelPulls:    7, NoProgressTimeout: 2 * time.Minute, VerifyInterval: time.Hour,
 		MinFreeDisk: 7.5, HealthProbeBindAddress: ":1", MetricsBindAddress: ":2",
 		Log: logging.Options{Format: logging.FormatText, Verbosity: 2},
 	}

@@ -25,9 +25,9 @@ import (
 const (
 	// lockedInterval is the time between two looks at an ingest that another pull has locked.
 	lockedInterval = 500 * time.Millisecond
-	// maxUnreachable is how many times in a row no mirror may answer at all before the pull gives
-	// up: the controller may have to let the node pull from the upstream.
-	maxUnreachable = 5
+	// maxUseless is how many times in a row all mirrors may refuse, or not answer at all, before the
+	// pull gives up: the controller may have to let the node pull from the upstream.
+	maxUseless = 5
 	// maxCorrupt is how often a blob may arrive with the wrong digest before the pull gives up: the
 	// node that the mirrors get it from may have no better copy.
 	maxCorrupt = 3
@@ -45,6 +45,7 @@ type fetcher struct {
 
 	mu         sync.Mutex
 	lastErrors map[digest.Digest]error // of the last try, for each blob that is not there yet
+	skipped    map[digest.Digest]int64 // how much of each blob was received twice without Range
 }
 
 // fetchRoot fetches the manifest or index that the image's digest names. Its content says which of
@@ -72,6 +73,7 @@ func (f *fetcher) tryRoot(ctx context.Context, dgst digest.Digest) (ocispec.Desc
 		return ocispec.Descriptor{}, err
 	}
 	if dgst.Algorithm().FromBytes(raw) != dgst {
+		body.Distrust()
 		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType(raw, body.MediaType), Digest: dgst, Size: int64(len(raw))}
@@ -114,6 +116,7 @@ func (f *fetcher) ingest(ctx context.Context, kind mirror.Kind, desc ocispec.Des
 	err = content.Copy(ctx, writer, reader, desc.Size, desc.Digest, f.sourceLabel)
 	if errdefs.IsFailedPrecondition(err) {
 		// The content is not what the digest says: the next try begins at the first byte.
+		reader.distrust()
 		f.meter.addBytes(-reader.received)
 		_ = writer.Close()
 		return errors.Join(err, f.store.Abort(ctx, remotes.MakeRefKey(ctx, desc)))
@@ -142,11 +145,11 @@ func (f *fetcher) observeLocked(ctx context.Context, desc ocispec.Descriptor, ca
 var errCorrupt = errors.New("not what its digest says")
 
 // retry calls try until it succeeds or ctx ends. It gives up at once after an error that is not the
-// mirrors', or where all are silent; after maxCorrupt wrong contents; and after maxUnreachable tries
-// without any answer, unless a mirror may be starting still.
+// mirrors', or where all are silent; after maxCorrupt wrong contents; and after maxUseless tries
+// without an answer that may become another, unless a mirror may be starting still.
 func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() error) error {
 	defer f.meter.beginTransfer()()
-	unreachable, corrupt := 0, 0
+	useless, corrupt := 0, 0
 	for {
 		if err := f.mirrors.WaitReady(ctx, dgst); err != nil {
 			return err
@@ -165,9 +168,9 @@ func (f *fetcher) retry(ctx context.Context, dgst digest.Digest, try func() erro
 			if failed.Silent {
 				return err // it has waited for long
 			}
-			if !failed.Unreachable || failed.Starting {
-				unreachable = 0
-			} else if unreachable++; unreachable >= maxUnreachable {
+			if !failed.Useless || failed.Starting {
+				useless = 0
+			} else if useless++; useless >= maxUseless {
 				return err
 			}
 		case errors.Is(err, errLocked):
@@ -238,7 +241,7 @@ type blobReader struct {
 	desc    ocispec.Descriptor
 
 	offset   int64
-	received int64 // bytes over the network
+	received int64 // bytes that are new
 	body     *mirror.Content
 	release  func()
 }
@@ -261,14 +264,17 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.body.Read(p)
 	b.offset += int64(n)
-	b.count(int64(n))
+	b.received += int64(n)
+	b.fetcher.meter.addBytes(int64(n))
+	b.fetcher.streams.addBytes(int64(n))
 	return n, err
 }
 
-func (b *blobReader) count(bytes int64) {
-	b.received += bytes
-	b.fetcher.meter.addBytes(bytes)
-	b.fetcher.streams.addBytes(bytes)
+// distrust has the next try begin with another mirror, if there is one.
+func (b *blobReader) distrust() {
+	if b.body != nil {
+		b.body.Distrust()
+	}
 }
 
 func (b *blobReader) open() error {
@@ -287,10 +293,48 @@ func (b *blobReader) open() error {
 	}
 	b.body = body
 	b.release = b.fetcher.streams.release
-	// A server without support for Range sends the blob from its first byte.
-	skipped, err := io.CopyN(io.Discard, body, b.offset-body.Offset)
-	b.count(skipped)
+	if b.offset > body.Offset {
+		return b.skip(b.offset - body.Offset)
+	}
+	return nil
+}
+
+// skip reads over what has been received before, which a server without support for Range sends again.
+// That is progress once for each offset: a server that breaks off there each time would otherwise keep
+// the pull alive for ever.
+func (b *blobReader) skip(bytes int64) error {
+	again := b.fetcher.noteSkip(b.desc.Digest, bytes)
+	var skipped int64
+	_, err := io.CopyN(writerFunc(func(p []byte) {
+		skipped += int64(len(p))
+		b.fetcher.streams.addBytes(int64(len(p)))
+		if !again {
+			b.fetcher.meter.observeOther(b.desc.Digest, skipped)
+		}
+	}), b.body, bytes)
 	return err
+}
+
+// noteSkip notes that so many bytes of a blob come again, and reports whether as many have before.
+func (f *fetcher) noteSkip(dgst digest.Digest, bytes int64) (again bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if bytes <= f.skipped[dgst] {
+		return true
+	}
+	if f.skipped == nil {
+		f.skipped = map[digest.Digest]int64{}
+	}
+	f.skipped[dgst] = bytes
+	return false
+}
+
+// writerFunc looks at what is written.
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }
 
 func (b *blobReader) close() {

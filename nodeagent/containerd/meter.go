@@ -19,7 +19,8 @@ const progressInterval = 250 * time.Millisecond
 //   - bytes that arrive;
 //   - time that passes while the size is known and no transfer is open: that is local work, such as
 //     unpacking;
-//   - bytes that arrive for another pull of this node which this one waits for.
+//   - bytes that arrive for another pull of this node which this one waits for;
+//   - bytes that a mirror without support for Range sends for the second time.
 //
 // Waiting for a registry or a mirror is no progress.
 type meter struct {
@@ -100,7 +101,8 @@ func (m *meter) addBytes(bytes int64) {
 	m.current.PulledBytes += bytes
 }
 
-// observeOther notes how many bytes another pull has received of a blob that this one waits for.
+// observeOther notes how many bytes have arrived that this pull waits for and that are not its own:
+// another pull's of a blob, or those that were there before.
 func (m *meter) observeOther(d digest.Digest, offset int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

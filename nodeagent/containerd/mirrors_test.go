@@ -139,6 +139,92 @@ var _ = Describe("A peer's mirrors", func() {
 	}, SpecTimeout(specTimeout))
 })
 
+var _ = Describe("A peer's mirror that is not Spegel", func() {
+	It("serves those that it gives a token, without credentials", func(ctx context.Context) {
+		p := newPair("token")
+		p.mirror.Protect(p.repository, &upstream.Auth{Scheme: upstream.Bearer, Anonymous: true})
+		Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("is given up soon if it wants a password", func(ctx context.Context) {
+		p := newPair("password")
+		p.mirror.Protect(p.repository, &upstream.Auth{Users: map[string]string{"robot": "c0rrect"}})
+		_, err := pull(ctx, start(options()), p.request(peer))
+		Expect(err).To(And(MatchError(nodeagent.ErrNotOnMirror), MatchError(ContainSubstring("refuses with status 401"))))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("may send the peer to its storage, if an administrator has named that", func(ctx context.Context) {
+		p := newPair("storage")
+		front := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, p.mirror.URL()+r.URL.RequestURI(), http.StatusTemporaryRedirect)
+		}))
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), front)
+		_, err := pull(ctx, start(options()), p.request(peer))
+		Expect(err).To(And(MatchError(nodeagent.ErrNotOnMirror), MatchError(ContainSubstring("name it in --mirror-redirect-hosts"))))
+		Expect(p.mirror.Connections()).To(BeEmpty())
+
+		opts := options()
+		opts.MirrorRedirectHosts = []string{p.mirror.Host()}
+		Expect(pull(ctx, start(opts), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+		Expect(p.registry.Connections()).To(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	It("may know no Range: what was there already comes again", func(ctx context.Context) {
+		p := newPair("no-range")
+		broken := p.layers()[0]
+		remove := p.mirror.Inject(upstream.Of(broken), 1, upstream.ResetAfter(images.MiB/2))
+		DeferCleanup(remove)
+		front := inFrontOf(p.mirror, func(r *http.Request) { r.Header.Del("Range") })
+		hosts(p.registry.Host(), "server = %q\n[host.%q]\n", p.registry.URL(), front)
+		var size int64
+		for _, bytes := range p.sizes() {
+			size += bytes
+		}
+		Expect(pull(ctx, start(options()), p.request(peer))).To(And(
+			HaveField("Source", v1alpha1.SourceMirror), HaveField("PulledBytes", size)))
+		Expect(p.mirror.Requests().Where(upstream.Of(broken))).To(HaveLen(2))
+	}, SpecTimeout(specTimeout))
+
+	DescribeTable("is passed over for the next one, for all blobs, after one failure",
+		func(ctx context.Context, name string, bad http.HandlerFunc) {
+			p := newPair(name)
+			var asked atomic.Int32
+			first := listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "/blobs/") {
+					asked.Add(1)
+				}
+				bad(w, r)
+			}))
+			hosts(p.registry.Host(), "server = %q\n[host.%q]\n[host.%q]\n", p.registry.URL(), first, p.mirror.URL())
+			Expect(pull(ctx, start(options()), p.request(peer))).To(HaveField("Source", v1alpha1.SourceMirror))
+			Expect(asked.Load()).To(BeZero(), "its manifest had shown what it is like")
+			Expect(p.registry.Connections()).To(BeEmpty())
+		},
+		Entry("one that says OK and then nothing", "stalls", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, SpecTimeout(specTimeout)),
+		Entry("one that sends something else", "garbage",
+			func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("garbage")) }, SpecTimeout(specTimeout)),
+	)
+})
+
+// inFrontOf starts a server that changes each request and passes it on.
+func inFrontOf(server *upstream.Server, change func(*http.Request)) string {
+	GinkgoHelper()
+	target, err := url.Parse(server.URL())
+	Expect(err).NotTo(HaveOccurred())
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	return listenOnGateway(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		change(r)
+		proxy.ServeHTTP(w, r)
+	}))
+}
+
 // pullOnNewNode pulls as a peer whose agent has just begun.
 func pullOnNewNode(ctx context.Context, p *pair) (*containerd.Runtime, <-chan nodeagent.Result) {
 	opts := options()

@@ -66,6 +66,9 @@ type Options struct {
 	ScratchPath string
 	// UpstreamHosts are hosts of hosts.toml files, besides the registries, that count as upstream.
 	UpstreamHosts []string
+	// MirrorRedirectHosts are the hosts to which mirrors may send a peer: their storage, or what gives
+	// out their tokens.
+	MirrorRedirectHosts []string
 	// MinFreeDisk is the share of a filesystem, 0 to 1, that a pull must leave free.
 	MinFreeDisk float64
 	// NoProgressTimeout is how long a mirror may send nothing within one request.
@@ -106,7 +109,12 @@ var _ nodeagent.Runtime = (*Runtime)(nil)
 // New returns a Runtime, which is not yet connected. Watch connects it, and again after the daemon
 // was away.
 func New(opts Options) (*Runtime, error) {
-	registries := mirror.Config{Roots: filepath.SplitList(opts.RegistryConfigPath), Scratch: filepath.Join(opts.ScratchPath, "hosts"), Upstreams: opts.UpstreamHosts}
+	registries := mirror.Config{
+		Roots:         filepath.SplitList(opts.RegistryConfigPath),
+		Scratch:       filepath.Join(opts.ScratchPath, "hosts"),
+		Upstreams:     opts.UpstreamHosts,
+		RedirectHosts: opts.MirrorRedirectHosts,
+	}
 	if err := os.RemoveAll(registries.Scratch); err != nil {
 		return nil, fmt.Errorf("remove what an earlier agent has left: %w", err)
 	}
@@ -121,8 +129,11 @@ func New(opts Options) (*Runtime, error) {
 		registries: registries,
 		platform:   platform,
 		matcher:    platforms.Ordered(platform),
-		throttle:   mirror.Throttle{AfterMiss: 5 * time.Second, AfterError: time.Second, AfterSilence: 30 * time.Second, Began: time.Now(), StartTimeout: opts.MirrorStartTimeout},
-		streams:    newStreams(),
+		throttle: mirror.Throttle{
+			AfterMiss: 5 * time.Second, AfterError: time.Second, AfterSilence: 30 * time.Second, AfterDistrust: 5 * time.Minute,
+			Began: time.Now(), StartTimeout: opts.MirrorStartTimeout,
+		},
+		streams: newStreams(),
 	}, nil
 }
 

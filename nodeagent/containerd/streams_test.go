@@ -6,16 +6,22 @@ package containerd
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-dev/sluice/nodeagent"
+	"github.com/sluice-dev/sluice/nodeagent/containerd/mirror"
 )
 
 // moment is longer than progressInterval.
@@ -102,4 +108,42 @@ func TestAPullThatWaitsForAStreamCanGiveUp(t *testing.T) {
 			t.Errorf("the pull that gave up took a stream: %v", err)
 		}
 	})
+}
+
+func TestBytesThatComeAgainAreProgressOnce(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "0123456789") // without support for Range
+	}))
+	defer server.Close()
+	var progressed int
+	m := &meter{onProgress: func(nodeagent.Progress) { progressed++ }}
+	f := &fetcher{streams: newStreams(), meter: m, mirrors: &mirror.Client{
+		Hosts:    []docker.RegistryHost{{Client: server.Client(), Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://")}},
+		Throttle: &mirror.Throttle{}, AnswerTimeout: time.Minute, SilenceTimeout: time.Minute,
+	}}
+	blob := ocispec.Descriptor{Digest: digest.FromString("0123456789"), Size: 10}
+	for _, step := range []struct {
+		reason string
+		offset int64
+		want   int
+	}{
+		{"it begins in the middle", 4, 1},
+		{"it has got no further", 4, 0},
+		{"it is further", 6, 1},
+		{"it was there before", 5, 0},
+	} {
+		progressed = 0
+		reader := &blobReader{ctx: t.Context(), fetcher: f, kind: mirror.Blobs, desc: blob, offset: step.offset}
+		if err := reader.open(); err != nil {
+			t.Fatal(err)
+		}
+		m.notify()
+		if progressed != step.want || m.pulledBytes() != 0 {
+			t.Errorf("%s: progress %d times, want %d; %d bytes", step.reason, progressed, step.want, m.pulledBytes())
+		}
+		if rest, err := io.ReadAll(reader.body); string(rest) != "0123456789"[step.offset:] || err != nil {
+			t.Errorf("%s: then %q, %v", step.reason, rest, err)
+		}
+		reader.close()
+	}
 }

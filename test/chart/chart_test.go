@@ -288,6 +288,7 @@ func TestValues(t *testing.T) {
 			return slices.ContainsFunc(p.Spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/docker/certs.d" })
 		})},
 		{"agent: {containerd: {upstreamHosts: [a, 'b:5000']}}", hasFlag(agentPod, "--upstream-hosts=a,b:5000")},
+		{"agent: {containerd: {mirrorRedirectHosts: [a, 'b:9000']}}", hasFlag(agentPod, "--mirror-redirect-hosts=a,b:9000")},
 		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
 				return v.HostPath != nil && v.HostPath.Path == "/data/io.containerd.content.v1.content"

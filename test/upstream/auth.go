@@ -33,6 +33,8 @@ type Auth struct {
 	// IdentityToken is accepted by the token endpoint in place of a user, as
 	// the "identitytoken" of a docker config is meant.
 	IdentityToken string
+	// Anonymous gives a token to everybody, as Docker Hub does for what is public.
+	Anonymous bool
 	// OverLimit are users who have fetched too much: they get status 429.
 	OverLimit map[string]bool
 }
@@ -153,7 +155,7 @@ func (s *Server) token(out *response, r *http.Request) {
 		}
 		auth := s.protection.rule(repository)
 		byToken := auth != nil && refresh != "" && refresh == auth.IdentityToken
-		if auth == nil || byToken || given && auth.accepts(user, password) {
+		if auth == nil || auth.Anonymous || byToken || given && auth.accepts(user, password) {
 			opened[repository] = true
 		}
 	}

@@ -23,6 +23,8 @@ import (
 var (
 	// ErrMiss: a mirror answered that it does not have the content now.
 	ErrMiss = errors.New("mirror does not have it")
+	// ErrRefused: a mirror does not serve this client, whatever it asks for.
+	ErrRefused = errors.New("mirror refuses")
 	// ErrNoMirror: no mirror is configured for the registry.
 	ErrNoMirror = errors.New("no mirror is configured")
 	// ErrStalled: a mirror sent nothing for SilenceTimeout.
@@ -35,8 +37,8 @@ var (
 // Error is a failure of the mirrors, in Get or in reading the Content that it returned.
 type Error struct {
 	cause error
-	// Unreachable reports whether no mirror gave an answer of any kind.
-	Unreachable bool
+	// Useless reports whether each mirror refused or gave no answer at all.
+	Useless bool
 	// Starting reports whether one of the mirrors may just not be up yet.
 	Starting bool
 	// Silent reports whether all mirrors were asked in vain for the AnswerTimeout.
@@ -67,8 +69,8 @@ type Client struct {
 	Repository string
 	UserAgent  string
 	Throttle   *Throttle
-	// AnswerTimeout is how long a mirror may answer nothing at all. Then it is not asked for a while
-	// if there is another one.
+	// AnswerTimeout is how long a mirror may answer nothing at all, or pause within a body. Then it is
+	// not asked for a while, or asked last, if there is another one.
 	AnswerTimeout time.Duration
 	// SilenceTimeout is how long a mirror may send nothing before the request ends.
 	SilenceTimeout time.Duration
@@ -82,6 +84,8 @@ type Content struct {
 	Offset int64
 	// MediaType is the Content-Type.
 	MediaType string
+	// Distrust has the mirror asked last for a while: it sent what is not the content.
+	Distrust func()
 }
 
 // WaitReady waits until the digest is in no mirror's pause, so that Get can ask at once.
@@ -137,28 +141,28 @@ func (c *Client) answers(ctx context.Context, host docker.RegistryHost, path str
 	return err == nil || limited.Err() == nil || ctx.Err() != nil
 }
 
-// Get asks one mirror after the other for the content from the offset on, and those that are silent
-// only if there are no others. It waits for the Throttle, so the caller may call it again at once. The
+// Get asks one mirror after the other for the content from the offset on. It waits for the Throttle, so the caller may call it again at once. The
 // error is an *Error, unless ctx has ended.
 func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
 	if len(c.Hosts) == 0 {
-		return nil, &Error{cause: ErrNoMirror, Unreachable: true}
+		return nil, &Error{cause: ErrNoMirror, Useless: true}
 	}
-	hosts := slices.DeleteFunc(slices.Clone(c.Hosts), func(host docker.RegistryHost) bool { return c.Throttle.silent(host.Host) })
-	if len(hosts) == 0 {
-		hosts = c.Hosts
-	}
+	hosts := c.order()
 	var errs []error
-	failed := Error{Unreachable: true, Silent: true}
-	for _, host := range hosts {
-		content, err := c.get(ctx, host, kind, dgst, offset)
+	failed := Error{Useless: true, Silent: true}
+	for i, host := range hosts {
+		pause := c.SilenceTimeout
+		if i+1 < len(hosts) {
+			pause = min(pause, c.AnswerTimeout)
+		}
+		content, err := c.get(ctx, host, kind, dgst, offset, pause)
 		if err == nil {
 			return content, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		failed.Unreachable = failed.Unreachable && errors.Is(err, errNoAnswer)
+		failed.Useless = failed.Useless && (errors.Is(err, errNoAnswer) || errors.Is(err, ErrRefused))
 		failed.Silent = failed.Silent && errors.Is(err, errSilent)
 		failed.Starting = failed.Starting || isDialError(err) && c.Throttle.mayBeStarting(host.Host)
 		errs = append(errs, err)
@@ -167,13 +171,32 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 	return nil, &failed
 }
 
+// order returns the mirrors to ask, in order: those that are silent only if there are no others, and
+// those last that have lately sent the beginning of something and no more, or something else.
+func (c *Client) order() []docker.RegistryHost {
+	hosts := slices.DeleteFunc(slices.Clone(c.Hosts), func(host docker.RegistryHost) bool { return c.Throttle.silent(host.Host) })
+	if len(hosts) == 0 {
+		hosts = slices.Clone(c.Hosts)
+	}
+	var last []docker.RegistryHost
+	hosts = slices.DeleteFunc(hosts, func(host docker.RegistryHost) bool {
+		distrusted := c.Throttle.distrusted(host.Host)
+		if distrusted {
+			last = append(last, host)
+		}
+		return distrusted
+	})
+	return append(hosts, last...)
+}
+
 // isDialError reports whether nobody takes the connection.
 func isDialError(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64) (*Content, error) {
+// get asks one mirror. pause is how long it may send nothing within the body.
+func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, dgst digest.Digest, offset int64, pause time.Duration) (*Content, error) {
 	release, err := c.Throttle.acquire(ctx, key(host, dgst))
 	if err != nil {
 		return nil, err
@@ -206,27 +229,28 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		return nil, fmt.Errorf("ask mirror %s for %s: %w: %w", host.Host, dgst, errNoAnswer, err)
 	}
 	c.Throttle.noteAnswer(host.Host)
-	switch response.StatusCode {
-	case http.StatusOK:
-		offset = 0
-	case http.StatusPartialContent:
-	case http.StatusNotFound:
-		err = ErrMiss
-	default:
-		err = fmt.Errorf("unexpected status %s", response.Status)
-	}
-	if err != nil {
+	if err := failure(response); err != nil {
 		_ = response.Body.Close()
-		finish(c.Throttle.AfterMiss)
+		if errors.Is(err, ErrRefused) {
+			finish(c.Throttle.AfterError)
+		} else {
+			finish(c.Throttle.AfterMiss)
+		}
 		return nil, fmt.Errorf("ask mirror %s for %s: %w", host.Host, dgst, err)
 	}
 	answer.Stop()
 	silence.Stop()
+	if response.StatusCode == http.StatusOK {
+		offset = 0
+	}
+	stalled := time.AfterFunc(pause, func() { cancel(fmt.Errorf("%w for %v", ErrStalled, pause)) })
+	stalled.Stop()
 	return &Content{
 		ReadCloser: &body{
 			ReadCloser: response.Body, host: host.Host, digest: dgst,
-			ctx: ctx, timer: silence, timeout: c.SilenceTimeout, throttle: c.Throttle,
+			ctx: ctx, timer: stalled, timeout: pause, throttle: c.Throttle,
 			finish: func(complete bool) {
+				stalled.Stop()
 				if complete {
 					finish(0)
 					return
@@ -236,10 +260,44 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		},
 		Offset:    offset,
 		MediaType: response.Header.Get("Content-Type"),
+		Distrust:  func() { c.Throttle.distrust(host.Host) },
 	}, nil
 }
 
+// failure is why an answer brings no content; nil if it does.
+func failure(response *http.Response) error {
+	switch status := response.StatusCode; {
+	case status == http.StatusOK || status == http.StatusPartialContent:
+		return nil
+	case status == http.StatusNotFound:
+		return ErrMiss
+	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500:
+		return fmt.Errorf("unexpected status %s", response.Status)
+	default:
+		return fmt.Errorf("%w with status %s", ErrRefused, response.Status)
+	}
+}
+
+// maxChallenges is how often a mirror may ask for another token for one request.
+const maxChallenges = 2
+
+// send asks a mirror, and again with a token if it wants one, which it gives to everybody.
 func (c *Client) send(ctx context.Context, host docker.RegistryHost, path string, header http.Header) (*http.Response, error) {
+	var challenges []*http.Response
+	for {
+		response, err := c.sendOnce(ctx, host, path, header)
+		if err != nil || response.StatusCode != http.StatusUnauthorized || host.Authorizer == nil || len(challenges) == maxChallenges {
+			return response, err
+		}
+		challenges = append(challenges, response)
+		if err := host.Authorizer.AddResponses(ctx, challenges); err != nil {
+			return response, nil //nolint:nilerr // a token would not help: the status says what the mirror wants
+		}
+		_ = response.Body.Close()
+	}
+}
+
+func (c *Client) sendOnce(ctx context.Context, host docker.RegistryHost, path string, header http.Header) (*http.Response, error) {
 	u := url.URL{
 		Scheme:   host.Scheme,
 		Host:     host.Host,
@@ -255,23 +313,12 @@ func (c *Client) send(ctx context.Context, host docker.RegistryHost, path string
 	request.Header.Set("User-Agent", c.UserAgent)
 	// The digest is of the bytes as they are: no proxy may compress them.
 	request.Header.Set("Accept-Encoding", "identity")
-	client := *host.Client
-	client.CheckRedirect = sameHostOnly(host.Host)
-	return client.Do(request)
-}
-
-// sameHostOnly stops at a redirect to another host: a mirror may redirect to the registry's
-// storage.
-func sameHostOnly(host string) func(*http.Request, []*http.Request) error {
-	return func(request *http.Request, via []*http.Request) error {
-		if canonical(request.URL.Host) != canonical(host) {
-			return fmt.Errorf("redirect leads off the mirror, to %s", request.URL.Host)
+	if host.Authorizer != nil {
+		if err := host.Authorizer.Authorize(ctx, request); err != nil {
+			return nil, fmt.Errorf("get a token: %w", err)
 		}
-		if len(via) >= 10 {
-			return errors.New("too many redirects")
-		}
-		return nil
 	}
+	return host.Client.Do(request)
 }
 
 // body fails when the mirror is silent for the timeout within one Read. The time between two Reads,
@@ -303,6 +350,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if cause := context.Cause(b.ctx); cause != nil {
 		err = cause
+	}
+	if b.ctx.Err() == nil || errors.Is(err, ErrStalled) { // and not because nobody waits for it any more
+		b.throttle.distrust(b.host)
 	}
 	return n, &Error{cause: fmt.Errorf("receive %s from mirror %s: %w", b.digest, b.host, err)}
 }

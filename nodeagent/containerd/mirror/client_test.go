@@ -4,6 +4,7 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,18 +28,24 @@ func clientOf(t *testing.T, handlers ...http.HandlerFunc) *Client {
 	t.Helper()
 	client := &Client{
 		Registry: "docker.io", Repository: "library/app", UserAgent: "sluice-agent/test",
-		Throttle:      &Throttle{AfterMiss: time.Hour, AfterError: time.Hour, AfterSilence: time.Hour},
+		Throttle:      &Throttle{AfterMiss: time.Hour, AfterError: time.Hour, AfterSilence: time.Hour, AfterDistrust: time.Hour},
 		AnswerTimeout: time.Second, SilenceTimeout: 3 * time.Second,
 	}
 	for _, handler := range handlers {
 		server := httptest.NewServer(handler)
 		t.Cleanup(server.Close)
-		client.Hosts = append(client.Hosts, docker.RegistryHost{
-			Client: server.Client(), Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://"), Path: "/v2",
-			Header: http.Header{"X-Of-Host": {"yes"}},
-		})
+		client.Hosts = append(client.Hosts, confined(server, Config{}))
 	}
 	return client
+}
+
+// confined is the server as a mirror that a peer may ask.
+func confined(server *httptest.Server, config Config) docker.RegistryHost {
+	hosts := Hosts{registry: "docker.io", config: config}
+	return hosts.confine(docker.RegistryHost{
+		Client: server.Client(), Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://"), Path: "/v2",
+		Header: http.Header{"X-Of-Host": {"yes"}},
+	})
 }
 
 // ask makes a client of these mirrors and sends one GET.
@@ -94,21 +101,26 @@ func TestGet(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(serveBlob))
 	defer elsewhere.Close()
 	for _, tt := range []struct {
-		reason      string
-		mirrors     []http.HandlerFunc
-		want        string
-		miss        bool
-		unreachable bool
-		err         string
+		reason  string
+		mirrors []http.HandlerFunc
+		want    string
+		miss    bool
+		useless bool
+		err     string
 	}{
 		{reason: "a mirror that has it", mirrors: []http.HandlerFunc{serveBlob}, want: blobText},
 		{reason: "a mirror without it", mirrors: []http.HandlerFunc{http.NotFound}, miss: true, err: "does not have it"},
 		{reason: "the second has it", mirrors: []http.HandlerFunc{http.NotFound, serveBlob}, want: blobText},
 		{reason: "the first is dead", mirrors: []http.HandlerFunc{hangUp, serveBlob}, want: blobText},
-		{reason: "the only one is dead", mirrors: []http.HandlerFunc{hangUp}, unreachable: true, err: "EOF"},
+		{reason: "the only one is dead", mirrors: []http.HandlerFunc{hangUp}, useless: true, err: "EOF"},
 		{reason: "one is dead, the other answers", mirrors: []http.HandlerFunc{hangUp, http.NotFound}, miss: true, err: "EOF"},
 		{reason: "an error of its own", mirrors: []http.HandlerFunc{answer(503)}, err: "503"},
-		{reason: "no mirror", unreachable: true, err: "no mirror is configured"},
+		{reason: "a mirror with too much to do", mirrors: []http.HandlerFunc{answer(429)}, err: "429"},
+		{reason: "a mirror that wants a password", mirrors: []http.HandlerFunc{answer(401)}, useless: true, err: "refuses with status 401"},
+		{reason: "a mirror that is closed", mirrors: []http.HandlerFunc{answer(403)}, useless: true, err: "refuses with status 403"},
+		{reason: "a mirror that knows HEAD only", mirrors: []http.HandlerFunc{answer(405)}, useless: true, err: "refuses with status 405"},
+		{reason: "one refuses, the other has it", mirrors: []http.HandlerFunc{answer(403), serveBlob}, want: blobText},
+		{reason: "no mirror", useless: true, err: "no mirror is configured"},
 		{
 			reason: "a redirect on the host", mirrors: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, "/v2/") {
@@ -121,11 +133,11 @@ func TestGet(t *testing.T) {
 		{
 			reason: "a redirect off the host", mirrors: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 				http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
-			}}, unreachable: true, err: "leads off the mirror",
+			}}, useless: true, err: "leads off the mirror",
 		},
 		{
 			reason: "no answer for too long", mirrors: []http.HandlerFunc{hang},
-			unreachable: true, err: "went silent",
+			useless: true, err: "went silent",
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -140,8 +152,8 @@ func TestGet(t *testing.T) {
 				return
 			}
 			var failed *Error
-			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.err) || failed.Unreachable != tt.unreachable || errors.Is(err, ErrMiss) != tt.miss {
-				t.Errorf("%v (%+v), want %q, unreachable %v, a miss %v", err, failed, tt.err, tt.unreachable, tt.miss)
+			if !errors.As(err, &failed) || !strings.Contains(err.Error(), tt.err) || failed.Useless != tt.useless || errors.Is(err, ErrMiss) != tt.miss {
+				t.Errorf("%v (%+v), want %q, useless %v, a miss %v", err, failed, tt.err, tt.useless, tt.miss)
 			}
 		})
 	}
@@ -167,7 +179,7 @@ func TestAMirrorThatAnswersNothingIsNotAskedForAWhile(t *testing.T) {
 	client.Hosts = client.Hosts[:1]
 	var failed *Error
 	_, err := client.Get(t.Context(), Blobs, digest.FromString("another"), 0)
-	if !errors.As(err, &failed) || !failed.Unreachable || !failed.Silent || asked.Load() != 2 {
+	if !errors.As(err, &failed) || !failed.Useless || !failed.Silent || asked.Load() != 2 {
 		t.Errorf("the only mirror: %v, asked %d times", err, asked.Load())
 	}
 }
@@ -191,20 +203,82 @@ func TestSilent(t *testing.T) {
 	}
 }
 
+// breakOff sends the beginning of the blob and then nothing.
+func breakOff(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Length", fmt.Sprint(len(blobText)))
+	_, _ = io.WriteString(w, blobText[:4])
+	w.(http.Flusher).Flush()
+	<-r.Context().Done()
+}
+
 func TestABodyThatGoesSilentEnds(t *testing.T) {
-	content, err := ask(t, 0, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", fmt.Sprint(len(blobText)))
-		_, _ = io.WriteString(w, blobText[:4])
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	})
+	content, err := ask(t, 0, breakOff)
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw, err := io.ReadAll(content)
 	var failed *Error
-	if !errors.Is(err, ErrStalled) || !errors.As(err, &failed) || string(raw) != blobText[:4] {
+	if !errors.Is(err, ErrStalled) || !errors.As(err, &failed) || string(raw) != blobText[:4] || !strings.Contains(err.Error(), "for 3s") {
 		t.Errorf("%q, %v", raw, err)
+	}
+}
+
+func TestAMirrorThatDoesNotSendWhatItHasIsAskedLast(t *testing.T) {
+	for _, tt := range []struct {
+		reason string
+		first  http.HandlerFunc
+		want   string
+		err    string
+	}{
+		// The second mirror has no need to wait as long as one that is alone.
+		{"it breaks off", breakOff, blobText[:4], "for 1s"},
+		{"it closes the connection", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(blobText)))
+			_, _ = io.WriteString(w, blobText[:4])
+		}, blobText[:4], "unexpected EOF"},
+		{"it sends something else", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "garbage") }, "garbage", ""},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			client := clientOf(t, tt.first, serveBlob)
+			content, err := client.Get(t.Context(), Blobs, blobDigest, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err := io.ReadAll(content)
+			if string(raw) != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%q, %v, want %q and %q", raw, err, tt.want, tt.err)
+			}
+			if err == nil {
+				content.Distrust()
+			}
+			_ = content.Close()
+
+			content, err = client.Get(t.Context(), Blobs, digest.FromString("another"), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = content.Close() }()
+			if raw, err := io.ReadAll(content); string(raw) != blobText || err != nil {
+				t.Errorf("then %q, %v, want what the second mirror has", raw, err)
+			}
+		})
+	}
+}
+
+func TestAMirrorIsTrustedThoughTheCallerGivesUp(t *testing.T) {
+	client := clientOf(t, breakOff, http.NotFound)
+	ctx, cancel := context.WithCancel(t.Context())
+	content, err := client.Get(ctx, Blobs, blobDigest, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.ReadAll(content); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	_ = content.Close()
+	if client.Throttle.distrusted(client.Hosts[0].Host) {
+		t.Error("the mirror is asked last")
 	}
 }
 

@@ -30,6 +30,9 @@ type Config struct {
 	// Upstreams are further hosts, of [host] entries, whose answers count as the registry's, such as
 	// a pull-through cache that is the only way out.
 	Upstreams []string
+	// RedirectHosts are further hosts to which mirrors may send a peer: their storage, or the server
+	// that gives out their tokens.
+	RedirectHosts []string
 }
 
 // Hosts are the hosts that containerd would ask for a registry's content.
@@ -116,7 +119,7 @@ func (h *Hosts) add(hosts []docker.RegistryHost, server *docker.RegistryHost) {
 		case h.isUpstream(host.Host):
 			h.Upstreams = append(h.Upstreams, host)
 		case host.Capabilities.Has(docker.HostCapabilityPull):
-			h.Mirrors = append(h.Mirrors, host)
+			h.Mirrors = append(h.Mirrors, h.confine(host))
 		}
 	}
 	if server != nil {

@@ -20,6 +20,9 @@ type Throttle struct {
 	AfterError time.Duration
 	// AfterSilence is the pause for everything on a mirror that has answered nothing for long.
 	AfterSilence time.Duration
+	// AfterDistrust is how long a mirror is asked last that has begun to send something and has not sent
+	// all of it, or something else.
+	AfterDistrust time.Duration
 	// Began is when the process began. For StartTimeout from then on, a mirror that has never
 	// answered may be starting still, as on a node that has just joined.
 	Began        time.Time
@@ -31,34 +34,39 @@ type Throttle struct {
 }
 
 // hostState is of a mirror that has answered, or was silent.
-type hostState struct{ answered, silentUntil time.Time }
+type hostState struct{ answered, silentUntil, distrustedUntil time.Time }
 
 // noteAnswer notes that a mirror has answered, whatever it said.
 func (t *Throttle) noteAnswer(host string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.hosts == nil {
-		t.hosts = map[string]hostState{}
-	}
-	t.hosts[host] = hostState{answered: time.Now()}
+	t.change(host, func(s *hostState) { s.answered, s.silentUntil = time.Now(), time.Time{} })
 }
 
-// noteSilence notes that a mirror has left a request of that time without an answer, and reports
-// whether it counts as silent: it has not answered another one since. A mirror that waits for one
-// node that hangs, or for a large layer, is not silent.
-func (t *Throttle) noteSilence(host string, asked time.Time) bool {
+// distrust has a mirror asked last for the AfterDistrust.
+func (t *Throttle) distrust(host string) {
+	t.change(host, func(s *hostState) { s.distrustedUntil = time.Now().Add(t.AfterDistrust) })
+}
+
+func (t *Throttle) change(host string, change func(*hostState)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.hosts == nil {
 		t.hosts = map[string]hostState{}
 	}
 	state := t.hosts[host]
-	if !state.answered.Before(asked) {
-		return false
-	}
-	state.silentUntil = time.Now().Add(t.AfterSilence)
+	change(&state)
 	t.hosts[host] = state
-	return true
+}
+
+// noteSilence notes that a mirror has left a request of that time without an answer, and reports
+// whether it counts as silent: it has not answered another one since. A mirror that waits for one
+// node that hangs, or for a large layer, is not silent.
+func (t *Throttle) noteSilence(host string, asked time.Time) (silent bool) {
+	t.change(host, func(s *hostState) {
+		if silent = s.answered.Before(asked); silent {
+			s.silentUntil = time.Now().Add(t.AfterSilence)
+		}
+	})
+	return silent
 }
 
 // Young reports whether the StartTimeout is not over yet.
@@ -77,6 +85,13 @@ func (t *Throttle) silent(host string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return time.Now().Before(t.hosts[host].silentUntil)
+}
+
+// distrusted reports whether a mirror is to be asked last.
+func (t *Throttle) distrusted(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Now().Before(t.hosts[host].distrustedUntil)
 }
 
 type keyState struct {
