@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"strings"
+	"testing"
 
 	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -83,6 +85,26 @@ var forms = []struct {
 			mutate.IndexAddendum{Add: ociImage(layers), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
 			mutate.IndexAddendum{Add: attestation, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}})
 	}},
+}
+
+// The page lists what is run, no more and no less.
+func TestFormsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(page), "\n### Kinds of image\n")
+	list, _, _ = strings.Cut(list, "\n#")
+	for _, f := range forms {
+		item := "\n- " + f.name + "\n"
+		if !strings.Contains(list, item) {
+			t.Errorf("docs/compatibility.md does not list %q", f.name)
+		}
+		list = strings.Replace(list, item, "\n", 1)
+	}
+	if strings.Contains(list, "\n- ") {
+		t.Errorf("docs/compatibility.md lists what is not run:%s", list)
+	}
 }
 
 func tarOf(layer v1.Layer) []byte {

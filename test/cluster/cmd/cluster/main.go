@@ -9,9 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +28,7 @@ const usage = `Usage: cluster COMMAND [flags]
   build    build all programs that a cluster runs
   assets   build them and print the folder for KUBEBUILDER_ASSETS
   helm     build helm and print its path
+  versions print what the tests run, as the table in docs/compatibility.md
   up       start a cluster and leave it running (as root)
   down     end it
 
@@ -83,6 +86,8 @@ func run(args []string) error {
 			fmt.Println(path)
 		}
 		return err
+	case "versions":
+		return versions(ctx, os.Stdout)
 	case "up":
 		return up(ctx, opts)
 	case "serve":
@@ -97,6 +102,20 @@ func run(args []string) error {
 
 // logf writes to standard error, for standard output has the answer alone.
 func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+// versions prints a table in Markdown.
+func versions(ctx context.Context, out io.Writer) error {
+	all, err := cluster.Versions(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(out, "| program | version | pinned in |\n|---|---|---|\n")
+	for _, v := range all {
+		fmt.Fprintf(out, "| %s | %s | `%s` |\n", v.Program, strings.TrimPrefix(v.Version, "v"), v.Module)
+	}
+	fmt.Fprintf(out, "| Spegel | %s | nowhere: run by hand; CI runs `test/peermirror` in its place |\n", strings.TrimPrefix(cluster.SpegelVersion, "v"))
+	return nil
+}
 
 // up runs this program again, as the supervisor of the cluster.
 func up(ctx context.Context, opts options) error {
