@@ -4,7 +4,9 @@
 package chart_test
 
 import (
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,12 +42,12 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, values := range []string{
+	for _, values := range append(slices.Collect(maps.Values(distributions(t))),
 		"",
 		everything,
 		"certificate: {source: SelfManaged}",
 		"{agent: {hostNetwork: true, seLinuxOptions: {type: spc_t}}, certificate: {issuerRef: {name: ours}}}",
-	} {
+	) {
 		for _, object := range render(t, values) {
 			if err := strict.Create(t.Context(), object, client.DryRunAll); err != nil {
 				t.Errorf("%s %s with %q: %v", object.GetKind(), object.GetName(), values, err)

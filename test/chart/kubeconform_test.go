@@ -7,9 +7,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +27,7 @@ func TestKubeconform(t *testing.T) {
 	for _, crds := range []string{filepath.Join(chartDir, "crds"), certManager} {
 		writeCRDSchemas(t, dir, crds)
 	}
-	for _, values := range []string{"", everything, "certificate: {source: SelfManaged}"} {
+	for _, values := range append(slices.Collect(maps.Values(distributions(t))), "", everything, "certificate: {source: SelfManaged}") {
 		text, err := template(t, values)
 		if err != nil {
 			t.Fatal(text)
