@@ -155,6 +155,39 @@ func TestAPrivateImageWaitsForTheCredentialsOfAServiceAccount(t *testing.T) {
 	}
 }
 
+func TestALocalEntryIsWhatTheNodeHas(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		first := a.push("v1", a.runtime.Mirror)
+		local := v1alpha1.NodeImage{Name: name("v1"), RegistryPolicy: v1alpha1.RegistryPolicyLocal}
+		a.apply(local)
+		a.advance(blink)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImageNotOnNode)
+
+		// It is imported.
+		a.runtime.Import(name("v1"), first)
+		a.advance(blink)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		if s := a.status(name("v1")); s.Digest != first.String() || s.Source != v1alpha1.SourceLocal {
+			t.Errorf("status %+v", s)
+		}
+
+		// Another one is imported under the name. What the first was is of no interest then.
+		second := a.push("v2", a.runtime.Mirror)
+		a.runtime.Import(name("v1"), second)
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		if s := a.status(name("v1")); s.Digest != second.String() {
+			t.Errorf("status %+v, want %s", s, second)
+		}
+
+		// The nodes have agreed: the digest is in the spec, and stays what the name means.
+		local.RegistryPolicy, local.Digest = v1alpha1.RegistryPolicyMirror, second.String()
+		a.apply(local)
+		a.advance(moment)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+	})
+}
+
 // fixedCredentials returns one credential.
 type fixedCredentials nodeagent.Credential
 

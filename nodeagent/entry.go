@@ -27,7 +27,8 @@ import (
 //	false    false   nil      Pending  check when needsCheck; pull at retryAt, when a slot is free
 //	false    false   running  Pulling  none
 //
-// A peer's entry without a digest is Pending, and waits until the spec has one.
+// A peer's entry without a digest is Pending, and waits until the spec has one. Under
+// RegistryPolicyLocal to resolve a tag is to look what it means on the node.
 type entry struct {
 	spec v1alpha1.NodeImage
 	ref  imageref.Reference // zero if the name does not parse
@@ -38,8 +39,8 @@ type entry struct {
 	needsCheck bool
 	// present: the image is there, with the digest that wanted returns.
 	present bool
-	// failed: the retry limit is reached, or the registry refused, or the disk is full. It is so
-	// until the image is there or the spec changes.
+	// failed: the retry limit is reached, or the registry refused, or the disk is full, or the node
+	// alone could have the image and does not. It is so until the image is there or the spec changes.
 	failed bool
 	// final: no further try can help until the spec changes.
 	final bool
@@ -98,14 +99,14 @@ func (e *entry) nextStep(now time.Time) step {
 }
 
 // wanted returns the digest that the node is to have, or "" if it is not known, and whether the
-// registry is to be asked what the tag means. Until it has answered, the node keeps the image that
-// it has.
+// registry, or the node, is to be asked what the tag means. Until there is an answer, the node keeps
+// the image that it has.
 func (e *entry) wanted() (want digest.Digest, resolve bool) {
 	if d := e.ref.Digest(); d != "" {
 		return d, false
 	}
 	spec := digest.Digest(e.spec.Digest)
-	mayResolve := e.spec.RegistryPolicy == v1alpha1.RegistryPolicyDefault
+	mayResolve := e.spec.RegistryPolicy != v1alpha1.RegistryPolicyMirror
 	answered := e.answer.digest != "" && answersAll(e.answer.requestIDs, e.spec.Request)
 	switch {
 	case mayResolve && e.spec.Request != "" && !answered:
@@ -197,7 +198,8 @@ func (e *entry) fail(err error, now time.Time) {
 	}
 	e.failures++
 	e.final = v1alpha1.IsRefusal(f.reason)
-	e.failed = e.final || e.failures > retryLimit(e.spec) || f.reason == v1alpha1.ReasonInsufficientDisk
+	e.failed = e.final || e.failures > retryLimit(e.spec) ||
+		f.reason == v1alpha1.ReasonInsufficientDisk || f.reason == v1alpha1.ReasonImageNotOnNode
 }
 
 // state is the state to report. An entry stays Present while its tag is resolved again, also when

@@ -17,6 +17,8 @@ import (
 var (
 	// ErrImageNotFound: the registry does not know the image.
 	ErrImageNotFound = errors.New("image not found")
+	// ErrImageNotOnNode: under RegistryPolicyLocal, the node has no image of that name, or not all of it.
+	ErrImageNotOnNode = errors.New("image not on the node")
 	// ErrUnauthorized: the registry refuses the credentials, or asks for some where there are none.
 	ErrUnauthorized = errors.New("unauthorized")
 	// ErrPlatformNotProvided: the image has nothing for the node's platform.
@@ -65,6 +67,7 @@ var failuresByError = []struct {
 	{ErrImageInvalid, failure{reason: v1alpha1.ReasonImageInvalid}},
 	{ErrUnauthorized, failure{reason: v1alpha1.ReasonImagePullUnauthorized}},
 	{ErrImageNotFound, failure{reason: v1alpha1.ReasonImageNotFound}},
+	{ErrImageNotOnNode, failure{reason: v1alpha1.ReasonImageNotOnNode}},
 	{ErrNotOnMirror, failure{reason: v1alpha1.ReasonNotOnMirror}},
 	{ErrNoProgress, failure{reason: v1alpha1.ReasonNoProgress}},
 	{ErrRegistryUnavailable, failure{reason: v1alpha1.ReasonRegistryUnavailable}},

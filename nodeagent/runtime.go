@@ -50,8 +50,9 @@ type Presence struct {
 type PullRequest struct {
 	// Ref names the image.
 	Ref imageref.Reference
-	// Digest is what the name is to mean. If it is empty, which is for RegistryPolicyDefault alone,
-	// the registry is asked what the tag means now.
+	// Digest is what the name is to mean. If it is empty, RegistryPolicyDefault asks the registry what
+	// the tag means now, and RegistryPolicyLocal takes what it means on the node. The latter knows
+	// nothing else, and RegistryPolicyMirror needs a digest.
 	Digest digest.Digest
 	// Policy says where content may come from.
 	Policy v1alpha1.RegistryPolicy

@@ -86,6 +86,9 @@ func (a *Agent) onChecked(e *entry, want digest.Digest, presence Presence, err e
 	case e.present:
 		a.Log.Info("Image was no longer complete", "image", e.spec.Name, "digest", want)
 		e.present = false
+		if e.spec.RegistryPolicy == v1alpha1.RegistryPolicyLocal {
+			e.answer = answer{} // the name may mean something else now
+		}
 		e.status.Attempts = 0
 		a.reporter.writeWithin(now, transientDelay)
 	default:

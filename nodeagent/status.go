@@ -68,10 +68,14 @@ func (e *entry) currentStatus() v1alpha1.NodeImageStatus {
 
 // sourceOf is where a pull under the policy fetches content from, if it has to.
 func sourceOf(policy v1alpha1.RegistryPolicy) v1alpha1.ImageSource {
-	if policy == v1alpha1.RegistryPolicyDefault {
+	switch policy {
+	case v1alpha1.RegistryPolicyDefault:
 		return v1alpha1.SourceUpstream
+	case v1alpha1.RegistryPolicyLocal:
+		return v1alpha1.SourceLocal
+	default:
+		return v1alpha1.SourceMirror
 	}
-	return v1alpha1.SourceMirror
 }
 
 // readyCondition summarizes the images. Its message has counts alone, so that it changes only with

@@ -108,6 +108,9 @@ func (a *Agent) onNameChanged(c Change) {
 	for _, e := range a.entries {
 		want, _ := e.wanted()
 		if want == "" {
+			if c.Name == e.ref.String() {
+				e.retryAt = time.Time{} // it is what the node was looked through for
+			}
 			continue
 		}
 		for _, name := range e.ref.Names(want) {

@@ -29,6 +29,9 @@ const (
 	// ReasonNodesFailed (False): more nodes failed than spec.failureTolerance
 	// allows; status.failures says which and why.
 	ReasonNodesFailed = "NodesFailed"
+	// ReasonNodesDisagree (False): an image is of a repository that an administrator has listed as
+	// local to the nodes, and they have different images under its name; the message says which.
+	ReasonNodesDisagree = "NodesDisagree"
 	// ReasonNoMatchingNodes (False): no node matches spec.nodeSelector and
 	// spec.nodeAffinity and is Ready, schedulable, and untainted or tolerated.
 	ReasonNoMatchingNodes = "NoMatchingNodes"
@@ -83,6 +86,9 @@ const (
 	// ReasonImagePullUnauthorized: the registry refused the credentials, or asks
 	// for some. Final until they or the spec change.
 	ReasonImagePullUnauthorized = "ImagePullUnauthorized"
+	// ReasonImageNotOnNode: the image is of a repository that is local to the nodes, and the node
+	// has none of its name, or not all of it. Looked for again.
+	ReasonImageNotOnNode = "ImageNotOnNode"
 	// ReasonCredentialsUnavailable: the controller did not give the registry
 	// credentials, or the agent could not ask for them. Tried again.
 	ReasonCredentialsUnavailable = "CredentialsUnavailable"

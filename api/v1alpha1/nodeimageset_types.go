@@ -11,7 +11,7 @@ import (
 
 // RegistryPolicy says where a node may get an image from.
 //
-// +kubebuilder:validation:Enum=Default;Mirror
+// +kubebuilder:validation:Enum=Default;Mirror;Local
 type RegistryPolicy string
 
 const (
@@ -21,6 +21,9 @@ const (
 	// RegistryPolicyMirror pulls from the node's mirrors only. The upstream registry
 	// is never contacted.
 	RegistryPolicyMirror RegistryPolicy = "Mirror"
+	// RegistryPolicyLocal takes what the node has under the name. Neither registry nor mirror is
+	// contacted.
+	RegistryPolicyLocal RegistryPolicy = "Local"
 )
 
 // NodeImageSetSpec is what one node is to have. Only the controller writes it.

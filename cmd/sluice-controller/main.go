@@ -30,6 +30,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution"
 	"github.com/sluice-dev/sluice/controllers/gate"
+	"github.com/sluice-dev/sluice/internal/policy"
 	"github.com/sluice-dev/sluice/webhook"
 )
 
@@ -161,6 +162,10 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return fmt.Errorf("register the metrics of the distribution controller: %w", err)
 	}
+	nodeLocal, err := policy.ParseRepositories(options.NodeLocalRepositories)
+	if err != nil {
+		return fmt.Errorf("read --node-local-repositories: %w", err)
+	}
 	reconciler := &distribution.Reconciler{
 		Client:        mgr.GetClient(),
 		APIReader:     mgr.GetAPIReader(),
@@ -168,6 +173,7 @@ func addDistribution(mgr ctrl.Manager, options Options) error {
 		Clock:         clock.RealClock{},
 		Limits:        options.Limits(),
 		PullSecrets:   options.Credentials.BindAddress != "",
+		NodeLocal:     nodeLocal,
 		DefaultPolicy: options.Webhook.DefaultPolicy,
 		Agents:        options.agents(),
 		Metrics:       distributionMetrics,

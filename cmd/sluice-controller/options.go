@@ -44,6 +44,8 @@ type Options struct {
 	AgentDaemonSet     string
 	FollowSeed         bool
 
+	NodeLocalRepositories []string
+
 	CertDir                string
 	SelfManagedCertificate string
 
@@ -97,6 +99,9 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"what a node does that the mirror could not serve: Upstream (it waits for its turn at the registry) or Never")
 	flags.BoolVar(&o.FollowSeed, "follow-seed", limits.FollowSeed,
 		"let the first nodes pull from the mirror while the seed is still pulling")
+	flags.StringSliceVar(&o.NodeLocalRepositories, "node-local-repositories", nil,
+		"repositories whose images are imported into the nodes and are in no registry, as patterns such as docker.io/library/app or local.example.com/**: "+
+			"a tag of them is what the nodes have under that name, if all of them have the same")
 	flags.StringVar(&o.Credentials.BindAddress, "credentials-bind-address", "",
 		"address of the HTTPS endpoint that gives node agents the credentials in imagePullSecrets, such as :9444; empty serves none")
 	flags.StringVar(&o.Credentials.AgentServiceAccount, "agent-service-account", "sluice-system/sluice-agent",
@@ -142,6 +147,8 @@ func (o Options) Validate() error {
 	fallback := plan.MirrorFallback(o.MirrorFallback)
 	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,
 		"--mirror-fallback must be %s or %s, not %q", plan.FallbackUpstream, plan.FallbackNever, o.MirrorFallback)
+	_, err := policy.ParseRepositories(o.NodeLocalRepositories)
+	reject(err != nil, "--node-local-repositories: %w", err)
 	problems = append(problems, o.Credentials.Validate(), o.Webhook.Validate())
 	if o.SelfManagedCertificate != "" {
 		_, err := certificate.ParseSecret(o.SelfManagedCertificate)

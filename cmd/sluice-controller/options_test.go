@@ -4,6 +4,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestDefaults(t *testing.T) {
 
 func TestFlags(t *testing.T) {
 	options, err := parse(strings.Fields("--upstream-pullers=2 --fanout=3 --max-concurrent-pulls=40 --seed-timeout=1m30s --agent-timeout=20s " +
-		"--mirror-fallback=Never --follow-seed=false --leader-elect=false --leader-elect-namespace=other --metrics-bind-address=0 " +
+		"--mirror-fallback=Never --node-local-repositories=docker.io/library/a,b.example.com/** --follow-seed=false --leader-elect=false --leader-elect-namespace=other --metrics-bind-address=0 " +
 		"--health-probe-bind-address=127.0.0.1:1 --kubeconfig=/some/file --log-format=text -v 2"))
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +42,9 @@ func TestFlags(t *testing.T) {
 	}
 	if diff := cmp.Diff(wantLimits, options.Limits()); diff != "" {
 		t.Error(diff)
+	}
+	if want := []string{"docker.io/library/a", "b.example.com/**"}; !slices.Equal(options.NodeLocalRepositories, want) {
+		t.Errorf("node-local repositories %q, want %q", options.NodeLocalRepositories, want)
 	}
 	if options.LeaderElect || options.LeaderElectNamespace != "other" || options.MetricsBindAddress != "0" ||
 		options.HealthProbeBindAddress != "127.0.0.1:1" || options.Kubeconfig != "/some/file" ||
@@ -63,6 +67,7 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 		"--seed-timeout=9s":                              "--seed-timeout must be 10s or more, such as 2m, not 9s",
 		"--agent-timeout=-1s":                            "--agent-timeout must be more than 0, such as 1m, not -1s",
 		"--mirror-fallback=upstream":                     `--mirror-fallback must be Upstream or Never, not "upstream"`,
+		"--node-local-repositories=app":                  `--node-local-repositories: "app" is ambiguous: name the registry, such as "docker.io/library/app"`,
 		"--self-managed-certificate=tls --cert-dir=/tls": `--self-managed-certificate must be NAMESPACE/NAME, not "tls"`,
 		"--self-managed-certificate=a/tls":               "--self-managed-certificate needs --cert-dir",
 		"--log-format=xml":                               `--log-format must be json or text, not "xml"`,

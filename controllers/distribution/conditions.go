@@ -5,6 +5,7 @@ package distribution
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -44,12 +45,22 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 		condition.Message = in.writeFailureMessage() + "; the controller tries again"
 	case counts.failed > allowed:
 		condition.Reason, condition.Message = v1alpha1.ReasonNodesFailed, progress+"; see status.failures"
+	case len(in.outcome.Disagreements) > 0:
+		condition.Reason, condition.Message = v1alpha1.ReasonNodesDisagree, in.disagreementMessage()
 	case counts.unresolved+counts.onNoNode > 0:
 		condition.Reason, condition.Message = v1alpha1.ReasonWaitingForSeeds, progress+in.seedMessage(counts)
 	default:
 		condition.Reason, condition.Message = v1alpha1.ReasonDistributing, progress
 	}
 	return condition
+}
+
+// disagreementMessage says which nodes have different images under a node-local name.
+func (in statusInput) disagreementMessage() string {
+	name := slices.Min(slices.Collect(maps.Keys(in.outcome.Disagreements)))
+	found := in.outcome.Disagreements[name]
+	return fmt.Sprintf("%s is local to the nodes, and means different images there: %s on %s, %s on %s; import the same image on every node, "+
+		"or set the annotation sluice.dev/refresh to ask the registry", name, found.Digests[0], found.Nodes[0], found.Digests[1], found.Nodes[1])
 }
 
 // progressMessage returns the counts in words.

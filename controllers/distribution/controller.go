@@ -46,6 +46,8 @@ type Reconciler struct {
 	// PullSecrets says that there is an endpoint where agents get credentials. Without it nothing
 	// is pulled for an ImagePrefetch that names pull secrets.
 	PullSecrets bool
+	// NodeLocal are the repositories whose tags mean what the nodes have under that name.
+	NodeLocal policy.Repositories
 	// DefaultPolicy applies to a namespace that no PrefetchPolicy selects.
 	DefaultPolicy policy.Default
 	// Agents is the DaemonSet whose placement says on which nodes agents are meant to run;

@@ -151,7 +151,7 @@ func (r *Reconciler) observePrefetches(objects map[client.ObjectKey]*v1alpha1.Im
 			continue
 		}
 		alive[object.UID] = true
-		prefetch := observePrefetch(object, &r.references, r.PullSecrets)
+		prefetch := observePrefetch(object, &r.references, r.PullSecrets, r.NodeLocal)
 		if prefetch.blocker == nil {
 			prefetch.blocker = check.denial(object)
 		}

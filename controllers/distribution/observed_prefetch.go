@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
 	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/imageref"
+	"github.com/sluice-dev/sluice/internal/policy"
 )
 
 // observedPrefetch is an ImagePrefetch with its images parsed.
@@ -33,6 +34,7 @@ type observedPrefetch struct {
 type parsedImage struct {
 	name   string // normalized
 	digest string // empty if the name has a tag
+	local  bool   // its tag means what the nodes have under the name
 }
 
 // blocker is the reason and the message of the Ready condition of a prefetch that is not planned.
@@ -40,8 +42,8 @@ type blocker struct {
 	reason, message string
 }
 
-func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSecrets bool) observedPrefetch {
-	images, err := memo.parse(object)
+func observePrefetch(object *v1alpha1.ImagePrefetch, memo *referenceMemo, pullSecrets bool, nodeLocal policy.Repositories) observedPrefetch {
+	images, err := memo.parse(object, nodeLocal)
 	if err != nil {
 		return observedPrefetch{object: object, blocker: &blocker{
 			reason:  v1alpha1.ReasonInvalidSpec,
@@ -93,6 +95,9 @@ func (p observedPrefetch) planPrefetch() plan.Prefetch {
 		if !listed[image.name] {
 			listed[image.name] = true
 			view.Images = append(view.Images, image.name)
+			if image.local {
+				view.NodeLocal = append(view.NodeLocal, image.name)
+			}
 		}
 	}
 	for _, secret := range spec.ImagePullSecrets {
@@ -156,7 +161,7 @@ type parsedImages struct {
 	err        error
 }
 
-func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]parsedImage, error) {
+func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch, nodeLocal policy.Repositories) ([]parsedImage, error) {
 	if last, ok := m.parsed[object.UID]; ok && last.generation == object.Generation {
 		return last.images, last.err
 	}
@@ -167,7 +172,9 @@ func (m *referenceMemo) parse(object *v1alpha1.ImagePrefetch) ([]parsedImage, er
 			entry.images, entry.err = nil, err
 			break
 		}
-		entry.images = append(entry.images, parsedImage{name: reference.String(), digest: reference.Digest().String()})
+		entry.images = append(entry.images, parsedImage{
+			name: reference.String(), digest: reference.Digest().String(), local: nodeLocal.Contain(reference),
+		})
 	}
 	if m.parsed == nil {
 		m.parsed = map[types.UID]parsedImages{}

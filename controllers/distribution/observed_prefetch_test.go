@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/internal/policy"
 )
 
 func TestPlanOfPrefetch(t *testing.T) {
@@ -48,7 +49,7 @@ func TestPlanOfPrefetch(t *testing.T) {
 		Retention:    v1alpha1.RetentionBestEffort,
 		PullSecrets:  []v1alpha1.PullSecretSource{{Namespace: "shop", Name: "pull"}},
 	}
-	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).planPrefetch()); diff != "" {
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true, nil).planPrefetch()); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -60,7 +61,7 @@ func TestResolvedOfAnImageWrittenOtherwise(t *testing.T) {
 		Status: v1alpha1.ImagePrefetchStatus{Images: []v1alpha1.ImageStatus{{Name: "ghcr.io/org/app:v1", Digest: two}, {Name: "nginx", Digest: one}}},
 	}
 	want := map[string]plan.Resolved{"docker.io/library/nginx:latest": {Digest: one}}
-	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true).resolved()); diff != "" {
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true, nil).resolved()); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -86,7 +87,7 @@ func TestWhichServiceAccountCounts(t *testing.T) {
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			object := &v1alpha1.ImagePrefetch{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "app"}, Spec: tt.spec}
-			got := observePrefetch(object, &referenceMemo{}, tt.endpoint)
+			got := observePrefetch(object, &referenceMemo{}, tt.endpoint, nil)
 			if diff := cmp.Diff(tt.want, got.planPrefetch().PullSecrets); diff != "" {
 				t.Error(diff)
 			}
@@ -94,5 +95,17 @@ func TestWhichServiceAccountCounts(t *testing.T) {
 				t.Errorf("it is blocked: %+v", got.blocker)
 			}
 		})
+	}
+}
+
+func TestWhichImagesAreLocalToTheNodes(t *testing.T) {
+	object := &v1alpha1.ImagePrefetch{Spec: v1alpha1.ImagePrefetchSpec{Images: []v1alpha1.ImageReference{"app:v1", "nginx", "local.example.com/a/b:v1"}}}
+	local, err := policy.ParseRepositories([]string{"docker.io/library/app", "local.example.com/**"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"docker.io/library/app:v1", "local.example.com/a/b:v1"}
+	if diff := cmp.Diff(want, observePrefetch(object, &referenceMemo{}, true, local).planPrefetch().NodeLocal); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -45,7 +45,7 @@ func prefetchOf(images ...v1alpha1.ImageReference) *inputBuilder {
 		now: noon, nodes: map[string]*observedNode{}, mirrorFallback: true,
 		outcome: plan.Outcome{Digests: map[string]plan.Resolved{}},
 	}}
-	s.prefetch = observePrefetch(object, &referenceMemo{}, false)
+	s.prefetch = observePrefetch(object, &referenceMemo{}, false, nil)
 	return s
 }
 
@@ -125,6 +125,13 @@ func TestConditions(t *testing.T) {
 			"nothing is known of a tag before a node has asked the registry",
 			prefetchOf(appV1, webV1).node("a").node("b"),
 			"False WaitingForSeeds: 0 of 2 nodes have all 2 images; 2 images are to be resolved", "",
+		}, {
+			"the nodes have different images under a name that is local to them",
+			prefetchOf(appV1).node("a", present(appV1, one)).node("b", present(appV1, two)).with(func(s *inputBuilder) {
+				s.outcome.Disagreements = map[string]plan.Disagreement{appV1: {Nodes: [2]string{"a", "b"}, Digests: [2]string{one, two}}}
+			}),
+			"False NodesDisagree: " + appV1 + " is local to the nodes, and means different images there: " + one + " on a, " + two + " on b; " +
+				"import the same image on every node, or set the annotation sluice.dev/refresh to ask the registry", "",
 		}, {
 			"a digest that no node has is still on its way into the cluster",
 			prefetchOf(appV1).resolved(appV1, one).node("a", upstream(pulling(appV1, one))).node("b", pulling(appV1, one)),
@@ -295,7 +302,7 @@ func TestConditions(t *testing.T) {
 			"pull secrets are of no use if agents cannot get their credentials",
 			prefetchOf(appV1).with(func(s *inputBuilder) {
 				s.prefetch.object.Spec.ImagePullSecrets = []v1alpha1.SecretReference{{Name: "pull"}}
-				s.prefetch = observePrefetch(s.prefetch.object, &referenceMemo{}, false)
+				s.prefetch = observePrefetch(s.prefetch.object, &referenceMemo{}, false, nil)
 			}).node("a"),
 			"False Unsupported: spec.imagePullSecrets is not served, for the controller runs without --credentials-bind-address, and nothing is pulled: " +
 				"set that, or remove imagePullSecrets if the nodes themselves have credentials for the registry, or if it asks for none", "",

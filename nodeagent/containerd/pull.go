@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
@@ -44,9 +45,12 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgres
 	defer m.stop()
 
 	var target ocispec.Descriptor
-	if req.Policy == v1alpha1.RegistryPolicyMirror {
+	switch req.Policy {
+	case v1alpha1.RegistryPolicyMirror:
 		target, err = r.pullAsPeer(leased, req, m)
-	} else {
+	case v1alpha1.RegistryPolicyLocal:
+		target, err = r.findNamed(leased, req, m)
+	default:
 		target, err = r.pullAsSeed(leased, req, m)
 	}
 	if err != nil {
@@ -68,6 +72,23 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgres
 		}
 	}
 	return result, nil
+}
+
+// findNamed finds what the image's name means on the node, and all of its content.
+func (r *Runtime) findNamed(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
+	record, err := r.client.ImageService().Get(ctx, req.Ref.String())
+	if errdefs.IsNotFound(err) {
+		return ocispec.Descriptor{}, fmt.Errorf("%w: it has no image of this name: import it there", nodeagent.ErrImageNotOnNode)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	m.setDigest(record.Target.Digest)
+	target, complete, err := r.findComplete(ctx, record.Target.Digest, m)
+	if err == nil && !complete {
+		err = fmt.Errorf("%w: content of %s is missing: import it there again", nodeagent.ErrImageNotOnNode, record.Target.Digest)
+	}
+	return target, err
 }
 
 // finish checks that the content is complete, unpacks it if it is still packed, announces it to the

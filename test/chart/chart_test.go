@@ -234,6 +234,8 @@ func TestValues(t *testing.T) {
 		{"distribution: {agentTimeout: 30s}", hasFlag(controllerPod, "--agent-timeout=30s")},
 		{"distribution: {followSeed: false}", hasFlag(controllerPod, "--follow-seed=false")},
 		{"distribution: {mirrorFallback: Never}", hasFlag(controllerPod, "--mirror-fallback=Never")},
+		{"distribution: {nodeLocalRepositories: [docker.io/library/app, a.example.com/**]}",
+			hasFlag(controllerPod, "--node-local-repositories=docker.io/library/app,a.example.com/**")},
 
 		{"policies: {}", hasFlag(controllerPod, "--default-policy=Allow")},
 		{"policies: {a: {namespaceSelector: {}}}", hasFlag(controllerPod, "--default-policy=Deny")},

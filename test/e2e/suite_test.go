@@ -37,7 +37,10 @@ func TestE2E(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	// The logs are read for what must not be in them, so everything is logged.
-	s = startStack(ctx, stack.Options{Audit: true, AgentFlags: []string{"--verbosity=2"}, ControllerFlags: []string{"--verbosity=2"}})
+	s = startStack(ctx, stack.Options{
+		Audit: true, AgentFlags: []string{"--verbosity=2"},
+		ControllerFlags: []string{"--verbosity=2", "--node-local-repositories=" + nodeLocal + "/**"},
+	})
 	DeferCleanup(func() { Expect(s.Stop()).To(Succeed()) })
 })
 

@@ -105,6 +105,7 @@ func Conformance(newNode func(ctx context.Context) *TestNode) {
 	seed := func(d digest.Digest) nodeagent.PullRequest {
 		return nodeagent.PullRequest{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyDefault, Pinned: true}
 	}
+	local := nodeagent.PullRequest{Policy: v1alpha1.RegistryPolicyLocal}
 	peer := func(d digest.Digest) nodeagent.PullRequest {
 		return nodeagent.PullRequest{Ref: tag, Digest: d, Policy: v1alpha1.RegistryPolicyMirror, Pinned: true}
 	}
@@ -123,6 +124,34 @@ func Conformance(newNode func(ctx context.Context) *TestNode) {
 			return nil
 		})).To(Succeed())
 	}
+
+	Context("under the policy Local", func() {
+		It("takes what the node has under the name, and asks nobody", func(ctx context.Context) {
+			image, d := makeImage("v1")
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
+			node.Delete(tag.WithDigest(d).String()) // an import makes no such name
+			other, _ := makeImage("v2")
+			Expect(node.Upstream.Push(repository+":v1", other)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", other)).To(Succeed())
+
+			local.Ref, local.Pinned = tag, true
+			Expect(pull(ctx, local)).To(And(HaveField("Digest", d), HaveField("Source", v1alpha1.SourceLocal), HaveField("PulledBytes", BeZero())))
+			Expect(present(ctx, d)).To(BeTrue(), "with all names")
+			Expect(node.Upstream.Resolved()).To(BeZero())
+		}, SpecTimeout(specTimeout))
+
+		It("says that the node has no such image", func(ctx context.Context) {
+			image, _ := makeImage("v1")
+			Expect(node.Upstream.Push(repository+":v1", image)).To(Succeed())
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			local.Ref = tag
+			_, err := pull(ctx, local)
+			Expect(err).To(MatchError(nodeagent.ErrImageNotOnNode))
+			everyBlob(node.Upstream, image, 0)
+			everyBlob(node.Mirror, image, 0)
+		}, SpecTimeout(specTimeout))
+	})
 
 	Context("as a seed", func() {
 		It("resolves the tag once and fetches each blob once", func(ctx context.Context) {

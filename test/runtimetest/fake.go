@@ -79,6 +79,22 @@ func NewFake() *Fake {
 	}
 }
 
+// Import gives the node what a mirror has under a digest, and a name for it.
+func (f *Fake) Import(name string, d digest.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		_, missing := f.tree(d)
+		if len(missing) == 0 {
+			break
+		}
+		for _, m := range missing {
+			f.contents[m], _ = f.Mirror.fetch(m)
+		}
+	}
+	f.set(name, d, false)
+}
+
 // Check implements nodeagent.Runtime.
 func (f *Fake) Check(_ context.Context, ref imageref.Reference, want digest.Digest) (nodeagent.Presence, error) {
 	f.mu.Lock()
@@ -121,7 +137,12 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, onProgress f
 	}
 
 	p := nodeagent.Progress{Digest: req.Digest}
-	if p.Digest == "" {
+	if req.Policy == v1alpha1.RegistryPolicyLocal {
+		var err error
+		if p.Digest, err = f.findNamed(req.Ref); err != nil {
+			return nodeagent.Result{}, err
+		}
+	} else if p.Digest == "" {
 		var err error
 		if p.Digest, err = f.Upstream.resolve(req.Ref.Path(), req.Ref.Tag(), req.Credentials); err != nil {
 			return nodeagent.Result{}, err
@@ -154,6 +175,20 @@ func (f *Fake) Pull(ctx context.Context, req nodeagent.PullRequest, onProgress f
 		}
 	}
 	return result, nil
+}
+
+// findNamed finds what a name means on the node, and all of its content.
+func (f *Fake) findNamed(ref imageref.Reference) (digest.Digest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.records[ref.String()]
+	if r == nil {
+		return "", nodeagent.ErrImageNotOnNode
+	}
+	if blobs, missing := f.tree(r.digest); len(missing) > 0 || len(blobs) == 0 {
+		return "", nodeagent.ErrImageNotOnNode
+	}
+	return r.digest, nil
 }
 
 // fetchMissing fetches manifests, config and layers until nothing is missing.

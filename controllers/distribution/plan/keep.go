@@ -11,6 +11,8 @@ func (pl *planner) keepEntries() {
 		for _, p := range im.placements {
 			switch {
 			case p.Wanted == nil || p.requirements == nil && !p.awaitingAck():
+			case p.asksLocally():
+				p.next = im.keptQuestion(p)
 			case !p.losesEntry():
 				p.next = p.refreshedEntry()
 			case p.isSeed():

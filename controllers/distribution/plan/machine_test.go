@@ -113,6 +113,16 @@ func (c *fakeCluster) work(m *machine) {
 	m.observed = m.viewGeneration
 }
 
+// lookUp says what the machine has under a name.
+func (m *machine) lookUp(image string, was v1alpha1.NodeImageStatus) v1alpha1.NodeImageStatus {
+	status := v1alpha1.NodeImageStatus{Name: image, Attempts: was.Attempts + 1, State: v1alpha1.ImageFailed, Reason: v1alpha1.ReasonImageNotOnNode}
+	if digest := m.content[image]; digest != "" {
+		status = v1alpha1.NodeImageStatus{Name: image, Attempts: 1, State: v1alpha1.ImagePresent, Digest: digest, Source: v1alpha1.SourceLocal}
+	}
+	m.progressed[image] = m.progressed[image] || status.State != was.State || status.Digest != was.Digest
+	return status
+}
+
 func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.NodeImageStatus {
 	before, known := m.worked[entry.Name]
 	m.worked[entry.Name] = entry
@@ -129,6 +139,9 @@ func (c *fakeCluster) advance(m *machine, entry v1alpha1.NodeImage) v1alpha1.Nod
 			}
 			status = restarted
 		}
+	}
+	if entry.RegistryPolicy == v1alpha1.RegistryPolicyLocal {
+		return m.lookUp(entry.Name, was)
 	}
 	needless := status.State == v1alpha1.ImagePresent || entry.Digest != "" && m.content[entry.Name] == entry.Digest
 	if status.State != v1alpha1.ImagePulling && !needless && !m.hasSlot() {

@@ -48,15 +48,27 @@ func (im *image) resolveDigest() {
 		im.resolved[pf] = im.hasRecordedAnswer(pf)
 	}
 	newest, answered := im.readAnswers()
+	var asking []*prefetch
 	for _, pf := range im.prefetches {
 		im.resolved[pf] = im.resolved[pf] || answered[pf.requestID]
-		if !im.resolved[pf] && len(pf.targets.desired) > 0 {
+		switch {
+		case im.resolved[pf] || len(pf.targets.desired) == 0:
+		case pf.Refresh == "" && slices.Contains(pf.NodeLocal, im.name):
+			asking = append(asking, pf)
+		default:
 			im.openRequestIDs = append(im.openRequestIDs, pf.requestID)
 		}
 	}
 	slices.Sort(im.openRequestIDs)
 	im.openRequestIDs = slices.Compact(im.openRequestIDs)
 	im.digest = cmp.Or(newest, im.recordedDigest())
+	if im.digest == "" {
+		im.digest = im.readNodes(asking)
+	}
+	for _, pf := range asking {
+		im.resolved[pf] = im.digest != ""
+	}
+	im.asksNodes = len(asking) > 0 && im.digest == ""
 }
 
 // hasRecordedAnswer reports whether the prefetch's status has the answer for its present refresh.

@@ -13,6 +13,7 @@ import (
 // cluster counts the pulls of all images. A resolver is the seed of its platform as well.
 func (pl *planner) promoteResolversAndSeeds() {
 	for _, im := range pl.images {
+		im.askNodes()
 		pl.ensureResolver(im)
 		for _, g := range im.groups {
 			pl.promoteSeeds(im, g)

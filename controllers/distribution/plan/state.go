@@ -96,6 +96,9 @@ type Prefetch struct {
 	Refresh string
 	// Images are normalized names, each once.
 	Images []string
+	// NodeLocal are those of the Images whose tags mean what the nodes have under the name. Of a
+	// prefetch with a Refresh the registry is asked all the same.
+	NodeLocal []string
 	// Resolved is the recorded answer per image (status.images).
 	Resolved map[string]Resolved
 
@@ -190,6 +193,14 @@ type Outcome struct {
 	// node of a platform that was asked, with these platforms, sorted. They are asked for again on
 	// a new generation, a refresh, other secrets, or after a long while.
 	Refused map[string][]string
+	// Disagreements are the node-local images, by name, under whose tags the nodes have different
+	// images.
+	Disagreements map[string]Disagreement
 	// WithoutMirror says that nodes pull from the upstream because the mirror served nothing.
 	WithoutMirror bool
+}
+
+// Disagreement is two nodes that have different images under one name.
+type Disagreement struct {
+	Nodes, Digests [2]string
 }

@@ -191,8 +191,11 @@ func (pulls *pullCount) add(now time.Time, n Node, image string, before, entry E
 	if has {
 		pulls.group(n, image, status.Digest).sources++
 	}
-	if is == nil {
-		return
+	if is == nil || is.RegistryPolicy == v1alpha1.RegistryPolicyLocal {
+		return // nothing is fetched
+	}
+	if was != nil && was.RegistryPolicy == v1alpha1.RegistryPolicyLocal {
+		was = nil
 	}
 	seed := is.RegistryPolicy == v1alpha1.RegistryPolicyDefault
 	receives := was != nil && busy(now, n, before)

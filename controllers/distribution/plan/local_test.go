@@ -1,0 +1,162 @@
+// Copyright The Sluice Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"testing"
+
+	"github.com/sluice-dev/sluice/api/v1alpha1"
+)
+
+// imported is a cluster of three nodes that have images of these digests under the name "local/a:1",
+// which no registry knows, and a prefetch of it.
+func imported(digests ...string) (*fakeCluster, *Prefetch) {
+	cluster := newFakeCluster()
+	cluster.addNodes(len(digests))
+	p := cluster.addPrefetch("x", "local/a:1")
+	p.NodeLocal = p.Images
+	delete(cluster.tags, "local/a:1")
+	for i, digest := range digests {
+		if digest != "" {
+			cluster.machines[nodeName(i)].content["local/a:1"] = digest
+		}
+	}
+	return cluster, p
+}
+
+func nodeName(i int) string { return []string{"n000", "n001", "n002", "n003"}[i] }
+
+// specOf is what the spec of a node asks for an image, as "policy digest".
+func (c *fakeCluster) specOf(node, image string) string {
+	entry, ok := c.machines[node].spec[image]
+	if !ok {
+		return ""
+	}
+	return string(entry.RegistryPolicy) + " " + entry.Digest
+}
+
+func TestATagOfANodeLocalImageIsWhatAllNodesHave(t *testing.T) {
+	cluster, p := imported("sha256:a", "sha256:a", "sha256:a")
+	step := cluster.run(t, 20)
+	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("it is resolved to %q", got)
+	}
+	for i := range 3 {
+		if got := cluster.specOf(nodeName(i), "local/a:1"); got != "Mirror sha256:a" {
+			t.Errorf("%s is to get %q", nodeName(i), got)
+		}
+	}
+	if cluster.seedsOf("local/a:1") != "" || len(cluster.answers) > 0 {
+		t.Errorf("the registry was asked: %v", cluster.answers)
+	}
+
+	// From then on it is an image like any other: a node that joins gets it from the mirror.
+	cluster.addNode("n003")
+	cluster.settle(t)
+	if m := cluster.machines["n003"]; m.content["local/a:1"] != "sha256:a" || m.status["local/a:1"].Source != v1alpha1.SourceMirror {
+		t.Errorf("the node that joined has %v", m.status["local/a:1"])
+	}
+}
+
+func TestNodesThatDisagreeAboutANodeLocalImage(t *testing.T) {
+	cluster, p := imported("sha256:a", "sha256:b", "sha256:a")
+	step := cluster.run(t, 20)
+	outcome := step.Prefetches[p.Key]
+	want := Disagreement{Nodes: [2]string{"n000", "n001"}, Digests: [2]string{"sha256:a", "sha256:b"}}
+	if outcome.Digests["local/a:1"].Digest != "" || outcome.Disagreements["local/a:1"] != want {
+		t.Errorf("%+v, want no digest, and %+v", outcome, want)
+	}
+	if got := cluster.machines["n001"].content["local/a:1"]; got != "sha256:b" {
+		t.Errorf("the node has %q now: nobody knows which is right", got)
+	}
+
+	cluster.machines["n001"].content["local/a:1"] = "sha256:a" // it is imported there
+	step = cluster.run(t, 20)
+	outcome = step.Prefetches[p.Key]
+	if outcome.Digests["local/a:1"].Digest != "sha256:a" || len(outcome.Disagreements) > 0 {
+		t.Errorf("once all have the same: %+v", outcome)
+	}
+}
+
+func TestANodeLocalImageThatSomeNodeLacksIsNotResolved(t *testing.T) {
+	cluster, p := imported("sha256:a", "", "sha256:a")
+	step := cluster.run(t, 20)
+	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "" {
+		t.Errorf("it is resolved to %q", got)
+	}
+	if got := cluster.machines["n001"].status["local/a:1"]; got.Reason != v1alpha1.ReasonImageNotOnNode {
+		t.Errorf("the node says %+v", got)
+	}
+	cluster.machines["n001"].content["local/a:1"] = "sha256:a"
+	if got := cluster.run(t, 20).Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("once it is imported there, it is resolved to %q", got)
+	}
+}
+
+func TestWhoseWordCountsAboutANodeLocalImage(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		change func(*fakeCluster, *Prefetch)
+		want   string
+	}{
+		{"a node without an answer is waited for", func(c *fakeCluster, _ *Prefetch) { c.machines["n001"].dead = true }, ""},
+		{"a node that is not Ready is not desired", func(c *fakeCluster, _ *Prefetch) { c.machines["n001"].node.Ready = false }, "sha256:a"},
+		{"a node whose runtime is down says nothing", func(c *fakeCluster, _ *Prefetch) { c.machines["n001"].node.RuntimeDown = true }, "sha256:a"},
+		{"what a node has that is not selected does not matter", func(c *fakeCluster, p *Prefetch) {
+			c.machines["n001"].content["local/a:1"] = "sha256:b"
+			p.NodeSelector = map[string]string{"disk": "ssd"}
+			c.machines["n000"].node.Labels, c.machines["n002"].node.Labels = p.NodeSelector, p.NodeSelector
+		}, "sha256:a"},
+		{"a node under disk pressure is not desired", func(c *fakeCluster, _ *Prefetch) { c.machines["n001"].node.DiskPressure = true }, "sha256:a"},
+		{"no node has it", func(c *fakeCluster, _ *Prefetch) {
+			for _, m := range c.machines {
+				clear(m.content)
+			}
+		}, ""},
+		{"on a refresh the registry is asked, which does not know it", func(_ *fakeCluster, p *Prefetch) { p.Refresh = "1" }, ""},
+		{"on a refresh the registry is asked, and knows it", func(c *fakeCluster, p *Prefetch) {
+			p.Refresh, c.tags["local/a:1"] = "1", "sha256:upstream"
+		}, "sha256:upstream"},
+		{"no administrator has listed it", func(_ *fakeCluster, p *Prefetch) { p.NodeLocal = nil }, ""},
+		{"another prefetch has recorded it", func(c *fakeCluster, _ *Prefetch) {
+			c.addPrefetch("y", "local/a:1").Resolved["local/a:1"] = Resolved{Digest: "sha256:recorded"}
+			delete(c.tags, "local/a:1")
+		}, "sha256:recorded"},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			cluster, p := imported("sha256:a", "sha256:a", "sha256:a")
+			c.change(cluster, p)
+			step := cluster.run(t, 20)
+			if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != c.want {
+				t.Errorf("it is resolved to %q, want %q\n%s", got, c.want, cluster)
+			}
+		})
+	}
+}
+
+func TestASilentNodeSaysNothingAboutANodeLocalImage(t *testing.T) {
+	cluster, p := imported("sha256:a", "sha256:a", "sha256:a")
+	cluster.machines["n001"].dead = true
+	step := cluster.run(t, int(2*cluster.limits.AgentTimeout.Seconds()))
+	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("it is resolved to %q", got)
+	}
+}
+
+func TestARestartInTheMiddleOfAnAgreementChangesNothing(t *testing.T) {
+	cluster, p := imported("sha256:a", "sha256:a", "sha256:a")
+	for range 20 {
+		step, _ := cluster.plan()
+		if step.Prefetches[p.Key].Digests["local/a:1"].Digest != "" {
+			break
+		}
+		cluster.round()
+	}
+	// The specs are written; the status of the prefetch, which has the digest, is not.
+	clear(p.Resolved)
+	step, _ := cluster.plan()
+	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("then it is resolved to %q", got)
+	}
+}
