@@ -75,12 +75,13 @@ func TestRefusalOfTheRegistry(t *testing.T) {
 		for _, m := range cluster.machines {
 			m.hung = true // so that the seed of the other image stays one
 		}
-		cluster.run(t, 10)
+		// It asks three times, and then another one.
+		cluster.run(t, int(4*refusalBackoff/time.Second))
 		if got := cluster.nodesAsked("reg/b:1"); cluster.seedsOf("reg/a:1") != "n000" || got != minRefusals {
 			t.Fatalf("%d nodes were refused\n%s", got, cluster)
 		}
 		cluster.tags["reg/b:1"] = "sha256:found"
-		cluster.run(t, int(refusalBackoff/time.Second)+5)
+		cluster.run(t, int(4*refusalBackoff/time.Second)+5)
 		if got := cluster.seedsOf("reg/b:1"); got != "n000" {
 			t.Errorf("%s brings it\n%s", got, cluster)
 		}

@@ -61,6 +61,9 @@ func (pl *planner) chooseResolver(im *image) *placement {
 	var candidates, failing []*placement
 	for _, p := range im.placements {
 		if p.staysSeed() && p.requirements != nil {
+			if pl.waitsForSibling(im, p) {
+				return nil // what the tag means would be pulled elsewhere
+			}
 			failing = append(failing, p)
 		}
 		if p.available() && p.requirements.unresolved {

@@ -80,19 +80,23 @@ func (pl *planner) replaceSeeds(im *image, failing, candidates []*placement) []*
 // waitsForSibling reports whether a failing seed is not replaced yet, because the node still pulls
 // another image of the same prefetch. Images of one prefetch often share layers: they move
 // together once none of them gets on, or this one moves alone once the others are there and the
-// mirror has what they share. A refusal is about one image, and moves at once.
+// mirror has what they share. A registry in trouble refuses what it has: a refused image waits until
+// the node may ask again.
 func (pl *planner) waitsForSibling(im *image, p *placement) bool {
+	patience := siblingFactor * pl.limits.SeedTimeout
 	var since time.Time
 	switch {
 	case p.state == stalled:
 		since = pl.stallsAt(p)
-	case p.state == failed && !v1alpha1.IsRefusal(p.Status.Reason):
+	case p.state == failed && v1alpha1.IsRefusal(p.Status.Reason):
+		since, patience = pl.orNow(p.ChangedAt), refusalBackoff
+	case p.state == failed:
 		since = pl.orNow(p.ChangedAt)
 	default:
 		return false
 	}
 	sibling := slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return pf.pullingImages[p.node.index] > 0 })
-	until := since.Add(siblingFactor * pl.limits.SeedTimeout)
+	until := since.Add(patience)
 	if !sibling || !pl.now.Before(until) {
 		return false
 	}

@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -47,8 +48,16 @@ func TestImagesOfAPrefetchMoveTogether(t *testing.T) {
 		{"the other is there by now", pulls(a, "sha256:a", 3*time.Minute, nil), pulls(b, "sha256:b", time.Minute, present), false, []string{a}},
 		{"it has waited long enough", pulls(a, "sha256:a", 9*time.Minute, nil), pulls(b, "sha256:b", time.Minute, nil), false, []string{a}},
 		{
-			"a refusal is about one image",
-			pulls(a, "sha256:a", time.Minute, failed(v1alpha1.ReasonImageNotFound)), pulls(b, "sha256:b", time.Minute, nil), false, []string{a},
+			"one was refused, which may be a mistake of the registry's; the other gets on",
+			pulls(a, "sha256:a", time.Second, failed(v1alpha1.ReasonImageNotFound)), pulls(b, "sha256:b", time.Minute, nil), false, nil,
+		},
+		{
+			"after a while it is asked for again, by the same node",
+			pulls(a, "sha256:a", refusalBackoff, failed(v1alpha1.ReasonImageNotFound)), pulls(b, "sha256:b", time.Minute, nil), false, []string{a},
+		},
+		{
+			"one was refused, the other is there by now",
+			pulls(a, "sha256:a", time.Minute, failed(v1alpha1.ReasonImageNotFound)), pulls(b, "sha256:b", time.Minute, present), false, []string{a},
 		},
 		{"no prefetch has both", pulls(a, "sha256:a", 3*time.Minute, nil), pulls(b, "sha256:b", time.Minute, nil), true, []string{a}},
 	} {
@@ -62,7 +71,12 @@ func TestImagesOfAPrefetchMoveTogether(t *testing.T) {
 				{Name: "n1", Platform: "linux/amd64", Ready: true, Acknowledged: true},
 			}}
 			left := map[string]bool{a: true, b: true}
-			if set, changed := Next(state, DefaultLimits()).Sets["n0"]; changed {
+			step := Next(state, DefaultLimits())
+			takesOver := slices.ContainsFunc(step.Sets["n1"], func(e v1alpha1.NodeImage) bool { return e.Name == a })
+			if v1alpha1.IsRefusal(tt.a.Status.Reason) && tt.b.Status.State == v1alpha1.ImagePulling && takesOver {
+				t.Error("the other node takes over")
+			}
+			if set, changed := step.Sets["n0"]; changed {
 				clear(left)
 				for _, entry := range set {
 					left[entry.Name] = entry.RegistryPolicy == v1alpha1.RegistryPolicyDefault || entry.Name == b && tt.b.Status.State == v1alpha1.ImagePresent
@@ -78,6 +92,42 @@ func TestImagesOfAPrefetchMoveTogether(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A tag that could not be resolved would be resolved by another node, which then pulls what it means.
+func TestATagIsResolvedWhereItsSiblingIsPulled(t *testing.T) {
+	const a, b = "reg/a@sha256:a", "reg/b:1"
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, sibling := range []v1alpha1.ImageState{v1alpha1.ImagePulling, v1alpha1.ImagePresent} {
+		prefetch := Prefetch{Key: "team/x", UID: "x", Images: []string{a, b}}
+		entry := func(name, digest string, state v1alpha1.ImageState, reason string) Entry {
+			e := Entry{
+				Wanted:    &v1alpha1.NodeImage{Name: name, Digest: digest, RegistryPolicy: v1alpha1.RegistryPolicyDefault, Retention: v1alpha1.RetentionPinned},
+				Status:    &v1alpha1.NodeImageStatus{Name: name, Digest: digest, State: state, Reason: reason, Attempts: 1, SizeBytes: 9, PulledBytes: 1},
+				ChangedAt: now.Add(-time.Second), ProgressAt: now.Add(-time.Second),
+			}
+			if digest == "" {
+				e.Wanted.Request = newRequestID(prefetch.UID, prefetch.Generation, prefetch.Refresh)
+			}
+			return e
+		}
+		step := Next(State{Now: now, Prefetches: []Prefetch{prefetch}, Nodes: []Node{
+			{Name: "n0", Platform: "linux/amd64", Ready: true, Acknowledged: true, Entries: map[string]Entry{
+				a: entry(a, "sha256:a", sibling, ""), b: entry(b, "", v1alpha1.ImageFailed, v1alpha1.ReasonImageNotFound),
+			}},
+			{Name: "n1", Platform: "linux/amd64", Ready: true, Acknowledged: true},
+		}}, DefaultLimits())
+		left := true
+		if set, changed := step.Sets["n0"]; changed {
+			left = false
+			for _, e := range set {
+				left = left || e.Name == b
+			}
+		}
+		if left != (sibling == v1alpha1.ImagePulling) {
+			t.Errorf("the sibling is %s: the tag stays with its resolver %t", sibling, left)
+		}
 	}
 }
 
