@@ -21,7 +21,7 @@ DEMO_EXIT ?=
 RACE_PACKAGES := ./api/... ./cmd/... ./controllers/... ./internal/... ./nodeagent/... ./webhook/...
 
 # The packages that decide, and parse. The tests of the last take longest, by far.
-PURE_PACKAGES := internal/imageref internal/scheduling internal/policy internal/hold controllers/credentials/keyring controllers/distribution/plan
+PURE_PACKAGES := internal/imageref internal/scheduling internal/policy internal/hold internal/keyring controllers/distribution/plan
 
 ##@ Use
 

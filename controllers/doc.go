@@ -10,7 +10,7 @@
 //   - gate releases the rollouts that the webhook holds. Its decisions are in
 //     internal/hold, which the webhook shares.
 //   - credentials serves registry credentials to the agents: those for an image to the nodes
-//     that pull it. credentials/keyring reads them from pull secrets.
+//     that pull it. internal/keyring reads them from pull secrets.
 //   - certificate keeps the serving certificate of a SelfManaged installation.
 //   - installation checks an installation, updates the CRDs and, before an uninstallation,
 //     releases rollouts and removes pins.

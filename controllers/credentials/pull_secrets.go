@@ -18,11 +18,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
-	"github.com/sluice-dev/sluice/controllers/credentials/keyring"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/internal/excerpt"
 	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/imageref"
+	"github.com/sluice-dev/sluice/internal/keyring"
 )
 
 // Pull secrets are read one by one. Nothing lists or watches them.
