@@ -23,6 +23,8 @@ type Options struct {
 	Status StatusWriter
 	// Credentials are for the registry; nil is anonymous.
 	Credentials Credentials
+	// NodeCredentials are for the registry, beside Credentials; nil is none.
+	NodeCredentials NodeCredentials
 	// MaxParallelPulls is the number of slots: how many pulls run at the same time.
 	MaxParallelPulls int
 	// NoProgressTimeout is how long a pull may make no progress before it ends.

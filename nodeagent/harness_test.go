@@ -43,6 +43,7 @@ type agentTest struct {
 	agent       *nodeagent.Agent
 	written     *statusRecorder
 	credentials nodeagent.Credentials
+	ofNode      nodeagent.NodeCredentials
 	set         *v1alpha1.NodeImageSet
 	stop        func()
 }
@@ -105,7 +106,7 @@ func (a *agentTest) start() {
 	a.agent = nodeagent.New(nodeagent.Options{
 		Metrics: metrics,
 		Runtime: a.runtime, Status: a.written, MaxParallelPulls: 2, NoProgressTimeout: noProgress, VerifyInterval: verify,
-		Credentials: a.credentials, Log: testr.NewWithOptions(a.T, testr.Options{}),
+		Credentials: a.credentials, NodeCredentials: a.ofNode, Log: testr.NewWithOptions(a.T, testr.Options{}),
 	})
 	ctx, cancel := context.WithCancel(a.Context())
 	ended := make(chan struct{})

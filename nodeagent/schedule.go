@@ -121,13 +121,13 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 		missing, err := a.addCredentials(ctx, spec, &att.pull)
 		var result Result
 		if err == nil {
+			failed := a.addNodeCredentials(ctx, spec.Name, &att.pull)
 			result, err = att.run(ctx, a.Runtime, a.NoProgressTimeout, func() {
 				a.post(func() { a.onResolved(e, att) })
 			})
-			err = Redact(err, att.pull.Credentials)
+			err = Redact(explainRefusal(err, failed), att.pull.Credentials)
 		}
-		if missing != nil && (errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrImageNotFound)) {
-			// Some registries say "not found" to the unauthorized.
+		if missing != nil && refused(err) {
 			err = fmt.Errorf("%w; without them: %s", missing, err.Error())
 		}
 		a.post(func() { a.onPulled(e, att, result, err) })

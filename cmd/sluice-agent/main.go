@@ -27,6 +27,7 @@ import (
 	"github.com/sluice-dev/sluice/cmd/restconfig"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/nodeagent/containerd"
+	"github.com/sluice-dev/sluice/nodeagent/credentialprovider"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
@@ -122,10 +123,18 @@ func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (
 	if options.Credentials.URL != "" {
 		secrets = credentials.New(options.Credentials)
 	}
+	var nodeCredentials nodeagent.NodeCredentials
+	if options.CredentialProvider.Enabled() {
+		nodeCredentials, err = credentialprovider.New(options.CredentialProvider, ctrl.Log.WithName("credentialprovider"))
+		if err != nil {
+			return nil, err
+		}
+	}
 	agent := nodeagent.New(nodeagent.Options{
 		Runtime:           containers,
 		Status:            nodeagent.NewStatusWriter(mgr.GetClient(), options.NodeName),
 		Credentials:       secrets,
+		NodeCredentials:   nodeCredentials,
 		MaxParallelPulls:  options.MaxParallelPulls,
 		NoProgressTimeout: options.NoProgressTimeout,
 		VerifyInterval:    options.VerifyInterval,

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/cmd/restconfig"
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
+	"github.com/sluice-dev/sluice/nodeagent/credentialprovider"
 	"github.com/sluice-dev/sluice/nodeagent/credentials"
 )
 
@@ -42,7 +43,8 @@ type Options struct {
 	VerifyInterval    time.Duration
 	MinFreeDisk       percentage
 
-	Credentials credentials.Options
+	Credentials        credentials.Options
+	CredentialProvider credentialprovider.Options
 
 	Log     logging.Options
 	Version bool
@@ -97,6 +99,10 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"file with a token of the agent's service account for the endpoint's audience, which is read for each request")
 	flags.StringVar(&o.Credentials.CAFile, "credentials-ca-file", "",
 		"file with the certificates that the endpoint's is checked against, which is read for each request; empty: those of the system")
+	flags.StringVar(&o.CredentialProvider.Config, "image-credential-provider-config", "",
+		"the kubelet's file of this name, or folder of files, with the credential providers of the node; empty runs none")
+	flags.StringVar(&o.CredentialProvider.BinDir, "image-credential-provider-bin-dir", "",
+		"folder of the credential providers' plugins")
 	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", ":8080",
 		"address of the metrics; 0 serves none")
 	flags.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", ":8081",
@@ -133,7 +139,7 @@ func (o Options) Validate() error {
 		duration.Format(minTimeout), duration.Format(o.NoProgressTimeout))
 	reject(o.VerifyInterval < minTimeout, "--verify-interval must be %s or more, such as 10m, not %s",
 		duration.Format(minTimeout), duration.Format(o.VerifyInterval))
-	return errors.Join(append(problems, o.Credentials.Validate(), o.Log.Validate())...)
+	return errors.Join(append(problems, o.Credentials.Validate(), o.CredentialProvider.Validate(), o.Log.Validate())...)
 }
 
 // percentage is a flag such as "15%" or "15".

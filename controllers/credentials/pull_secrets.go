@@ -73,7 +73,7 @@ func (s pullSecrets) credentials(ctx context.Context, node string, image imagere
 		}
 	}
 
-	ring, problems := keyring.New(readable)
+	ring, problems := keyring.FromSecrets(readable)
 	for i, secret := range readable {
 		if note := noteOn(problems, client.ObjectKeyFromObject(&secret)); note != "" {
 			s.warn(owners[i], "Secret", secret.ObjectMeta, v1alpha1.ReasonPullSecretMalformed, note)

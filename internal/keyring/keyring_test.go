@@ -95,6 +95,80 @@ func TestAnEntryCoversWhatItCoversForTheKubelet(t *testing.T) {
 	}
 }
 
+func TestAMatchImageCoversWhatItCoversForTheKubelet(t *testing.T) {
+	for _, tt := range []struct {
+		reason, pattern, image string
+		want                   bool
+	}{
+		{"a host is its repositories", "ghcr.io", "ghcr.io/org/app", true},
+		{"a star is a label", "*.dkr.ecr.*.amazonaws.com", "1234.dkr.ecr.eu-west-1.amazonaws.com/app", true},
+		{"a port and a path", "registry.io:8080/path", "registry.io:8080/path/app", true},
+		{"a slash at the end says nothing", "ghcr.io/", "ghcr.io/org/app", true},
+		{"a scheme is not taken off", "https://ghcr.io", "ghcr.io/org/app", false},
+		{"an API version is a path", "quay.io/v2/org", "quay.io/org/app", false},
+		{"like any other", "quay.io/v2/org", "quay.io/v2/org/app", true},
+		{"Docker Hub has one name", "index.docker.io", "nginx", false},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			l, err := ParseMatchImage(tt.pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Covers(parse(t, tt.image)); got != tt.want {
+				t.Errorf("%q covers %s: %t, want %t", tt.pattern, tt.image, got, tt.want)
+			}
+		})
+	}
+	if l, err := ParseMatchImage("a b"); err == nil {
+		t.Errorf("%q is taken for %q", "a b", l.key())
+	}
+}
+
+func TestAnswersOfProvidersAreTriedInTheKubeletsOrder(t *testing.T) {
+	user := func(name string) credentialapi.Credential {
+		return credentialapi.Credential{Username: name, Password: "p"}
+	}
+	for _, tt := range []struct {
+		reason  string
+		answers []map[string]credentialapi.Credential
+		image   string
+		want    []string
+	}{
+		{"no answer", nil, "ghcr.io/org/app", nil},
+		{
+			"the more specific entry first, whoever has it",
+			[]map[string]credentialapi.Credential{{"*.example.com": user("any"), "eu.example.com": user("eu")}, {"eu.example.com/org": user("path")}},
+			"eu.example.com/org/app", []string{"path", "eu", "any"},
+		},
+		{
+			"for the same location in the order of the providers",
+			[]map[string]credentialapi.Credential{{"https://ghcr.io/v2/": user("z")}, {"ghcr.io": user("a")}},
+			"ghcr.io/org/app", []string{"z", "a"},
+		},
+		{
+			"for the same location in one answer by name",
+			[]map[string]credentialapi.Credential{{"https://ghcr.io": user("b"), "ghcr.io": user("a")}},
+			"ghcr.io/org/app", []string{"a", "b"},
+		},
+		{
+			"none for another image, of a malformed name, or without a user",
+			[]map[string]credentialapi.Credential{{"quay.io": user("other"), "hun ter2": user("malformed"), "ghcr.io/org": {Password: "p"}}},
+			"ghcr.io/org/app", nil,
+		},
+		{"Docker Hub's old name", []map[string]credentialapi.Credential{{"index.docker.io": user("hub")}}, "nginx", []string{"hub"}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			var got []string
+			for _, c := range FromAnswers(tt.answers).Lookup(parse(t, tt.image)) {
+				got = append(got, c.Username)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("Lookup(%q) tries %q, want %q", tt.image, got, tt.want)
+			}
+		})
+	}
+}
+
 func TestLookupTriesInTheKubeletsOrder(t *testing.T) {
 	hub := `{"auths": {"https://index.docker.io/v1/": {"username": "hub", "password": "p"}}}`
 	for _, tt := range []struct {
@@ -163,7 +237,7 @@ func TestLookupTriesInTheKubeletsOrder(t *testing.T) {
 		{"a path on Docker Hub", secrets(`{"auths": {"docker.io/library": {"username": "lib", "password": "p"}}}`), "nginx", []string{"lib"}},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			keyring, problems := New(tt.secrets)
+			keyring, problems := FromSecrets(tt.secrets)
 			if len(problems) > 0 {
 				t.Fatalf("problems: %v", problems)
 			}
@@ -208,7 +282,7 @@ func TestAnEntryIsReadAsDockerWritesIt(t *testing.T) {
 				pullSecret(corev1.SecretTypeDockerConfigJson, corev1.DockerConfigJsonKey, `{"auths": {"ghcr.io": `+tt.entry+`}}`),
 				pullSecret(corev1.SecretTypeDockercfg, corev1.DockerConfigKey, `{"ghcr.io": `+tt.entry+`}`),
 			} {
-				keyring, problems := New([]corev1.Secret{secret})
+				keyring, problems := FromSecrets([]corev1.Secret{secret})
 				if len(problems) > 0 {
 					t.Fatalf("problems: %v", problems)
 				}
@@ -290,7 +364,7 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			keyring, problems := New(append([]corev1.Secret{tt.bad}, secrets(`{"auths": {`+good+`}}`)...))
+			keyring, problems := FromSecrets(append([]corev1.Secret{tt.bad}, secrets(`{"auths": {`+good+`}}`)...))
 			if len(problems) != 1 || problems[0].String() != tt.want {
 				t.Errorf("problems = %q, want %q", problems, tt.want)
 			}
@@ -304,7 +378,7 @@ func TestWhatIsMalformedIsReportedAndSpoilsNothing(t *testing.T) {
 			if got := keyring.Lookup(parse(t, "good.example.com/app")); len(got) != 1 || got[0].Username != "good" {
 				t.Errorf("the good entry is lost: %d credentials", len(got))
 			}
-			if alone, _ := New([]corev1.Secret{tt.bad}); strings.Contains(fmt.Sprintf("%s", tt.bad.Data), good) {
+			if alone, _ := FromSecrets([]corev1.Secret{tt.bad}); strings.Contains(fmt.Sprintf("%s", tt.bad.Data), good) {
 				if got := alone.Lookup(parse(t, "good.example.com/app")); len(got) != 1 {
 					t.Errorf("the good entry beside it is lost: %d credentials", len(got))
 				}
@@ -335,7 +409,7 @@ func FuzzLookup(f *testing.F) {
 			return
 		}
 		quoted, _ := json.Marshal(name)
-		keyring, problems := New(append(
+		keyring, problems := FromSecrets(append(
 			secrets(fmt.Sprintf(`{"auths": {%s: %s}}`, quoted, body)),
 			pullSecret(corev1.SecretTypeDockercfg, corev1.DockerConfigKey, body),
 			pullSecret(corev1.SecretTypeDockercfg, corev1.DockerConfigKey, fmt.Sprintf(`{%s: %s}`, quoted, body)),
@@ -350,7 +424,7 @@ func FuzzLookup(f *testing.F) {
 				t.Errorf("entry %q has not exactly one of username and identity token", name)
 			}
 		}
-		only, _ := New(secrets(fmt.Sprintf(`{"auths": {%s: {"auth": "Zm9vOmJhcg=="}}}`, quoted)))
+		only, _ := FromSecrets(secrets(fmt.Sprintf(`{"auths": {%s: {"auth": "Zm9vOmJhcg=="}}}`, quoted)))
 		if found := only.Lookup(ref); len(found) > 0 && !names(name, ref.Domain()) {
 			t.Errorf("entry %q gives credentials for %q", name, ref.Domain())
 		}

@@ -9,11 +9,13 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/sluice-dev/sluice/internal/imageref"
 )
 
-// location is the name of an entry, parsed: the registry that the credential is for, and which of
+// Location is the name of an entry, parsed: the registry that the credential is for, and which of
 // its repositories.
-type location struct {
+type Location struct {
 	host string // with the port, as written
 	path string // "", or a prefix of repositories that begins with a slash
 }
@@ -21,15 +23,15 @@ type location struct {
 // parseLocation parses the name of an entry: HOST, HOST:PORT or HOST/PATH, or an http or https URL
 // of these. As in Docker, an API version (/v1/ or /v2/) at the beginning of the path is no part of
 // it.
-func parseLocation(name string) (location, bool) {
+func parseLocation(name string) (Location, bool) {
 	if !strings.HasPrefix(name, "https://") && !strings.HasPrefix(name, "http://") {
 		name = "https://" + name
 	}
 	parsed, err := url.Parse(name)
 	if err != nil || parsed.Host == "" {
-		return location{}, false
+		return Location{}, false
 	}
-	l := location{host: parsed.Host, path: parsed.Path}
+	l := Location{host: parsed.Host, path: parsed.Path}
 	if strings.HasPrefix(l.path, "/v1/") || strings.HasPrefix(l.path, "/v2/") {
 		l.path = l.path[len("/v1"):]
 	}
@@ -39,14 +41,29 @@ func parseLocation(name string) (location, bool) {
 	return l, true
 }
 
-// key orders locations, and is equal for equal ones.
-func (l location) key() string { return l.host + l.path }
+// ParseMatchImage parses an entry of the matchImages of a credential provider. Unlike the name of an
+// entry it has no scheme, and what looks like an API version is a path like any other.
+func ParseMatchImage(pattern string) (Location, error) {
+	parsed, err := url.Parse("https://" + pattern)
+	if err != nil {
+		return Location{}, err
+	}
+	return Location{host: parsed.Host, path: parsed.Path}, nil
+}
 
-// covers reports whether a repository is at the location. The port must be equal, and the path must
+// key orders locations, and is equal for equal ones.
+func (l Location) key() string { return l.host + l.path }
+
+// Covers reports whether the image's repository is at the location.
+func (l Location) Covers(image imageref.Reference) bool {
+	return l.covers(image.Domain(), image.Path())
+}
+
+// covers is Covers, of the two parts of a repository. The port must be equal, and the path must
 // be a prefix, by characters and not by segments. A star in a label of the host stands for any
 // characters of that label: "*.example.com" covers "eu.example.com", but neither "example.com" nor
 // "a.eu.example.com".
-func (l location) covers(domain, repository string) bool {
+func (l Location) covers(domain, repository string) bool {
 	if !strings.HasPrefix("/"+repository, l.path) {
 		return false
 	}
@@ -82,7 +99,7 @@ var registryName = regexp.MustCompile(`^(localhost|[a-z0-9*-]{1,63}([.][a-z0-9*-
 
 // registry is the host of the location if it is certainly the name of a registry; empty otherwise.
 // The rest of an entry's name is never shown, because it may have a username and a password.
-func (l location) registry() string {
+func (l Location) registry() string {
 	if !registryName.MatchString(l.host) {
 		return ""
 	}

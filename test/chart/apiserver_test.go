@@ -31,6 +31,8 @@ policies:
 networkPolicy: {enabled: true}
 metrics: {dashboard: {enabled: true}}
 image: {pullSecrets: [{name: registry}]}
+agent:
+  credentialProvider: {config: /etc/providers.d, binDir: /opt/providers, files: [/etc/kubernetes/azure.json]}
 `
 
 // The API server takes every object as it is, without a field that it does not know.

@@ -4,6 +4,7 @@
 package chart_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -99,6 +100,61 @@ func TestOnlyTheAgentSeesTheNode(t *testing.T) {
 		if path, ok := want[mount.Name]; ok && mount.MountPath != path {
 			t.Errorf("%s is at %s in the Pod, but the agent and containerd speak of it by one path", path, mount.MountPath)
 		}
+	}
+}
+
+func TestTheCredentialProvidersOfTheNodeAreMountedWhenAskedFor(t *testing.T) {
+	const bin, file, folder = "/opt/providers", string(corev1.HostPathFile), string(corev1.HostPathDirectory)
+	for _, tt := range []struct {
+		reason, values, config string
+		want                   map[string]string // the types of the paths
+	}{
+		{"by default not", "", "", map[string]string{}},
+		{
+			"a file, and what the plugins read",
+			"{config: /etc/kubernetes/providers.yaml, binDir: /opt/providers, files: [/etc/kubernetes/azure.json]}", "/etc/kubernetes/providers.yaml",
+			map[string]string{bin: folder, "/etc/kubernetes/providers.yaml": file, "/etc/kubernetes/azure.json": file},
+		},
+		{
+			"a folder", "{config: /etc/providers.d, binDir: /opt/providers}", "/etc/providers.d",
+			map[string]string{bin: folder, "/etc/providers.d": folder},
+		},
+		{
+			"a file that begins like the plugins' folder", "{config: /opt/providers.yml, binDir: /opt/providers}", "/opt/providers.yml",
+			map[string]string{bin: folder, "/opt/providers.yml": file},
+		},
+		{"a file among the plugins", "{config: /opt/providers/config.json, binDir: /opt/providers}", "/opt/providers/config.json", map[string]string{bin: folder}},
+		{"the folder of the plugins itself", "{config: /opt/providers, binDir: /opt/providers}", bin, map[string]string{bin: folder}},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			rendered := render(t, "agent: {credentialProvider: "+cmp.Or(tt.values, "{}")+"}")
+			pod := rendered.pods(t)[agentPod]
+			mounted := map[string]string{}
+			for _, mount := range pod.Spec.Containers[0].VolumeMounts {
+				if strings.HasPrefix(mount.Name, "credential-provider-") {
+					mounted[mount.Name] = mount.MountPath
+					if !mount.ReadOnly {
+						t.Errorf("the agent may write to %s", mount.MountPath)
+					}
+				}
+			}
+			types := map[string]string{}
+			for _, volume := range pod.Spec.Volumes {
+				if path, ok := mounted[volume.Name]; ok && volume.HostPath.Path == path {
+					types[path] = string(*volume.HostPath.Type)
+				}
+			}
+			if len(types) != len(mounted) || !equality.Semantic.DeepEqual(types, tt.want) {
+				t.Errorf("mounts %v of types %v, want %v", mounted, types, tt.want)
+			}
+			flags := rendered.flags(t, agentPod)
+			for flag, value := range map[string]string{"config": tt.config, "bin-dir": bin} {
+				given := slices.Contains(flags, "--image-credential-provider-"+flag+"="+value)
+				if set := strings.Contains(strings.Join(flags, " "), "--image-credential-provider-"+flag); given != (tt.config != "") || set != given {
+					t.Errorf("flags %v", flags)
+				}
+			}
+		})
 	}
 }
 
@@ -419,6 +475,10 @@ func TestSchemaRejects(t *testing.T) {
 		"controller: {extraArgs: --v=1}",
 		"agent: {containerd: {socket: run/containerd.sock}}",
 		"agent: {minFreeDisk: 15}",
+		"agent: {credentialProvider: {config: /etc/providers.yaml}}",
+		"agent: {credentialProvider: {binDir: /opt/providers}}",
+		"agent: {credentialProvider: {config: providers.yaml, binDir: /opt/providers}}",
+		"agent: {credentialProvider: {files: [/etc/kubernetes/azure.json]}}",
 		"agent: {resources: {limit: {}}}",
 		"certificate: {source: None}",
 		"certificate: {issuerRef: {nam: x}}",
