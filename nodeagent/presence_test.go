@@ -192,6 +192,7 @@ func TestADeletionWhileTheRuntimeWasAwayIsFound(t *testing.T) {
 func TestAnUnsupportedRuntimeIsReportedAndNotUsed(t *testing.T) {
 	withAgent(t, func(a *agentTest) {
 		a.runtime.Stop(fmt.Errorf("%w: containerd 1.7.0", nodeagent.ErrUnsupportedRuntime))
+		a.advance(blink) // the agent has seen that; what it begins before is its own affair
 		a.apply(peerOf("v1", a.push("v1", a.runtime.Mirror)))
 		a.advance(2 * time.Minute)
 		if c := a.ready(); c.Reason != v1alpha1.ReasonUnsupportedRuntime {
