@@ -106,7 +106,8 @@ const (
 	// spec changes.
 	ReasonPlatformNotProvided = "PlatformNotProvided"
 	// ReasonImageInvalid: what the registry has under the name cannot run as a container: it is no
-	// container image, or its manifest or config is too large. Final until the spec changes.
+	// container image, or one of Docker's schema 1, or its manifest or config is too large. Final until
+	// the spec changes.
 	ReasonImageInvalid = "ImageInvalid"
 	// ReasonInsufficientDisk: the pull would take the disk past the kubelet's eviction
 	// threshold, or the node is under disk pressure.

@@ -72,6 +72,9 @@ func (f *fetcher) tryRoot(ctx context.Context, dgst digest.Digest) (ocispec.Desc
 	if err := checkSize("manifest "+dgst.String(), int64(len(raw))); err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	if isSchema1(raw, dgst) {
+		return ocispec.Descriptor{}, errSchema1
+	}
 	if dgst.Algorithm().FromBytes(raw) != dgst {
 		body.Distrust()
 		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: mirror sent something else: %w", dgst, errdefs.ErrFailedPrecondition)

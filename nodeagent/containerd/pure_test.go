@@ -4,6 +4,7 @@
 package containerd
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -274,6 +275,9 @@ func TestClassifyText(t *testing.T) {
 		"failed to resolve image: unexpected status from HEAD request to https://r/v2/app/manifests/v1: 403 ":             nodeagent.ErrUnauthorized,
 		"failed to resolve image: unexpected status from HEAD request to https://r/v2/app/manifests/v1: 503 Busy":         nodeagent.ErrRegistryUnavailable,
 		"failed to resolve image: dial tcp 10.0.0.1:4013: i/o timeout":                                                    nodeagent.ErrRegistryUnavailable,
+		"schema 1 image manifests are no longer supported: invalid argument":                                              nodeagent.ErrImageInvalid,
+		`media type "application/vnd.docker.distribution.manifest.v1+prettyjws" is no longer supported since containerd`:  nodeagent.ErrImageInvalid,
+		"application/vnd.docker.distribution.manifest.v1+prettyjws not supported":                                         nodeagent.ErrImageInvalid,
 	} {
 		if got := classifyText(errors.New(text)); !errors.Is(got, want) {
 			t.Errorf("%s: %v, want %v", text, got, want)
@@ -287,6 +291,37 @@ func TestClassifyText(t *testing.T) {
 		if got := classifyText(fmt.Errorf("%s: %w", text, errdefs.ErrNotFound)); !errors.Is(got, want) {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
+	}
+}
+
+func TestIsSchema1(t *testing.T) {
+	const begin, later = `{"schemaVersion": 1`, `{"schemaVersion": 2}`
+	named := digest.FromString(begin + "}")
+	signed := func(length int) string {
+		header := fmt.Appendf(nil, `{"formatLength": %d, "formatTail": "fQ"}`, length)
+		return fmt.Sprintf(`%s, "signatures": [{"protected": %q}]}`, begin, base64.RawURLEncoding.EncodeToString(header))
+	}
+	for _, tt := range []struct {
+		reason, raw string
+		named       digest.Digest
+		want        bool
+	}{
+		{"without signatures", begin + "}", named, true},
+		{"its digest is that of what was signed", signed(len(begin)), named, true},
+		{"and not that of the whole", signed(len(begin)), digest.FromString(signed(len(begin))), false},
+		{"another image", begin + `, "name": "other"}`, named, false},
+		{"something else was signed", signed(3), named, false},
+		{"more was signed than there is", signed(1000), named, false},
+		{"less than nothing was signed", signed(-1), named, false},
+		{"a header that is none", begin + `, "signatures": [{"protected": "!"}]}`, named, false},
+		{"schema 2", later, digest.FromString(later), false},
+		{"no JSON", "manifest", digest.FromString("manifest"), false},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			if got := isSchema1([]byte(tt.raw), tt.named); got != tt.want {
+				t.Errorf("isSchema1(%s) = %v, want %v", tt.raw, got, tt.want)
+			}
+		})
 	}
 }
 

@@ -190,6 +190,8 @@ var refusalText = regexp.MustCompile(`: 40[13]( |$)`)
 // classifyText is classify for an error that has come through an RPC, of which the text is left.
 func classifyText(err error) error {
 	switch text := err.Error(); {
+	case schema1Text.MatchString(text):
+		return errSchema1
 	case refusalText.MatchString(text), strings.Contains(text, docker.ErrInvalidAuthorization.Error()):
 		return nodeagent.ErrUnauthorized
 	case errdefs.IsNotFound(err) && strings.Contains(text, "failed to resolve image") && !strings.Contains(text, noResolveHosts):

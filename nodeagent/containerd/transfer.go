@@ -117,6 +117,9 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 		if isFinal(cause) {
 			return ocispec.Descriptor{}, cause
 		}
+		if schema1Text.MatchString(err.Error()) {
+			return ocispec.Descriptor{}, fmt.Errorf("%w: %w", errSchema1, err)
+		}
 		return ocispec.Descriptor{}, err
 	}
 	record, err := r.client.ImageService().Get(ctx, req.Ref.String())
