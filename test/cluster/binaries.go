@@ -123,6 +123,13 @@ var (
 		packages: []string{"./controller", "./cainjector"},
 		sources:  append([]string{"controller", "cainjector"}, moduleFiles...),
 	}
+	registrySet = set{
+		name:     "registry",
+		gcflags:  quick,
+		dir:      "binaries/registry",
+		packages: []string{"github.com/distribution/distribution/v3/cmd/registry"},
+		sources:  moduleFiles,
+	}
 	mirrorSet = set{
 		name:     "mirror",
 		dir:      ".",
@@ -166,7 +173,7 @@ func BuildAll(ctx context.Context, logf func(format string, args ...any)) error 
 	if _, err := Build(ctx, logf); err != nil {
 		return err
 	}
-	for _, set := range []set{mirrorSet, proxySet, helmSet, certManagerSet} {
+	for _, set := range []set{mirrorSet, proxySet, helmSet, certManagerSet, registrySet} {
 		if _, err := set.build(ctx, logf); err != nil {
 			return err
 		}
@@ -178,6 +185,13 @@ func BuildAll(ctx context.Context, logf func(format string, args ...any)) error 
 func Helm(ctx context.Context, logf func(format string, args ...any)) (string, error) {
 	dir, err := helmSet.build(ctx, logf)
 	return filepath.Join(dir, "helm"), err
+}
+
+// Registry builds the registry of the CNCF's project Distribution, and returns
+// its path. It serves what is pushed to it, or is a pull-through cache.
+func Registry(ctx context.Context, logf func(format string, args ...any)) (string, error) {
+	dir, err := registrySet.build(ctx, logf)
+	return filepath.Join(dir, "registry"), err
 }
 
 // CertManager builds the controller and the cainjector of cert-manager, and

@@ -33,6 +33,7 @@ var pinned = []struct {
 	{"runc", "github.com/opencontainers/runc", runcSet},
 	{"cert-manager", "github.com/cert-manager/cert-manager", certManagerSet},
 	{"Helm", "helm.sh/helm/v3", helmSet},
+	{"Distribution, the registry", "github.com/distribution/distribution/v3", registrySet},
 }
 
 // Versions are those of the programs that are built for tests.
