@@ -77,6 +77,8 @@ type Agent struct {
 	generation int64
 	lostAt     time.Time // when the runtime was lost; zero while it is connected
 	outage     *outage   // nil while there is none to report
+	findings   []Finding // what is wrong on the node
+	examined   bool      // findings are there, even if there are none
 	pulls      int       // that run
 	checks     int       // that run
 	retainDue  bool      // the list of images to retain may have changed

@@ -94,8 +94,10 @@ var (
 
 // statusMessage is an error's text in the form of a status message: one line, without the secrets
 // of URLs, not longer than maxMessage.
-func statusMessage(err error) string {
-	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\n", "; ")
-	return excerpt.Of(text, maxMessage)
+func statusMessage(err error) string { return excerpt.Of(oneLine(err.Error()), maxMessage) }
+
+// oneLine is a text in one line, without the secrets of URLs.
+func oneLine(text string) string {
+	text = urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(text, "$1"), "$1")
+	return strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\n", "; ")
 }

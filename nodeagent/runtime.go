@@ -33,9 +33,10 @@ type Runtime interface {
 	Retain(ctx context.Context, images []Retained) error
 
 	// Watch calls changed for each change of an image name. It calls connected once, after which
-	// no change is missed. It returns why it ended: ctx has ended, or the runtime went away or no
-	// longer answers.
-	Watch(ctx context.Context, connected func(), changed func(Change)) error
+	// no change is missed. Then it looks for what is wrong on the node, calls found with that, and
+	// again whenever it has changed. It returns why it ended: ctx has ended, or the runtime went away
+	// or no longer answers.
+	Watch(ctx context.Context, connected func(), changed func(Change), found func([]Finding)) error
 }
 
 // Presence is the result of a check.

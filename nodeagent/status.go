@@ -30,11 +30,16 @@ func (a *Agent) status(now time.Time, written *v1alpha1.NodeImageSetStatus) v1al
 	}
 	slices.SortFunc(status.Images, byName)
 
-	ready := readyCondition(status.Images, a.outage)
-	ready.ObservedGeneration = a.generation
-	ready.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
+	conditions := []metav1.Condition{readyCondition(status.Images, a.outage)}
+	if a.examined { // otherwise the last process's answer stays
+		conditions = append(conditions, degradedCondition(a.findings))
+	}
 	status.Conditions = slices.Clone(written.Conditions)
-	meta.SetStatusCondition(&status.Conditions, ready)
+	for _, c := range conditions {
+		c.ObservedGeneration = a.generation
+		c.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
 	return status
 }
 

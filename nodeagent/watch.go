@@ -25,7 +25,8 @@ func (a *Agent) watch(ctx context.Context) {
 		began := time.Now()
 		err := a.Runtime.Watch(ctx,
 			func() { a.post(a.onRuntimeConnected) },
-			func(c Change) { a.post(func() { a.onNameChanged(c) }) })
+			func(c Change) { a.post(func() { a.onNameChanged(c) }) },
+			func(findings []Finding) { a.post(func() { a.onFound(findings) }) })
 		if ctx.Err() != nil {
 			return
 		}

@@ -3,14 +3,18 @@
 
 package v1alpha1
 
-// Conditions of an ImagePrefetch; the controller sets all of them.
+// Conditions of an ImagePrefetch, which the controller sets, and of a NodeImageSet, which the node's
+// agent sets.
 const (
 	// ConditionReady is True when every desired node has every image with the digest in
 	// status.images, except for joining nodes, and for as many failed ones as
-	// spec.failureTolerance allows. Positive polarity: it is the summary.
+	// spec.failureTolerance allows. A NodeImageSet is Ready when every image of its spec is Present
+	// on the node. Positive polarity: it is the summary.
 	ConditionReady = "Ready"
 	// ConditionDegraded is True when something works worse than asked for, whether
-	// or not Ready is True. Negative polarity: True wants attention.
+	// or not Ready is True. In a NodeImageSet it is about what the agent needs on the node, such as
+	// containerd's configuration and mirrors, and no decision goes by it. Negative polarity: True
+	// wants attention.
 	ConditionDegraded = "Degraded"
 )
 
@@ -50,7 +54,7 @@ const (
 
 // Reasons of the Degraded condition of an ImagePrefetch.
 const (
-	// ReasonAsExpected (False): nothing to report.
+	// ReasonAsExpected (False): nothing to report. Also of a NodeImageSet.
 	ReasonAsExpected = "AsExpected"
 	// ReasonNodeFailures (True): at least one node failed; status.failures says why.
 	ReasonNodeFailures = "NodeFailures"
@@ -78,6 +82,10 @@ const (
 	// containerd 2.1 or newer; nothing is pulled there.
 	ReasonUnsupportedRuntime = "UnsupportedRuntime"
 )
+
+// ReasonProblemsFound (True) is the reason of the Degraded condition of a NodeImageSet: the agent has found
+// something wrong on its node. The message says what, and what to do, as sluice-agent --check does.
+const ReasonProblemsFound = "ProblemsFound"
 
 // Reasons of an image's state on a node, and of a failure in an ImagePrefetch's status.
 const (

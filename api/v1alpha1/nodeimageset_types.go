@@ -195,7 +195,8 @@ type NodeImageSetStatus struct {
 	// +optional
 	LastHeartbeatTime *metav1.Time `json:"lastHeartbeatTime,omitempty"`
 
-	// conditions: Ready is True when every image of the spec is Present.
+	// conditions: Ready is True when every image of the spec is Present. Degraded is True when
+	// something that the agent needs is wrong on the node; its message says what, and what to do.
 	//
 	// +optional
 	// +listType=map
@@ -292,6 +293,7 @@ type NodeImageStatus struct {
 // +kubebuilder:resource:scope=Cluster,shortName=nis,categories=sluice
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Degraded",type=string,JSONPath=`.status.conditions[?(@.type=="Degraded")].status`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.nodeName",message="a NodeImageSet is named as its node: set metadata.name to spec.nodeName"

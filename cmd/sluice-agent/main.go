@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -36,6 +37,9 @@ var version = "v0.0.0-dev"
 
 func main() {
 	options, err := parse(os.Args[1:])
+	if err == nil && options.Check {
+		options, err = parse(slices.Concat(agentArguments(firstProcess), os.Args[1:]))
+	}
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return
@@ -49,7 +53,13 @@ func main() {
 	logger := options.Log.Logger(os.Stderr)
 	ctrl.SetLogger(logger) // of controller-runtime
 	klog.SetLogger(logger) // of client-go
-	if err := run(ctrl.SetupSignalHandler(), options); err != nil {
+	ctx := ctrl.SetupSignalHandler()
+	if options.Check {
+		err = check(ctx, options, os.Stdout)
+	} else {
+		err = run(ctx, options)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sluice-agent:", err)
 		os.Exit(1)
 	}
@@ -57,7 +67,7 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, options Options) error {
-	config, err := restconfig.Load(options.Kubeconfig, "sluice-agent/"+version)
+	config, err := restconfig.Load(options.Kubeconfig, userAgent())
 	if err != nil {
 		return err
 	}
@@ -65,19 +75,7 @@ func run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	containers, err := containerd.New(containerd.Options{
-		Address:             options.ContainerdAddress,
-		Namespace:           options.ContainerdNamespace,
-		RegistryConfigPath:  options.RegistryConfigPath,
-		ScratchPath:         options.ScratchPath,
-		UpstreamHosts:       options.UpstreamHosts,
-		MirrorRedirectHosts: options.MirrorRedirectHosts,
-		MinFreeDisk:         options.MinFreeDisk.share(),
-		NoProgressTimeout:   options.NoProgressTimeout,
-		MirrorStartTimeout:  mirrorStartTimeout,
-		UserAgent:           config.UserAgent,
-		Log:                 ctrl.Log.WithName("containerd"),
-	})
+	containers, err := containerd.New(runtimeOptions(options))
 	if err != nil {
 		return err
 	}
@@ -91,6 +89,24 @@ func run(ctx context.Context, options Options) error {
 	}
 	ctrl.Log.Info("Started sluice-agent", "version", version, "node", options.NodeName)
 	return mgr.Start(ctx)
+}
+
+func userAgent() string { return "sluice-agent/" + version }
+
+func runtimeOptions(options Options) containerd.Options {
+	return containerd.Options{
+		Address:             options.ContainerdAddress,
+		Namespace:           options.ContainerdNamespace,
+		RegistryConfigPath:  options.RegistryConfigPath,
+		ScratchPath:         options.ScratchPath,
+		UpstreamHosts:       options.UpstreamHosts,
+		MirrorRedirectHosts: options.MirrorRedirectHosts,
+		MinFreeDisk:         options.MinFreeDisk.share(),
+		NoProgressTimeout:   options.NoProgressTimeout,
+		MirrorStartTimeout:  mirrorStartTimeout,
+		UserAgent:           userAgent(),
+		Log:                 ctrl.Log.WithName("containerd"),
+	}
 }
 
 // mirrorStartTimeout is longer than Spegel's Pod takes to start on a node that has just joined.

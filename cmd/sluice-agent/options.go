@@ -47,6 +47,7 @@ type Options struct {
 	CredentialProvider credentialprovider.Options
 
 	Log     logging.Options
+	Check   bool
 	Version bool
 }
 
@@ -109,6 +110,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"address of /healthz and /readyz; 0 serves none")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", restconfig.Usage)
 	o.Log.AddFlags(flags)
+	flags.BoolVar(&o.Check, "check", false,
+		"look at what the agent needs on this node, print what is found, and exit with 1 if something keeps images away")
 	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
 }
 
@@ -120,7 +123,7 @@ func (o Options) Validate() error {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
-	reject(o.NodeName == "", "--node-name or NODE_NAME must be set")
+	reject(o.NodeName == "" && !o.Check, "--node-name or NODE_NAME must be set")
 	reject(!filepath.IsAbs(o.ContainerdAddress), "--containerd-address must be an absolute path, not %q", o.ContainerdAddress)
 	reject(o.ContainerdNamespace == "", "--containerd-namespace must be set, such as k8s.io")
 	roots := filepath.SplitList(o.RegistryConfigPath)

@@ -62,6 +62,8 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 	t.Setenv("NODE_NAME", "")
 	for _, tt := range []struct{ reason, line, want string }{
 		{"a name is enough", "--node-name=n", ""},
+		{"a check needs no name", "--check", ""},
+		{"but what it goes by", "--check --scratch-path=s", "--scratch-path must be an absolute path, not \"s\": containerd would look elsewhere"},
 		{"without a name it would watch every node", "", "--node-name or NODE_NAME must be set"},
 		{
 			"containerd would take a relative path for its own", "--node-name=n --registry-config-path=certs.d",

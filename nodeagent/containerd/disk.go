@@ -26,9 +26,8 @@ const minFreeInodes = 0.05
 
 // disk remembers which pulls have reserved space.
 type disk struct {
-	mu         sync.Mutex
-	notMounted map[string]bool // directories that were logged as not mounted
-	pulls      map[*meter]bool // that have reserved space
+	mu    sync.Mutex
+	pulls map[*meter]bool // that have reserved space
 }
 
 // reservedByOthers is the space that running pulls other than m's will still take. The caller holds
@@ -55,18 +54,6 @@ func (d *disk) reserve(m *meter, bytes int64) {
 	m.reserve(bytes)
 }
 
-// noteNotMounted records a directory, and reports whether that is new. The caller holds the lock.
-func (d *disk) noteNotMounted(dir string) bool {
-	if d.notMounted[dir] {
-		return false
-	}
-	if d.notMounted == nil {
-		d.notMounted = map[string]bool{}
-	}
-	d.notMounted[dir] = true
-	return true
-}
-
 // reserveDisk reserves space for what a pull still misses. It returns ErrInsufficientDisk if that,
 // with the reservations of the other pulls, would take a filesystem below MinFreeDisk, where the
 // kubelet begins to delete images.
@@ -84,26 +71,30 @@ func (r *Runtime) reserveDisk(ctx context.Context, m *meter, missing int64) erro
 	// twice. In the other order it would not count at all.
 	reserved := r.disk.reservedByOthers(m)
 	for _, dir := range daemon.dirs {
-		var stat unix.Statfs_t
-		err := unix.Statfs(dir, &stat)
-		if errors.Is(err, fs.ErrNotExist) {
-			if r.disk.noteNotMounted(dir) {
-				r.Log.Info("Skipped disk check: path is not mounted here", "path", dir)
-			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("look up free space of %q: %w", dir, err)
-		}
-		if err := checkSpace(dir, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
-			return err
-		}
-		if err := checkInodes(dir, stat.Ffree, stat.Files); err != nil {
+		if _, err := r.checkDisk(dir, missing, reserved); err != nil {
 			return err
 		}
 	}
 	r.disk.reserve(m, sizeOnDisk(missing))
 	return nil
+}
+
+// checkDisk checks the filesystem of a directory. It returns the share of it that is free; one that is
+// not mounted here has none, which is no error.
+func (r *Runtime) checkDisk(dir string, missing, reserved int64) (free float64, err error) {
+	var stat unix.Statfs_t
+	err = unix.Statfs(dir, &stat)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up free space of %q: %w", dir, err)
+	}
+	free = float64(stat.Bavail) / float64(stat.Blocks)
+	if err := checkSpace(dir, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
+		return free, err
+	}
+	return free, checkInodes(dir, stat.Ffree, stat.Files)
 }
 
 // sizeOnDisk is the space that compressed content takes together with its unpacked form.

@@ -89,9 +89,9 @@ const snapshotterType = "io.containerd.snapshotter.v1"
 // where the images are: in the directory of the snapshotter or, for one that names no directory,
 // in one that is named after it.
 func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
-	connection, ok := r.client.Conn().(grpc.ClientConnInterface)
-	if !ok {
-		return "", fmt.Errorf("connection to containerd is a %T", r.client.Conn())
+	connection, err := r.connection()
+	if err != nil {
+		return "", err
 	}
 	answer, err := cri.NewImageServiceClient(connection).ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
 	if err != nil {
@@ -117,17 +117,41 @@ func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("%w: CRI keeps its images in %q, which is no snapshotter's directory", nodeagent.ErrRuntimeUnavailable, dir)
 }
 
+// connection is for the services of CRI.
+func (r *Runtime) connection() (grpc.ClientConnInterface, error) {
+	connection, ok := r.client.Conn().(grpc.ClientConnInterface)
+	if !ok {
+		return nil, fmt.Errorf("connection to containerd is a %T", r.client.Conn())
+	}
+	return connection, nil
+}
+
 // pluginRoots are the directories that plugins of the daemon name as theirs, by the plugin's ID.
 func (r *Runtime) pluginRoots(ctx context.Context, filter string) (map[string]string, error) {
+	exports, err := r.pluginExports(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	roots := map[string]string{}
+	for id, exported := range exports {
+		if root := exported["root"]; root != "" {
+			roots[id] = root
+		}
+	}
+	return roots, nil
+}
+
+// pluginExports are what plugins of the daemon that run tell of themselves, by the plugin's ID.
+func (r *Runtime) pluginExports(ctx context.Context, filter string) (map[string]map[string]string, error) {
 	response, err := r.client.IntrospectionService().Plugins(ctx, filter)
 	if err != nil {
 		return nil, fmt.Errorf("ask for plugins %q: %w", filter, err)
 	}
-	roots := map[string]string{}
+	exports := map[string]map[string]string{}
 	for _, plugin := range response.Plugins {
-		if root := plugin.Exports["root"]; root != "" {
-			roots[plugin.ID] = root
+		if plugin.InitErr == nil {
+			exports[plugin.ID] = plugin.Exports
 		}
 	}
-	return roots, nil
+	return exports, nil
 }

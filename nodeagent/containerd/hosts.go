@@ -5,6 +5,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -24,9 +25,11 @@ func (r *Runtime) readHosts(ctx context.Context, req nodeagent.PullRequest, cred
 	if err != nil {
 		return nil, err
 	}
-	if hosts.Unusable != nil && r.unusable.note(req.Ref.Domain(), hosts.Unusable.Error()) {
-		r.Log.Info("Left out hosts of a registry that cannot be used from the agent; containerd may use them",
-			"registry", req.Ref.Domain(), "error", hosts.Unusable.Error())
+	if err := errors.Join(hosts.Unusable, hosts.Rejected); err != nil && r.unusable.note(req.Ref.Domain(), err.Error()) {
+		select {
+		case r.noticed <- struct{}{}:
+		default: // it is looked at already
+		}
 	}
 	return &hosts, nil
 }
@@ -50,7 +53,7 @@ func hostNames(hosts []docker.RegistryHost) (names []string) {
 	return names
 }
 
-// said remembers what was logged, so that it is said once.
+// said remembers what was said, so that it is said once.
 type said struct {
 	mu    sync.Mutex
 	words map[string]string

@@ -110,7 +110,12 @@ func (p *pair) sizes() map[string]int64 {
 func lose(ctx context.Context, d string) {
 	GinkgoHelper()
 	Expect(direct.ContentStore().Delete(ctx, digest.Digest(d))).To(Succeed())
-	// The content itself goes with the next garbage collection.
+	collectGarbage(ctx) // the content itself goes with it
+}
+
+// collectGarbage has containerd delete what nothing needs.
+func collectGarbage(ctx context.Context) {
+	GinkgoHelper()
 	lease, err := direct.LeasesService().Create(ctx, leases.WithRandomID())
 	Expect(err).NotTo(HaveOccurred())
 	Expect(direct.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)).To(Succeed())

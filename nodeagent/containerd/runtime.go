@@ -28,8 +28,10 @@
 // the image has been out of the spec for a while. So containerd's garbage collection takes nothing
 // between two tries, and no blob is fetched twice.
 //
-// The daemon must keep discard_unpacked_layers = false, its default. An image without its layers
-// can run, but no mirror can serve it; here it does not count as present.
+// The daemon should keep discard_unpacked_layers = false, its default. An image without its layers
+// can run, but no mirror can serve it; here it does not count as present. So layers that the kubelet
+// pulled and the daemon threw away are fetched once more. Those that come through here stay: the
+// manifest's labels keep them.
 package containerd
 
 import (
@@ -97,7 +99,8 @@ type Runtime struct {
 	streams  *streams
 	disk     disk
 	facts    facts
-	unusable said // about hosts, by registry
+	unusable said          // about hosts, by registry
+	noticed  chan struct{} // has an element if a pull has noticed something that Examine would find
 	stuck    stuck
 	// unwantedSince is the time, by lease ID, since which the lease's image is unwanted. Only
 	// Retain uses it, and no two calls of Retain run at the same time.
@@ -134,6 +137,7 @@ func New(opts Options) (*Runtime, error) {
 			Began: time.Now(), StartTimeout: opts.MirrorStartTimeout,
 		},
 		streams: newStreams(),
+		noticed: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -147,16 +151,22 @@ var minVersion = [2]int{2, 1}
 // checkVersion returns ErrRuntimeUnavailable if the daemon does not answer, and
 // ErrUnsupportedRuntime if it is too old.
 func (r *Runtime) checkVersion(ctx context.Context) error {
+	_, err := r.version(ctx)
+	return err
+}
+
+// version returns the daemon's version, also of one that is too old.
+func (r *Runtime) version(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	version, err := r.client.Version(ctx)
 	if err != nil {
-		return fmt.Errorf("%w: ask for its version: %w", nodeagent.ErrRuntimeUnavailable, err)
+		return "", fmt.Errorf("%w: ask for its version: %w", nodeagent.ErrRuntimeUnavailable, err)
 	}
 	if !atLeast(version.Version, minVersion) {
-		return fmt.Errorf("%w: containerd %s, need %d.%d or newer", nodeagent.ErrUnsupportedRuntime, version.Version, minVersion[0], minVersion[1])
+		return version.Version, fmt.Errorf("%w: containerd %s, need %d.%d or newer", nodeagent.ErrUnsupportedRuntime, version.Version, minVersion[0], minVersion[1])
 	}
-	return nil
+	return version.Version, nil
 }
 
 // atLeast reports whether a version such as "v2.4.2" or "2.1.0-rc.1+dist" is the minimum or newer.

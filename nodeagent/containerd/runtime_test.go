@@ -248,7 +248,7 @@ var _ = Describe("containerd's restart", Serial, func() {
 			watching := make(chan error, 1)
 			connected := make(chan struct{})
 			go func() {
-				watching <- runtime.Watch(ctx, func() { close(connected) }, func(nodeagent.Change) {})
+				watching <- runtime.Watch(ctx, func() { close(connected) }, func(nodeagent.Change) {}, func([]nodeagent.Finding) {})
 			}()
 			Eventually(ctx, connected).Should(BeClosed())
 			pulling := make(chan error, 1)
@@ -266,7 +266,7 @@ var _ = Describe("containerd's restart", Serial, func() {
 			node.Containerd.Kill()
 			Eventually(ctx, pulling).WithTimeout(10 * time.Second).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
 			Eventually(ctx, watching).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
-			Expect(runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
+			Expect(runtime.Watch(ctx, func() {}, func(nodeagent.Change) {}, func([]nodeagent.Finding) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
 			resume()
 			Expect(node.Containerd.Start(ctx)).To(Succeed())
 			Eventually(ctx, func() error {

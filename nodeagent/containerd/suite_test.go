@@ -76,8 +76,10 @@ func options() containerd.Options {
 // No spec leaves a goroutine behind; its registries do not either.
 var _ = BeforeEach(func() {
 	before := goleak.IgnoreCurrent()
-	daemons := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.startProcess.func2") // restarted by a spec
-	DeferCleanup(func() { Expect(goleak.Find(before, daemons)).To(Succeed()) })
+	// Daemons are restarted by specs, and the mirrors with them.
+	daemons := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.startProcess.func2")
+	keepers := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.(*Daemon).keep")
+	DeferCleanup(func() { Expect(goleak.Find(before, daemons, keepers)).To(Succeed()) })
 	var err error
 	direct, err = client.New(node.ContainerdSocket, client.WithDefaultNamespace(namespace))
 	Expect(err).NotTo(HaveOccurred())
@@ -191,12 +193,16 @@ func (s contentSource) Resolved() int {
 var _ = Describe("containerd", func() {
 	runtimetest.Conformance(func(context.Context) *runtimetest.TestNode {
 		registry, mirror := serve(), serve()
-		hosts(registry.Host(), `
+		const configuration = `
 server = %q
 [host.%q]
   capabilities = ["pull"]
-`, registry.URL(), mirror.URL())
+`
+		hosts(registry.Host(), configuration, registry.URL(), mirror.URL())
 		return &runtimetest.TestNode{
+			Spoil: func() {
+				hosts(registry.Host(), configuration+"[host.'https://another.test']\nca = '/not/here.crt'\n", registry.URL(), mirror.URL())
+			},
 			Runtime:  start(options()),
 			Registry: registry.Host(),
 			Upstream: contentSource{registry},

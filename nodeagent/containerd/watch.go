@@ -25,12 +25,12 @@ const (
 )
 
 // Watch implements nodeagent.Runtime.
-func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change)) error {
+func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change), found func([]nodeagent.Finding)) error {
 	if err := r.checkVersion(ctx); err != nil {
 		return err
 	}
-	var pinging sync.WaitGroup
-	defer pinging.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, errs := r.client.Subscribe(ctx, fmt.Sprintf(`namespace==%q,topic~="^/images/"`, r.Namespace))
@@ -43,7 +43,8 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 	r.sweep(ctx)
 	connected()
 	lost := make(chan error, 1)
-	pinging.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })
+	beside.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })
+	beside.Go(func() { examineRepeatedly(ctx, r.noticed, r.Examine, found) })
 	for {
 		select {
 		case err := <-lost:

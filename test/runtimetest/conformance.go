@@ -54,6 +54,8 @@ type TestNode struct {
 	Point func(name string, d digest.Digest, pinned bool)
 	// Hang makes the runtime answer nothing until resume is called. resume may be called twice.
 	Hang func() (resume func())
+	// Spoil makes something wrong in how the node is to reach the Registry. It costs no pull.
+	Spoil func()
 	// Unlabel takes the labels of their sources from a blob, as if it had been imported.
 	Unlabel func(d digest.Digest)
 	// Created is what a mirror on the node is told from now on.
@@ -71,6 +73,9 @@ const (
 	specTimeout = time.Minute
 	layerSize   = 200 * images.KiB
 )
+
+// ignore is for what a spec does not look at.
+func ignore([]nodeagent.Finding) {}
 
 // serial numbers the specs, so that each has images of its own.
 var serial struct {
@@ -518,7 +523,7 @@ func Conformance(newNode func(ctx context.Context) *TestNode) {
 			connected, ended := make(chan struct{}), make(chan error, 1)
 			changes := make(chan nodeagent.Change, 100)
 			go func() {
-				ended <- node.Runtime.Watch(watching, func() { close(connected) }, func(c nodeagent.Change) { changes <- c })
+				ended <- node.Runtime.Watch(watching, func() { close(connected) }, func(c nodeagent.Change) { changes <- c }, ignore)
 			}()
 			Eventually(ctx, connected).Should(BeClosed())
 			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
@@ -529,18 +534,43 @@ func Conformance(newNode func(ctx context.Context) *TestNode) {
 			Eventually(ctx, ended).Should(Receive(HaveOccurred()))
 		}, SpecTimeout(specTimeout))
 
+		It("tells once what is wrong on the node, and again when a pull meets with more", func(ctx context.Context) {
+			image, d := makeImage("v1")
+			Expect(node.Mirror.Push(repository+":v1", image)).To(Succeed())
+			watching, cancel := context.WithCancel(ctx)
+			found, ended := make(chan []nodeagent.Finding, 100), make(chan error, 1)
+			go func() {
+				ended <- node.Runtime.Watch(watching, func() {}, func(nodeagent.Change) {}, func(all []nodeagent.Finding) { found <- all })
+			}()
+			spoiled := HaveField("Subject", ContainSubstring(node.Registry))
+			Eventually(ctx, found).Should(Receive(Not(ContainElement(spoiled))))
+			Expect(pull(ctx, peer(d))).To(HaveField("Digest", d))
+
+			node.Spoil()
+			other, moved := makeImage("v2")
+			Expect(node.Mirror.Push(repository+":v1", other)).To(Succeed())
+			Expect(pull(ctx, peer(moved))).To(HaveField("Digest", moved))
+			var all []nodeagent.Finding
+			Eventually(ctx, found).Should(Receive(&all))
+			Expect(all).To(ContainElement(spoiled))
+			Expect(all).NotTo(ContainElement(HaveField("Severity", nodeagent.SeverityOK)))
+			cancel()
+			Eventually(ctx, ended).Should(Receive(HaveOccurred()))
+			Expect(found).To(BeEmpty(), "nothing is told twice")
+		}, SpecTimeout(specTimeout))
+
 		It("returns when the runtime no longer answers, and connects again when it does", Serial, func(ctx context.Context) {
 			watching, cancel := context.WithCancel(ctx)
 			connected, ended := make(chan struct{}, 1), make(chan error, 1)
 			watch := func() {
-				ended <- node.Runtime.Watch(watching, func() { connected <- struct{}{} }, func(nodeagent.Change) {})
+				ended <- node.Runtime.Watch(watching, func() { connected <- struct{}{} }, func(nodeagent.Change) {}, ignore)
 			}
 			go watch()
 			Eventually(ctx, connected).Should(Receive())
 			resume := node.Hang()
 			DeferCleanup(resume)
 			Eventually(ctx, ended).Should(Receive(MatchError(nodeagent.ErrRuntimeUnavailable)))
-			Expect(node.Runtime.Watch(ctx, func() {}, func(nodeagent.Change) {})).To(MatchError(nodeagent.ErrRuntimeUnavailable))
+			Expect(node.Runtime.Watch(ctx, func() {}, func(nodeagent.Change) {}, ignore)).To(MatchError(nodeagent.ErrRuntimeUnavailable))
 
 			resume()
 			go watch()

@@ -51,7 +51,8 @@ type Fake struct {
 	ingests  map[digest.Digest]chan struct{} // closed when the one pull that fetches the blob is done with it
 	leased   map[imageref.Reference][]digest.Digest
 	records  map[string]*record
-	watchers map[chan nodeagent.Change]bool
+	watchers map[chan nodeagent.Change]chan []nodeagent.Finding
+	findings []nodeagent.Finding
 	sources  map[digest.Digest]map[string]string // the labels of a content's sources
 	mirrors  map[chan Creation]bool
 	stopped  error
@@ -74,7 +75,7 @@ func NewFake() *Fake {
 		Upstream: NewRegistry(), Mirror: NewRegistry(),
 		contents: map[digest.Digest]content{}, ingests: map[digest.Digest]chan struct{}{},
 		leased:  map[imageref.Reference][]digest.Digest{},
-		records: map[string]*record{}, watchers: map[chan nodeagent.Change]bool{},
+		records: map[string]*record{}, watchers: map[chan nodeagent.Change]chan []nodeagent.Finding{},
 		sources: map[digest.Digest]map[string]string{}, mirrors: map[chan Creation]bool{}, lost: make(chan struct{}),
 	}
 }
@@ -399,14 +400,15 @@ func (f *Fake) collect() {
 }
 
 // Watch implements nodeagent.Runtime.
-func (f *Fake) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change)) error {
+func (f *Fake) Watch(ctx context.Context, connected func(), changed func(nodeagent.Change), found func([]nodeagent.Finding)) error {
 	f.mu.Lock()
 	if f.stopped != nil {
 		f.mu.Unlock()
 		return f.stopped
 	}
-	changes, lost := make(chan nodeagent.Change, 100), f.lost
-	f.watchers[changes] = true
+	changes, findings, lost := make(chan nodeagent.Change, 100), make(chan []nodeagent.Finding, 100), f.lost
+	f.watchers[changes] = findings
+	findings <- f.findings
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -422,7 +424,19 @@ func (f *Fake) Watch(ctx context.Context, connected func(), changed func(nodeage
 			return nodeagent.ErrRuntimeUnavailable
 		case c := <-changes:
 			changed(c)
+		case all := <-findings:
+			found(all)
 		}
+	}
+}
+
+// Find sets what is wrong on the node.
+func (f *Fake) Find(findings ...nodeagent.Finding) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.findings = findings
+	for _, all := range f.watchers {
+		all <- findings
 	}
 }
 

@@ -33,7 +33,10 @@ var _ = Describe("Fake runtime", func() {
 			Delete:   fake.Delete,
 			Point:    fake.Point,
 			Unlabel:  fake.Unlabel,
-			Created:  fake.Created,
+			Spoil: func() {
+				fake.Find(nodeagent.NewFinding(nodeagent.SeverityWarning, "hosts.toml of registry.test", "is spoiled"))
+			},
+			Created: fake.Created,
 			Hang: func() func() {
 				fake.Stop(nodeagent.ErrRuntimeUnavailable)
 				return fake.Start

@@ -106,6 +106,10 @@ func (f *file) mayResolve(name string) bool {
 	})
 }
 
+// rewrites reports whether the names of images are to be rewritten before a host is asked: k3s writes
+// this, and only its own containerd goes by it.
+func (f *file) rewrites(name string) bool { return f.hosts[name]["rewrite"] != nil }
+
 // marshal writes the file.
 func (f *file) marshal() ([]byte, error) {
 	var out bytes.Buffer

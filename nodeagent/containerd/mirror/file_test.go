@@ -122,7 +122,7 @@ func TestHostsThatAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
+func TestAHostThatCannotBeUsedSpoilsNoOther(t *testing.T) {
 	for _, tt := range []struct {
 		reason, dir, toml  string
 		mirrors, upstreams []string
@@ -138,6 +138,14 @@ func TestAHostWhoseFilesAreNotThereSpoilsNoOther(t *testing.T) {
 			reason: "of the registry among the hosts", dir: "_default",
 			toml:    "server = 'https://elsewhere.test'\n[host.'http://b:1']\ncapabilities = ['pull']\n[host.'https://registry.test']\nclient = 'missing.pem'\n",
 			mirrors: []string{"http://b:1"}, upstreams: []string{"https://elsewhere.test"}, upstreamUnusable: true,
+		}, {
+			reason: "k3s rewrites the names for a mirror", dir: "registry.test",
+			toml:    "[host.'http://a:1']\n[host.'http://a:1'.rewrite]\n'^team/(.*)' = 'proxy/$1'\n[host.'http://b:1']\ncapabilities = ['pull']\n",
+			mirrors: []string{"http://b:1"}, upstreams: []string{"https://registry.test"}, mayResolve: true,
+		}, {
+			reason: "k3s rewrites the names for the registry", dir: "registry.test",
+			toml:      "server = 'https://registry.test'\n[host.'https://registry.test'.rewrite]\n'^team/(.*)' = 'proxy/$1'\n",
+			upstreams: []string{"https://registry.test"}, upstreamUnusable: true,
 		}, {
 			reason: "of the server", dir: "registry.test",
 			toml:    "server = 'https://registry.test'\nca = 'missing.crt'\n[host.'http://b:1']\n",

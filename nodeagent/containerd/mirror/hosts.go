@@ -44,11 +44,13 @@ type Hosts struct {
 	// path, and what the "server" line names; without that line, what containerd asks where there is
 	// none.
 	Upstreams []docker.RegistryHost
-	// Unusable says why hosts are in neither list, as a file that is not there for this process:
-	// the daemon may well see it. Nil if there are none.
+	// Unusable says why hosts are in neither list, as a file that is not there for this process, or
+	// names that only the daemon can rewrite: the daemon may well use them. Nil if there are none.
 	Unusable error
 	// UpstreamUnusable reports whether the registry itself is among them.
 	UpstreamUnusable bool
+	// Rejected says why containerd goes by nothing that the hosts.toml says. Nil if it goes by it.
+	Rejected error
 
 	config   Config
 	registry string
@@ -64,15 +66,17 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 	if hosts.file, hosts.root, err = c.find(registry); err != nil {
 		return Hosts{}, fmt.Errorf("read hosts of registry %q: %w", registry, err)
 	}
+	ctx, heard := listen(ctx)
 	configure := func(root string) ([]docker.RegistryHost, error) {
 		return config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(root), Credentials: credentials})(registry)
 	}
 	all, err := configure(hosts.root)
-	if err == nil {
-		// containerd puts the server last or, where there is none, the registry itself.
-		if len(all) == 1 && hosts.file != nil && len(hosts.file.names) > 0 {
-			hosts.file = nil // it has something in it that containerd does not accept
-		}
+	hosts.Rejected = heard.err
+	// containerd puts the server last or, where there is none, the registry itself.
+	if err == nil && len(all) == 1 && hosts.file != nil && len(hosts.file.names) > 0 {
+		hosts.file = nil // it has something in it that containerd does not accept
+	}
+	if err == nil && (hosts.file == nil || !slices.ContainsFunc(hosts.file.names, hosts.file.rewrites)) {
 		hosts.add(all[:len(all)-1], &all[len(all)-1])
 		return hosts, nil
 	}
@@ -94,6 +98,9 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 	for _, name := range hosts.file.names {
 		alone := file{names: []string{name}, hosts: hosts.file.hosts}
 		found, err := part(alone)
+		if err == nil && alone.rewrites(name) {
+			err = errRewrite
+		}
 		if err != nil {
 			hosts.Unusable = errors.Join(hosts.Unusable, fmt.Errorf("host %q: %w", name, err))
 			hosts.UpstreamUnusable = hosts.UpstreamUnusable || hosts.isUpstream(hostOf(name))
@@ -111,6 +118,10 @@ func (c Config) Read(ctx context.Context, registry string, credentials func(host
 	hosts.add(usable, server)
 	return hosts, nil
 }
+
+// errRewrite is why a host is left out whose names of images are rewritten: from here, it would be
+// asked for others than by the daemon.
+var errRewrite = errors.New("its rewrite patterns are followed by the containerd of k3s alone, so that peers do without it")
 
 // add sorts hosts into mirrors and upstreams. server is nil if it cannot be used.
 func (h *Hosts) add(hosts []docker.RegistryHost, server *docker.RegistryHost) {
@@ -217,6 +228,15 @@ func (c Config) write(f file) (root string, remove func(), err error) {
 		return "", nil, fmt.Errorf("write hosts.toml: %w", err)
 	}
 	return root, remove, nil
+}
+
+// TryScratch writes into Scratch what is removed again.
+func (c Config) TryScratch() error {
+	_, remove, err := c.write(file{})
+	if err == nil {
+		remove()
+	}
+	return err
 }
 
 // hostOf is the host of an entry's name or of the server line, as containerd reads it.

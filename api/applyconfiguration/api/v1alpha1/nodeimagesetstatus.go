@@ -20,7 +20,8 @@ type NodeImageSetStatusApplyConfiguration struct {
 	// lastHeartbeatTime is when the agent last had nothing to report for 30 s while an image
 	// was Pending or Pulling. It tells an agent that waits from one that is gone.
 	LastHeartbeatTime *v1.Time `json:"lastHeartbeatTime,omitempty"`
-	// conditions: Ready is True when every image of the spec is Present.
+	// conditions: Ready is True when every image of the spec is Present. Degraded is True when
+	// something that the agent needs is wrong on the node; its message says what, and what to do.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// images has one entry for each image of the spec.
 	Images []NodeImageStatusApplyConfiguration `json:"images,omitempty"`
