@@ -24,8 +24,8 @@ import (
 	"github.com/sluice-dev/sluice/test/upstream"
 )
 
-// agent is the program, built once.
-var agent = sync.OnceValues(func() (string, error) {
+// agentProgram is the program, built once.
+var agentProgram = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "sluice-agent-")
 	if err != nil {
 		return "", err
@@ -39,7 +39,7 @@ var agent = sync.OnceValues(func() (string, error) {
 })
 
 var _ = AfterSuite(func() {
-	if program, err := agent(); err == nil {
+	if program, err := agentProgram(); err == nil {
 		Expect(os.RemoveAll(filepath.Dir(program))).To(Succeed())
 	}
 })
@@ -48,7 +48,7 @@ var _ = AfterSuite(func() {
 // code.
 func check(ctx context.Context, n *cluster.Node, flags ...string) (output string, code int) {
 	GinkgoHelper()
-	program, err := agent()
+	program, err := agentProgram()
 	Expect(err).NotTo(HaveOccurred())
 	output, err = n.Run(ctx, program, append([]string{"--check"}, flags...)...)
 	GinkgoWriter.Println(output)
@@ -217,7 +217,7 @@ var _ = Describe("sluice-agent --check", Serial, func() {
 	)
 
 	It("finds that no certificate authority is there", func(ctx context.Context) {
-		program, err := agent()
+		program, err := agentProgram()
 		Expect(err).NotTo(HaveOccurred())
 		output, err := n.Run(ctx, "env", "SSL_CERT_FILE=/none", "SSL_CERT_DIR=/none", program, "--check")
 		Expect(err).NotTo(HaveOccurred())
