@@ -208,7 +208,7 @@ var _ = Describe("A peer's mirror that is not Spegel", func() {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		}, SpecTimeout(specTimeout)),
-		Entry("one that sends something else", "garbage",
+		Entry("one that sends something else", "something-else",
 			func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("garbage")) }, SpecTimeout(specTimeout)),
 	)
 })
