@@ -39,6 +39,7 @@ func TestContainerdPulls(t *testing.T) {
 	}{
 		{name: "over HTTP"},
 		{name: "over HTTPS", opts: upstream.Options{TLS: true}},
+		{name: "with a client certificate", opts: upstream.Options{ClientTLS: true}},
 		{name: "with basic credentials", user: "ann:secret",
 			prepare: func(s *upstream.Server) { s.Protect("", &upstream.Auth{Users: ann}) }},
 		{name: "with a bearer token", user: "ann:secret",
@@ -76,14 +77,22 @@ func TestContainerdPulls(t *testing.T) {
 				test.prepare(server)
 			}
 			hosts := "server = '" + server.URL() + "'\n"
-			if test.opts.TLS {
+			files := map[string][]byte{}
+			if test.opts.TLS || test.opts.ClientTLS {
 				hosts += "ca = 'ca.pem'\n"
+				files["ca.pem"] = server.CAPEM()
+			}
+			if test.opts.ClientTLS {
+				hosts += "client = [['client.pem', 'client.key']]\n"
+				files["client.pem"], files["client.key"] = clientPEM(t, server)
 			}
 			if err := node.WriteHostsTOML(server.Host(), hosts); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(node.CertsDir, server.Host(), "ca.pem"), server.CAPEM(), 0o644); err != nil {
-				t.Fatal(err)
+			for name, content := range files {
+				if err := os.WriteFile(filepath.Join(node.CertsDir, server.Host(), name), content, 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			args := []string{"images", "pull", "--hosts-dir=/etc/containerd/certs.d"}
 			if test.user != "" {

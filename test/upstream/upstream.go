@@ -42,6 +42,9 @@ import (
 type Options struct {
 	// TLS makes the server speak HTTPS with a certificate of a CA of its own.
 	TLS bool
+	// ClientTLS is TLS, and clients are turned away that do not show a certificate of another CA
+	// of the server's own. See ClientPEM.
+	ClientTLS bool
 	// Hosts are further names or addresses for the certificate, beside the one
 	// that the server listens on.
 	Hosts []string
@@ -49,8 +52,9 @@ type Options struct {
 
 // Server is one registry. Make it with New.
 type Server struct {
-	ca    *authority // nil for HTTP
-	hosts []string
+	ca      *authority // nil for HTTP
+	clients *authority // nil: clients need no certificate
+	hosts   []string
 
 	mu           sync.Mutex
 	changed      chan struct{}  // closed and replaced when waiting requests should look again
@@ -76,12 +80,19 @@ func New(opts Options) (*Server, error) {
 		repositories: map[string]repository{},
 		protection:   protection{rules: map[string]*Auth{}, tokens: map[string]grant{}},
 	}
-	if opts.TLS {
-		ca, err := newAuthority()
+	if opts.TLS || opts.ClientTLS {
+		ca, err := newAuthority("Sluice test CA")
 		if err != nil {
 			return nil, fmt.Errorf("make CA: %w", err)
 		}
 		s.ca = ca
+	}
+	if opts.ClientTLS {
+		clients, err := newAuthority("Sluice test CA of clients")
+		if err != nil {
+			return nil, fmt.Errorf("make CA of clients: %w", err)
+		}
+		s.clients = clients
 	}
 	return s, nil
 }
@@ -104,11 +115,15 @@ func (s *Server) listen(address string) error {
 	}
 	s.address = listener.Addr().String()
 	if s.ca != nil {
-		certificate, err := s.ca.issue(s.address, s.hosts)
+		certificate, err := s.ca.issueForServer(s.address, s.hosts)
 		if err != nil {
 			return errors.Join(fmt.Errorf("issue certificate: %w", err), listener.Close())
 		}
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
+		config := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+		if s.clients != nil {
+			config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, s.clients.pool()
+		}
+		listener = tls.NewListener(listener, config)
 	}
 	server := &http.Server{
 		Handler:           s,
@@ -161,6 +176,15 @@ func (s *Server) CAPEM() []byte {
 		return nil
 	}
 	return s.ca.pem
+}
+
+// ClientPEM issues a certificate that the server accepts of clients, and its key. Only a server
+// with ClientTLS does.
+func (s *Server) ClientPEM() (certificate, key []byte, err error) {
+	if s.clients == nil {
+		return nil, nil, errors.New("server asks no client for a certificate: set Options.ClientTLS")
+	}
+	return s.clients.issueForClient()
 }
 
 // Connections returns how often each address connected. Unlike Requests it counts

@@ -96,6 +96,8 @@ func (f *fixture) do(method, path string, headers ...string) (*http.Response, er
 	return f.client.Do(request)
 }
 
+func (f *fixture) transport() *http.Transport { return f.client.Transport.(*http.Transport) }
+
 // get returns the status and what could be read of the body.
 func (f *fixture) get(path string, headers ...string) (status int, body []byte, err error) {
 	f.t.Helper()
@@ -164,6 +166,42 @@ func TestPull(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestClientCertificates(t *testing.T) {
+	f, other := start(t, upstream.Options{ClientTLS: true}), start(t, upstream.Options{ClientTLS: true})
+	if _, _, err := f.get(f.manifest()); err == nil {
+		t.Error("a client without a certificate was served")
+	}
+	show := func(issuer *fixture) {
+		certificate, err := tls.X509KeyPair(clientPEM(t, issuer.Server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.transport().CloseIdleConnections()
+		f.transport().TLSClientConfig.Certificates = []tls.Certificate{certificate}
+	}
+	show(other)
+	if _, _, err := f.get(f.manifest()); err == nil {
+		t.Error("a certificate of another CA was accepted")
+	}
+	if n := len(f.Requests()); n != 0 {
+		t.Errorf("%d requests of clients that were turned away are recorded", n)
+	}
+	show(f)
+	f.wantStatus(200, f.manifest())
+	if _, _, err := start(t, upstream.Options{TLS: true}).ClientPEM(); err == nil {
+		t.Error("a server that asks for no certificate issued one")
+	}
+}
+
+func clientPEM(t *testing.T, s *upstream.Server) (certificate, key []byte) {
+	t.Helper()
+	certificate, key, err := s.ClientPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate, key
 }
 
 func TestPullOfAnIndex(t *testing.T) {
