@@ -215,6 +215,25 @@ var _ = Describe("Daemons of a node", func() {
 		Expect(node.Ctr(ctx, "version")).NotTo(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
+	It("have a containerd whose environment is what the test says at its start", func(ctx context.Context) {
+		node := shared.Nodes()[1]
+		node.ContainerdEnvironment = []string{"HTTPS_PROXY=http://proxy.example.com:3128"}
+		restart := func() {
+			node.Containerd.Stop()
+			Expect(node.Containerd.Start(ctx)).To(Succeed())
+		}
+		environment := func() []string {
+			raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", running(node.Containerd).Pid()))
+			Expect(err).NotTo(HaveOccurred())
+			return strings.Split(string(raw), "\x00")
+		}
+		restart()
+		Expect(environment()).To(ContainElement("HTTPS_PROXY=http://proxy.example.com:3128"))
+		node.ContainerdEnvironment = nil
+		restart()
+		Expect(environment()).NotTo(ContainElement(HavePrefix("HTTPS_PROXY=")))
+	}, SpecTimeout(specTimeout))
+
 	It("have a mirror that is started again when it ends by itself", func(ctx context.Context) {
 		node := shared.Nodes()[1]
 		killed := running(node.Mirror)

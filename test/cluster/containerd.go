@@ -30,6 +30,7 @@ func (n *Node) newContainerd() *Daemon {
 		cmd := exec.Command(filepath.Join(dir, "containerd"), "--config=/etc/containerd/config.toml")
 		// It finds its shim there.
 		cmd.Env = append(environment(), "PATH="+dir+":"+os.Getenv("PATH"))
+		cmd.Env = append(cmd.Env, n.ContainerdEnvironment...)
 		return cmd
 	}
 	ready := func(ctx context.Context, _ *Process) error {

@@ -51,6 +51,10 @@ type Node struct {
 	// ContentDir is containerd's content store.
 	ContentDir string
 
+	// ContainerdEnvironment is what containerd finds in its environment, from its next start on,
+	// such as HTTPS_PROXY=http://10.200.0.3:3128. This process's proxies are not passed on.
+	ContainerdEnvironment []string
+
 	// Containerd, Kubelet, Mirror and KubeProxy are the node's daemons; all but
 	// the first are nil when the options ask for none.
 	Containerd, Kubelet, Mirror, KubeProxy *Daemon
