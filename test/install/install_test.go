@@ -185,6 +185,8 @@ var _ = Describe("An installation", Ordered, func() {
 		}
 	})
 
+	Context("with a registry over HTTPS that wants a client certificate", func() { pullsOverHTTPS(upgrade) })
+
 	It("repeats in one Event that a pull secret is missing", func(ctx SpecContext) {
 		name := push(ctx, "team/no-secret:v1", images.MiB)
 		Expect(site.Upstream.CutOff(upstream.Refuse)).To(Succeed()) // so that there is more than one try

@@ -48,6 +48,8 @@ const (
 type Options struct {
 	// Nodes to begin with; three if nil.
 	Nodes []cluster.NodeOptions
+	// UpstreamNames are registry names that nodes and Pods find at the gateway, besides Registry.
+	UpstreamNames []string
 	// Audit has the API server log every request.
 	Audit bool
 	// LogDir keeps the logs of the cluster's programs.
@@ -99,7 +101,7 @@ func Start(ctx context.Context, opts Options) (_ *Installation, err error) {
 		Nodes:         opts.Nodes,
 		Mirror:        mirror,
 		Services:      true,
-		UpstreamNames: []string{Registry},
+		UpstreamNames: append([]string{Registry}, opts.UpstreamNames...),
 		Audit:         opts.Audit,
 		LogDir:        opts.LogDir,
 		Logf:          opts.Logf,

@@ -33,7 +33,7 @@ func TestInstall(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	opts := install.Options{Logf: GinkgoT().Logf, Audit: true}
+	opts := install.Options{UpstreamNames: []string{privateRegistry}, Logf: GinkgoT().Logf, Audit: true}
 	if logs := os.Getenv("SLUICE_TEST_LOGS"); logs != "" { // for debugging
 		var err error
 		opts.LogDir, err = os.MkdirTemp(logs, "install-")
