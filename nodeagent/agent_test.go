@@ -183,6 +183,29 @@ func TestALocalEntryIsWhatTheNodeHas(t *testing.T) {
 			t.Errorf("status %+v, want %s", s, second)
 		}
 
+		// It is deleted, and the first one is imported again.
+		a.runtime.Delete(name("v1"))
+		a.advance(time.Minute)
+		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImageNotOnNode)
+		a.runtime.Import(name("v1"), first)
+		before := len(a.runtime.Pulls())
+		a.advance(time.Minute)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+
+		// The agent is away while the name moves. What it has said before is not what it looks for.
+		a.stop()
+		a.runtime.Import(name("v1"), second)
+		a.start()
+		a.apply(local)
+		a.advance(time.Minute)
+		a.state(name("v1"), v1alpha1.ImagePresent, "")
+		if s := a.status(name("v1")); s.Digest != second.String() {
+			t.Errorf("status %+v, want %s", s, second)
+		}
+		if n := len(a.runtime.Pulls()) - before; n > 4 {
+			t.Errorf("it looked %d times", n)
+		}
+
 		// The nodes have agreed: the digest is in the spec, and stays what the name means.
 		local.RegistryPolicy, local.Digest = v1alpha1.RegistryPolicyMirror, second.String()
 		a.apply(local)

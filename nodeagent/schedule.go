@@ -86,19 +86,18 @@ func (a *Agent) onChecked(e *entry, want digest.Digest, presence Presence, err e
 	case e.present:
 		a.Log.Info("Image was no longer complete", "image", e.spec.Name, "digest", want)
 		e.present = false
-		if e.spec.RegistryPolicy == v1alpha1.RegistryPolicyLocal {
-			e.answer = answer{} // the name may mean something else now
-		}
 		e.status.Attempts = 0
+		e.forgetLocalAnswer()
 		a.reporter.writeWithin(now, transientDelay)
 	default:
+		e.forgetLocalAnswer()
 		a.reporter.writeWithin(now, transientDelay)
 	}
 }
 
 func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 	want, resolve := e.wanted()
-	if resolve {
+	if resolve || e.looksLocally() {
 		want = ""
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -206,6 +205,7 @@ func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	e.status.StartedAt, e.status.FinishedAt = timestamp(att.started), timestamp(now)
 	e.status.PulledBytes = max(att.latestProgress().PulledBytes, result.PulledBytes)
 	if err != nil {
+		e.forgetLocalAnswer()
 		before := e.failed
 		if e.status.PulledBytes > 0 && att.pull.Policy == v1alpha1.RegistryPolicyMirror {
 			// The seed may be slower than NoProgressTimeout. What arrived stays for the next try,

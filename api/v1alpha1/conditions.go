@@ -34,7 +34,8 @@ const (
 	// allows; status.failures says which and why.
 	ReasonNodesFailed = "NodesFailed"
 	// ReasonNodesDisagree (False): an image is of a repository that an administrator has listed as
-	// local to the nodes, and they have different images under its name; the message says which.
+	// local to the nodes, and they do not all have the same image under its name; the message says what
+	// they have.
 	ReasonNodesDisagree = "NodesDisagree"
 	// ReasonNoMatchingNodes (False): no node matches spec.nodeSelector and
 	// spec.nodeAffinity and is Ready, schedulable, and untainted or tolerated.

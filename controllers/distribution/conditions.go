@@ -45,8 +45,8 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 		condition.Message = in.writeFailureMessage() + "; the controller tries again"
 	case counts.failed > allowed:
 		condition.Reason, condition.Message = v1alpha1.ReasonNodesFailed, progress+"; see status.failures"
-	case len(in.outcome.Disagreements) > 0:
-		condition.Reason, condition.Message = v1alpha1.ReasonNodesDisagree, in.disagreementMessage()
+	case len(in.outcome.Undecided) > 0:
+		condition.Reason, condition.Message = v1alpha1.ReasonNodesDisagree, in.undecidedMessage()
 	case counts.unresolved+counts.onNoNode > 0:
 		condition.Reason, condition.Message = v1alpha1.ReasonWaitingForSeeds, progress+in.seedMessage(counts)
 	default:
@@ -55,12 +55,15 @@ func (in statusInput) readyCondition(counts nodeCounts) metav1.Condition {
 	return condition
 }
 
-// disagreementMessage says which nodes have different images under a node-local name.
-func (in statusInput) disagreementMessage() string {
-	name := slices.Min(slices.Collect(maps.Keys(in.outcome.Disagreements)))
-	found := in.outcome.Disagreements[name]
+// undecidedMessage says why the tag of a node-local image means nothing yet.
+func (in statusInput) undecidedMessage() string {
+	name := slices.Min(slices.Collect(maps.Keys(in.outcome.Undecided)))
+	found := in.outcome.Undecided[name]
+	if found == nil {
+		return name + " is local to the nodes, and not all of them have it: import it on every node; spec.failureTolerance does not count here"
+	}
 	return fmt.Sprintf("%s is local to the nodes, and means different images there: %s on %s, %s on %s; import the same image on every node, "+
-		"or set the annotation sluice.dev/refresh to ask the registry", name, found.Digests[0], found.Nodes[0], found.Digests[1], found.Nodes[1])
+		"for several architectures one index", name, found.Digests[0], found.Nodes[0], found.Digests[1], found.Nodes[1])
 }
 
 // progressMessage returns the counts in words.

@@ -128,10 +128,17 @@ func TestConditions(t *testing.T) {
 		}, {
 			"the nodes have different images under a name that is local to them",
 			prefetchOf(appV1).node("a", present(appV1, one)).node("b", present(appV1, two)).with(func(s *inputBuilder) {
-				s.outcome.Disagreements = map[string]plan.Disagreement{appV1: {Nodes: [2]string{"a", "b"}, Digests: [2]string{one, two}}}
+				s.outcome.Undecided = map[string]*plan.Disagreement{appV1: {Nodes: [2]string{"a", "b"}, Digests: [2]string{one, two}}}
 			}),
 			"False NodesDisagree: " + appV1 + " is local to the nodes, and means different images there: " + one + " on a, " + two + " on b; " +
-				"import the same image on every node, or set the annotation sluice.dev/refresh to ask the registry", "",
+				"import the same image on every node, for several architectures one index", "",
+		}, {
+			"some node lacks an image that is local to the nodes",
+			prefetchOf(appV1).node("a", present(appV1, one)).node("b").with(func(s *inputBuilder) {
+				s.outcome.Undecided = map[string]*plan.Disagreement{appV1: nil}
+			}),
+			"False NodesDisagree: " + appV1 + " is local to the nodes, and not all of them have it: import it on every node; " +
+				"spec.failureTolerance does not count here", "",
 		}, {
 			"a digest that no node has is still on its way into the cluster",
 			prefetchOf(appV1).resolved(appV1, one).node("a", upstream(pulling(appV1, one))).node("b", pulling(appV1, one)),

@@ -83,10 +83,12 @@ func (r *Runtime) findNamed(ctx context.Context, req nodeagent.PullRequest, m *m
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	m.setDigest(record.Target.Digest)
 	target, complete, err := r.findComplete(ctx, record.Target.Digest, m)
 	if err == nil && !complete {
 		err = fmt.Errorf("%w: content of %s is missing: import it there again", nodeagent.ErrImageNotOnNode, record.Target.Digest)
+	}
+	if err == nil {
+		m.setDigest(record.Target.Digest)
 	}
 	return target, err
 }
@@ -107,6 +109,15 @@ func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target 
 	if !local.unpacked {
 		if err := r.unpack(ctx, target); err != nil {
 			return localContent{}, err
+		}
+	}
+	if req.Policy == v1alpha1.RegistryPolicyLocal { // to unpack may have taken long
+		record, err := r.client.ImageService().Get(ctx, req.Ref.String())
+		if err != nil {
+			return localContent{}, err
+		}
+		if record.Target.Digest != target.Digest {
+			return localContent{}, fmt.Errorf("%w: another image was imported meanwhile", nodeagent.ErrImageNotOnNode)
 		}
 	}
 	if err := r.announce(ctx, req.Ref, target); err != nil {

@@ -23,8 +23,9 @@ const (
 	nameCopies = 4
 	// requestIDBytes is one request ID in spec and status.
 	requestIDBytes = 2 * 9
-	// secretBytes is a reference to a Secret, without its names.
-	secretBytes = 32
+	// secretBytes is a reference to a Secret, without its names, and accountBytes how much longer one to
+	// a ServiceAccount is.
+	secretBytes, accountBytes = 32, 24
 )
 
 // mayExceedCapacity reports whether all prefetches together would be too large for one node's set.
@@ -93,6 +94,9 @@ func (s *setSize) bytesWith(pf *prefetch) int {
 		s.withLast += requestIDBytes
 		for _, secret := range pf.PullSecrets {
 			s.withLast += secretBytes + len(secret.Namespace) + len(secret.Name)
+			if secret.IsServiceAccount() {
+				s.withLast += accountBytes
+			}
 		}
 	}
 	return s.withLast

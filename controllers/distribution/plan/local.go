@@ -18,62 +18,91 @@ func (e Entry) asksLocally() bool {
 	return e.Wanted != nil && e.Wanted.RegistryPolicy == v1alpha1.RegistryPolicyLocal && e.Wanted.Digest == ""
 }
 
-// readNodes finds out what the nodes have under the name of an image, for those of the prefetches
-// that go by that. It returns the digest that they agree on, or an empty one.
-func (im *image) readNodes(asking []*prefetch) (agreed string) {
-	var first *node
-	complete := len(asking) > 0
-	digests := im.digestsByNode()
-	for _, n := range desiredBy(asking) {
-		if !n.canPull() {
-			continue // it says nothing; what it has is compared with the digest once it is back
-		}
-		digest, known := digests[n]
-		switch {
-		case !known:
-			complete = false
-		case first == nil:
-			first, agreed = n, digest
-		case digest != agreed:
-			im.disagreement = &Disagreement{Nodes: [2]string{first.Name, n.Name}, Digests: [2]string{agreed, digest}}
-			return ""
+// readNodes finds out what the nodes have under the name of an image, for those of the prefetches that
+// go by that. While the digest is not known, all nodes of all of them must have the same. Once it is,
+// no node of a further prefetch may have something else; one that has nothing gets it from the mirror.
+func (pl *planner) readNodes(im *image, asking []*prefetch) {
+	groups := [][]*prefetch{asking}
+	if im.digest != "" {
+		groups = slices.Collect(slices.Chunk(asking, 1))
+	}
+	known, answers := im.digest, im.localAnswers()
+	for _, group := range groups {
+		digest, agreed := pl.agreement(im, group, known, answers)
+		for _, pf := range group {
+			if agreed {
+				im.digest, im.resolved[pf] = digest, true
+				continue
+			}
+			im.asking = append(im.asking, pf)
+			for _, n := range pf.targets.desired {
+				im.asked[n] = pl.mayAsk(im, n)
+			}
 		}
 	}
-	if !complete {
-		return ""
-	}
-	return agreed
 }
 
-// digestsByNode are the digests that nodes have said, or were told after they had agreed.
-func (im *image) digestsByNode() map[*node]string {
-	digests := make(map[*node]string, len(im.entries))
+// mayAsk reports whether a node's word counts. One that joins came after the others, and gets what
+// they have; one that cannot answer gets it once it is back.
+func (pl *planner) mayAsk(im *image, n *node) bool {
+	return n.canPull() && pl.joined.At(n.Name, im.name).IsZero()
+}
+
+// agreement returns the digest that the nodes of some prefetches have, and whether all have it, or
+// whether none has anything but the one that is known.
+func (pl *planner) agreement(im *image, prefetches []*prefetch, known string, answers map[*node]string) (digest string, agreed bool) {
+	digest, agreed = known, true
+	for _, pf := range prefetches {
+		for _, n := range pf.targets.desired {
+			if !pl.mayAsk(im, n) {
+				continue
+			}
+			switch has, answered := answers[n]; {
+			case !answered, has == "" && known == "":
+				agreed = false
+			case has == "" || has == digest:
+			case digest == "":
+				digest = has
+			default:
+				im.disagreement = &Disagreement{Nodes: [2]string{nameOfHolder(answers, digest), n.Name}, Digests: [2]string{digest, has}}
+				return "", false
+			}
+		}
+	}
+	return digest, agreed && digest != ""
+}
+
+// localAnswers are the digests that nodes have said or were told, empty for a node that has no image
+// of that name.
+func (im *image) localAnswers() map[*node]string {
+	answers := make(map[*node]string, len(im.entries))
 	for _, e := range im.entries {
 		switch {
 		case e.Wanted == nil:
 		case e.Wanted.Digest != "":
-			digests[e.node] = e.Wanted.Digest
-		case e.asksLocally() && e.presentDigest() != "":
-			digests[e.node] = e.presentDigest()
+			answers[e.node] = e.Wanted.Digest
+		case e.asksLocally() && (e.presentDigest() != "" || e.Failed()):
+			answers[e.node] = e.presentDigest()
 		}
 	}
-	return digests
+	return answers
 }
 
-// desiredBy are the nodes that any of the prefetches desires, by index.
-func desiredBy(prefetches []*prefetch) (nodes []*node) {
-	for _, pf := range prefetches {
-		nodes = append(nodes, pf.targets.desired...)
+// nameOfHolder is the first node that has the digest.
+func nameOfHolder(answers map[*node]string, digest string) (name string) {
+	for n, has := range answers {
+		if has == digest && (name == "" || n.Name < name) {
+			name = n.Name
+		}
 	}
-	slices.SortFunc(nodes, func(a, b *node) int { return a.index - b.index })
-	return slices.Compact(nodes)
+	return name
 }
 
 // keptQuestion is the next entry of a node that is to say what it has: the same, or that digest once it
 // is known. A node that has something else waits for its turn at the mirror.
 func (im *image) keptQuestion(p *placement) *v1alpha1.NodeImage {
 	switch {
-	case im.asksNodes:
+	case im.asked[p.node]:
 		return p.requirements.applyTo(p.Wanted)
 	case p.state == present && p.target() == im.digest:
 		return p.requirements.newEntry(im.name, im.digest, v1alpha1.RegistryPolicyMirror)
@@ -81,14 +110,28 @@ func (im *image) keptQuestion(p *placement) *v1alpha1.NodeImage {
 	return nil
 }
 
-// askNodes has each desired node say what it has under the name.
+// askNodes has each node say what it has under the name whose word counts and is not known.
 func (im *image) askNodes() {
-	if !im.asksNodes {
-		return
-	}
 	for _, p := range im.placements {
-		if p.desired && p.Wanted == nil && p.next == nil && p.node.canPull() && !p.removalPending() {
+		if im.asked[p.node] && p.Wanted == nil && !p.removalPending() {
 			p.next = p.requirements.newEntry(im.name, "", v1alpha1.RegistryPolicyLocal)
 		}
 	}
+}
+
+// answersFirst reports whether the node is to say what it has before it asks the registry for another
+// prefetch: otherwise nobody would hear of it while the registry refuses.
+func (im *image) answersFirst(p *placement) bool {
+	return im.asked[p.node] && (p.Wanted == nil || p.asksLocally() && p.state == pulling)
+}
+
+// isOnlyLocal reports whether the image is local to the nodes for every prefetch that wants it. Then no
+// registry is asked for its content either.
+func (im *image) isOnlyLocal() bool {
+	return len(im.prefetches) > 0 && !slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return !pf.goesByNodes(im.name) })
+}
+
+// goesByNodes reports whether the nodes are asked what the tag of an image means.
+func (pf *prefetch) goesByNodes(image string) bool {
+	return pf.Refresh == "" && slices.Contains(pf.NodeLocal, image)
 }

@@ -64,7 +64,7 @@ func TestNodesThatDisagreeAboutANodeLocalImage(t *testing.T) {
 	step := cluster.run(t, 20)
 	outcome := step.Prefetches[p.Key]
 	want := Disagreement{Nodes: [2]string{"n000", "n001"}, Digests: [2]string{"sha256:a", "sha256:b"}}
-	if outcome.Digests["local/a:1"].Digest != "" || outcome.Disagreements["local/a:1"] != want {
+	if got := outcome.Undecided["local/a:1"]; outcome.Digests["local/a:1"].Digest != "" || got == nil || *got != want {
 		t.Errorf("%+v, want no digest, and %+v", outcome, want)
 	}
 	if got := cluster.machines["n001"].content["local/a:1"]; got != "sha256:b" {
@@ -74,7 +74,7 @@ func TestNodesThatDisagreeAboutANodeLocalImage(t *testing.T) {
 	cluster.machines["n001"].content["local/a:1"] = "sha256:a" // it is imported there
 	step = cluster.run(t, 20)
 	outcome = step.Prefetches[p.Key]
-	if outcome.Digests["local/a:1"].Digest != "sha256:a" || len(outcome.Disagreements) > 0 {
+	if outcome.Digests["local/a:1"].Digest != "sha256:a" || len(outcome.Undecided) > 0 {
 		t.Errorf("once all have the same: %+v", outcome)
 	}
 }
@@ -158,5 +158,90 @@ func TestARestartInTheMiddleOfAnAgreementChangesNothing(t *testing.T) {
 	step, _ := cluster.plan()
 	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
 		t.Errorf("then it is resolved to %q", got)
+	}
+}
+
+func TestARefreshOfAnotherPrefetchDoesNotKeepNodesFromBeingAsked(t *testing.T) {
+	cluster, p := imported("sha256:a")
+	other := cluster.addPrefetch("other", "local/a:1")
+	other.Refresh = "1"
+	delete(cluster.tags, "local/a:1")
+	step := cluster.run(t, 60)
+	if got := step.Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("it is resolved to %q\n%s", got, cluster)
+	}
+	if got := step.Prefetches[other.Key].Digests["local/a:1"].Digest; got != "" {
+		t.Errorf("the registry, which does not know it, has said %q", got)
+	}
+}
+
+func TestANodeThatJoinsIsNotAskedWhatItHas(t *testing.T) {
+	cluster, p := imported("sha256:a", "", "sha256:a")
+	cluster.run(t, 20)
+	cluster.addNode("n003")
+	cluster.run(t, 20)
+	if got := cluster.specOf("n003", "local/a:1"); got != "" {
+		t.Errorf("it is to get %q", got)
+	}
+	cluster.machines["n001"].content["local/a:1"] = "sha256:a"
+	cluster.settle(t)
+	if got := p.Resolved["local/a:1"].Digest; got != "sha256:a" || cluster.machines["n003"].content["local/a:1"] != got {
+		t.Errorf("once the others have it, it is resolved to %q\n%s", got, cluster)
+	}
+}
+
+func TestNodesOfALaterPrefetchAreAskedToo(t *testing.T) {
+	for _, c := range []struct {
+		has   string
+		taken bool
+	}{{"sha256:a", true}, {"", true}, {"sha256:b", false}} {
+		cluster, first := imported("sha256:a", c.has)
+		first.NodeSelector = map[string]string{"of": "first"}
+		cluster.machines["n000"].node.Labels = first.NodeSelector
+		cluster.run(t, 20)
+		later := cluster.addPrefetch("later", "local/a:1")
+		later.NodeLocal, later.NodeSelector = later.Images, map[string]string{"of": "later"}
+		cluster.machines["n001"].node.Labels = later.NodeSelector
+		delete(cluster.tags, "local/a:1")
+		outcome := cluster.run(t, 30).Prefetches[later.Key]
+		found := outcome.Undecided["local/a:1"]
+		if taken := outcome.Digests["local/a:1"].Digest == "sha256:a"; taken != c.taken || (found == nil) != c.taken {
+			t.Errorf("its node has %q: it goes by what the first has %t, and %+v", c.has, taken, found)
+		}
+		want := Disagreement{Nodes: [2]string{"n000", "n001"}, Digests: [2]string{"sha256:a", "sha256:b"}}
+		if !c.taken && (found == nil || *found != want || cluster.machines["n001"].content["local/a:1"] != "sha256:b") {
+			t.Errorf("%+v, want %+v, and the node as it is\n%s", found, want, cluster)
+		}
+		if c.taken && cluster.machines["n001"].content["local/a:1"] != "sha256:a" {
+			t.Errorf("its node had %q\n%s", c.has, cluster)
+		}
+	}
+}
+
+func TestNoRegistryIsAskedForTheContentOfANodeLocalImage(t *testing.T) {
+	cluster, _ := imported("sha256:a", "sha256:a")
+	cluster.run(t, 20)
+	cluster.addNode("n002").cutOff = true
+	for range 600 {
+		cluster.run(t, 1)
+		if seeds := cluster.seedsOf("local/a:1"); seeds != "" {
+			t.Fatalf("%s may use the registry", seeds)
+		}
+	}
+}
+
+func TestANodeThatIsAskedWhatItHasGetsNoSecrets(t *testing.T) {
+	cluster, p := imported("sha256:a", "")
+	p.PullSecrets = []v1alpha1.PullSecretSource{acceptedSecret}
+	cluster.run(t, 20)
+	for name, m := range cluster.machines {
+		if entry := m.spec["local/a:1"]; entry.RegistryPolicy != v1alpha1.RegistryPolicyLocal || len(entry.ImagePullSecrets) > 0 {
+			t.Errorf("%s has %+v", name, entry)
+		}
+	}
+	p.Retention = v1alpha1.RetentionBestEffort
+	cluster.run(t, 5)
+	if entry := cluster.machines["n000"].spec["local/a:1"]; entry.Retention != p.Retention {
+		t.Errorf("it is kept as %s", entry.Retention)
 	}
 }

@@ -144,8 +144,10 @@ type image struct {
 	// 4: the request IDs in use, and, sorted, those that no agent has answered.
 	requestIDs     map[string]bool
 	openRequestIDs []string
-	// 4: nodes are to say what they have under the name, and what they have said so far.
-	asksNodes    bool
+	// 4: the prefetches for which nodes are still to say what they have under the name, these nodes,
+	// and two that have said different things.
+	asking       []*prefetch
+	asked        map[*node]bool
 	disagreement *Disagreement
 	// 5: by node and by platform.
 	placements []*placement

@@ -30,17 +30,21 @@ func newRequestID(uid string, generation int64, refresh string) string {
 // it, and the request IDs of those that have yet to ask.
 func (pl *planner) resolveDigests() {
 	for _, im := range pl.images {
-		im.resolveDigest()
+		im.asked = make(map[*node]bool)
+		if asking := im.resolveDigest(); len(asking) > 0 {
+			pl.readNodes(im, asking)
+		}
 	}
 }
 
-func (im *image) resolveDigest() {
+// resolveDigest leaves over the prefetches that go by what the nodes have.
+func (im *image) resolveDigest() (asking []*prefetch) {
 	if digest := digestIn(im.name); digest != "" {
 		im.digest = digest
 		for _, pf := range im.prefetches {
 			im.resolved[pf] = true
 		}
-		return
+		return nil
 	}
 	im.requestIDs = make(map[string]bool, len(im.prefetches))
 	for _, pf := range im.prefetches {
@@ -48,12 +52,11 @@ func (im *image) resolveDigest() {
 		im.resolved[pf] = im.hasRecordedAnswer(pf)
 	}
 	newest, answered := im.readAnswers()
-	var asking []*prefetch
 	for _, pf := range im.prefetches {
 		im.resolved[pf] = im.resolved[pf] || answered[pf.requestID]
 		switch {
 		case im.resolved[pf] || len(pf.targets.desired) == 0:
-		case pf.Refresh == "" && slices.Contains(pf.NodeLocal, im.name):
+		case pf.goesByNodes(im.name):
 			asking = append(asking, pf)
 		default:
 			im.openRequestIDs = append(im.openRequestIDs, pf.requestID)
@@ -62,13 +65,7 @@ func (im *image) resolveDigest() {
 	slices.Sort(im.openRequestIDs)
 	im.openRequestIDs = slices.Compact(im.openRequestIDs)
 	im.digest = cmp.Or(newest, im.recordedDigest())
-	if im.digest == "" {
-		im.digest = im.readNodes(asking)
-	}
-	for _, pf := range asking {
-		im.resolved[pf] = im.digest != ""
-	}
-	im.asksNodes = len(asking) > 0 && im.digest == ""
+	return asking
 }
 
 // hasRecordedAnswer reports whether the prefetch's status has the answer for its present refresh.

@@ -66,7 +66,7 @@ func (pl *planner) chooseResolver(im *image) *placement {
 			}
 			failing = append(failing, p)
 		}
-		if p.available() && p.requirements.unresolved {
+		if p.available() && p.requirements.unresolved && !im.answersFirst(p) {
 			candidates = append(candidates, p)
 		}
 	}

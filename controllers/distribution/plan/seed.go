@@ -27,7 +27,7 @@ func (pl *planner) promoteSeeds(im *image, g *platformGroup) {
 		case p.staysSeed() && !p.unanswered():
 			failing = append(failing, p)
 		}
-		if p.requirements != nil && pl.mayUseUpstream(g, p) && (g.holders > 0 || !im.siblingLeaves(p)) {
+		if p.requirements != nil && !im.isOnlyLocal() && pl.mayUseUpstream(g, p) && (g.holders > 0 || !im.siblingLeaves(p)) {
 			candidates = append(candidates, p)
 		}
 	}

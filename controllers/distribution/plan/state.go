@@ -193,9 +193,9 @@ type Outcome struct {
 	// node of a platform that was asked, with these platforms, sorted. They are asked for again on
 	// a new generation, a refresh, other secrets, or after a long while.
 	Refused map[string][]string
-	// Disagreements are the node-local images, by name, under whose tags the nodes have different
-	// images.
-	Disagreements map[string]Disagreement
+	// Undecided are the node-local images, by name, whose tags mean nothing yet: nil if nodes lack the
+	// image or have not answered, or two nodes that have different ones.
+	Undecided map[string]*Disagreement
 	// WithoutMirror says that nodes pull from the upstream because the mirror served nothing.
 	WithoutMirror bool
 }

@@ -88,11 +88,11 @@ func (pf *prefetch) outcome(images map[string]*image) Outcome {
 		if im.resolved[pf] && im.digest != "" {
 			o.Digests[name] = Resolved{Digest: im.digest, Refresh: pf.Refresh}
 		}
-		if im.asksNodes && im.disagreement != nil {
-			if o.Disagreements == nil {
-				o.Disagreements = make(map[string]Disagreement)
+		if slices.Contains(im.asking, pf) {
+			if o.Undecided == nil {
+				o.Undecided = make(map[string]*Disagreement)
 			}
-			o.Disagreements[name] = *im.disagreement
+			o.Undecided[name] = im.disagreement
 		}
 		if len(im.refusedPlatforms) > 0 {
 			if o.Refused == nil {

@@ -172,21 +172,17 @@ func (c *Client) Get(ctx context.Context, kind Kind, dgst digest.Digest, offset 
 }
 
 // order returns the mirrors to ask, in order: those that are silent only if there are no others, and
-// those last that have lately sent the beginning of something and no more, or something else.
+// last, the one before the other, those that have lately sent the beginning of something and no more, or
+// something else.
 func (c *Client) order() []docker.RegistryHost {
 	hosts := slices.DeleteFunc(slices.Clone(c.Hosts), func(host docker.RegistryHost) bool { return c.Throttle.silent(host.Host) })
 	if len(hosts) == 0 {
 		hosts = slices.Clone(c.Hosts)
 	}
-	var last []docker.RegistryHost
-	hosts = slices.DeleteFunc(hosts, func(host docker.RegistryHost) bool {
-		distrusted := c.Throttle.distrusted(host.Host)
-		if distrusted {
-			last = append(last, host)
-		}
-		return distrusted
+	slices.SortStableFunc(hosts, func(a, b docker.RegistryHost) int {
+		return c.Throttle.distrustedUntil(a.Host).Compare(c.Throttle.distrustedUntil(b.Host))
 	})
-	return append(hosts, last...)
+	return hosts
 }
 
 // isDialError reports whether nobody takes the connection.
@@ -216,11 +212,7 @@ func (c *Client) get(ctx context.Context, host docker.RegistryHost, kind Kind, d
 		release(pause)
 	}
 
-	header := http.Header{"Accept": {accept}}
-	if offset > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
-	}
-	response, err := c.send(ctx, host, fmt.Sprintf("/%s/%s/%s", c.Repository, kind, dgst), header)
+	response, err := c.sendFrom(ctx, host, fmt.Sprintf("/%s/%s/%s", c.Repository, kind, dgst), offset)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -277,6 +269,25 @@ func failure(response *http.Response) error {
 		return fmt.Errorf("%w with status %s", ErrRefused, response.Status)
 	}
 }
+
+// sendFrom asks a mirror for what is behind the offset and, if it refuses that, for all.
+func (c *Client) sendFrom(ctx context.Context, host docker.RegistryHost, path string, offset int64) (*http.Response, error) {
+	header := http.Header{"Accept": {accept}}
+	if offset == 0 {
+		return c.send(ctx, host, path, header)
+	}
+	header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	response, err := c.send(ctx, host, path, header)
+	if err != nil || !slices.Contains(withoutRange, response.StatusCode) {
+		return response, err
+	}
+	_ = response.Body.Close()
+	header.Del("Range")
+	return c.send(ctx, host, path, header)
+}
+
+// withoutRange is what servers say that do not know Range, and do not just send everything.
+var withoutRange = []int{http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented}
 
 // maxChallenges is how often a mirror may ask for another token for one request.
 const maxChallenges = 2

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -277,8 +278,47 @@ func TestAMirrorIsTrustedThoughTheCallerGivesUp(t *testing.T) {
 		t.Error(err)
 	}
 	_ = content.Close()
-	if client.Throttle.distrusted(client.Hosts[0].Host) {
+	if !client.Throttle.distrustedUntil(client.Hosts[0].Host).IsZero() {
 		t.Error("the mirror is asked last")
+	}
+}
+
+func TestOfTwoMirrorsThatBreakOffTheOneBeforeIsAskedFirst(t *testing.T) {
+	client := clientOf(t, breakOff, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(blobText)))
+		_, _ = io.WriteString(w, blobText[:6])
+	})
+	var got []string
+	for i := range 4 {
+		content, err := client.Get(t.Context(), Blobs, digest.FromString(fmt.Sprint(i)), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, _ := io.ReadAll(content)
+		got = append(got, string(raw))
+		_ = content.Close()
+	}
+	if want := []string{blobText[:4], blobText[:6], blobText[:4], blobText[:6]}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestAServerThatRefusesRangeIsAskedWithout(t *testing.T) {
+	for _, status := range []int{400, 416, 501} {
+		content, err := ask(t, 4, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") != "" {
+				w.WriteHeader(status)
+				return
+			}
+			serveBlob(w, r)
+		})
+		if err != nil {
+			t.Errorf("status %d: %v", status, err)
+			continue
+		}
+		if raw, err := io.ReadAll(content); string(raw) != blobText || err != nil || content.Offset != 0 {
+			t.Errorf("status %d: %q from %d, %v", status, raw, content.Offset, err)
+		}
 	}
 }
 

@@ -87,11 +87,14 @@ func (t *Throttle) silent(host string) bool {
 	return time.Now().Before(t.hosts[host].silentUntil)
 }
 
-// distrusted reports whether a mirror is to be asked last.
-func (t *Throttle) distrusted(host string) bool {
+// distrustedUntil is until when a mirror is to be asked last; zero if it is not.
+func (t *Throttle) distrustedUntil(host string) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Now().Before(t.hosts[host].distrustedUntil)
+	if until := t.hosts[host].distrustedUntil; time.Now().Before(until) {
+		return until
+	}
+	return time.Time{}
 }
 
 type keyState struct {
