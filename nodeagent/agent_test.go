@@ -189,7 +189,7 @@ func TestALocalEntryIsWhatTheNodeHas(t *testing.T) {
 		a.state(name("v1"), v1alpha1.ImageFailed, v1alpha1.ReasonImageNotOnNode)
 		a.runtime.Import(name("v1"), first)
 		before := len(a.runtime.Pulls())
-		a.advance(time.Minute)
+		a.advance(moment)
 		a.state(name("v1"), v1alpha1.ImagePresent, "")
 
 		// The agent is away while the name moves. What it has said before is not what it looks for.

@@ -121,13 +121,6 @@ func (e *entry) wanted() (want digest.Digest, resolve bool) {
 // looksLocally reports whether the entry is for what the node has under the name, whatever that is.
 func (e *entry) looksLocally() bool { return e.spec.RegistryPolicy == v1alpha1.RegistryPolicyLocal }
 
-// forgetLocalAnswer forgets what the node had under the name: it may have something else now.
-func (e *entry) forgetLocalAnswer() {
-	if e.looksLocally() {
-		e.answer = answer{}
-	}
-}
-
 // answersAll reports whether all request IDs in asked are among those in answered. An ID that is no
 // longer asked for does not make an answer old.
 func answersAll(answered, asked string) bool {

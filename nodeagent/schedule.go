@@ -87,10 +87,8 @@ func (a *Agent) onChecked(e *entry, want digest.Digest, presence Presence, err e
 		a.Log.Info("Image was no longer complete", "image", e.spec.Name, "digest", want)
 		e.present = false
 		e.status.Attempts = 0
-		e.forgetLocalAnswer()
 		a.reporter.writeWithin(now, transientDelay)
 	default:
-		e.forgetLocalAnswer()
 		a.reporter.writeWithin(now, transientDelay)
 	}
 }
@@ -205,7 +203,9 @@ func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	e.status.StartedAt, e.status.FinishedAt = timestamp(att.started), timestamp(now)
 	e.status.PulledBytes = max(att.latestProgress().PulledBytes, result.PulledBytes)
 	if err != nil {
-		e.forgetLocalAnswer()
+		if e.looksLocally() {
+			e.answer = answer{} // what the name meant before is not what is waited for
+		}
 		before := e.failed
 		if e.status.PulledBytes > 0 && att.pull.Policy == v1alpha1.RegistryPolicyMirror {
 			// The seed may be slower than NoProgressTimeout. What arrived stays for the next try,
