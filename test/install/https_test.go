@@ -206,7 +206,8 @@ func askAgain(ctx context.Context, p *v1alpha1.ImagePrefetch) {
 	Expect(site.Client.Patch(ctx, p, patch)).To(Succeed())
 }
 
-// eventuallyHas waits until a prefetch is Ready by an answer to its last question, which is the digest.
+// eventuallyHas waits until a prefetch is Ready by an answer to its last question, which is the digest. All
+// nodes but the one that asked have it from their mirrors.
 func eventuallyHas(ctx context.Context, p *v1alpha1.ImagePrefetch, digest string) {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
@@ -214,7 +215,8 @@ func eventuallyHas(ctx context.Context, p *v1alpha1.ImagePrefetch, digest string
 		g.Expect(p.Status.Images).To(ConsistOf(HaveField("Refresh", p.Annotations[v1alpha1.RefreshAnnotation])))
 		g.Expect(meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady)).To(BeTrue())
 	}).Should(Succeed(), func() string { return fmt.Sprintf("%+v", p.Status) })
-	Expect(p.Status.Images).To(ConsistOf(And(HaveField("Digest", digest), HaveField("ReadyNodes", BeEquivalentTo(len(site.Cluster.Nodes()))))))
+	Expect(p.Status.Images).To(ConsistOf(And(HaveField("Digest", digest),
+		HaveField("ReadyNodes", BeEquivalentTo(len(site.Cluster.Nodes()))), HaveField("UpstreamPulls", BeEquivalentTo(1)))))
 	expectOnAllNodes(ctx, p, digest)
 }
 
