@@ -93,6 +93,9 @@ func (pl *planner) assess(im *image, p *placement) {
 		if p.isSeed() && p.state == pulling {
 			pf.pullingImages[p.node.index]++
 		}
+		if p.state == present && p.Status.Source == v1alpha1.SourceUpstream {
+			pf.arrivedAt[p.node.index] = latest(pf.arrivedAt[p.node.index], pl.orNow(p.ChangedAt))
+		}
 		if p.removalPending() {
 			pf.leavingImages[p.node.index]++
 		}

@@ -26,6 +26,9 @@ const (
 	// keeps it longer while it pulls another image of the same prefetch: layers that both have
 	// would come twice if another node took over.
 	siblingFactor = 3
+	// findTimeout is how long mirrors may take to find what a node has just got: those that were asked
+	// for it before repeat for 5 s that nobody has it.
+	findTimeout = 10 * time.Second
 	// failureBackoff is how long a node that failed as a seed is passed over when no other is
 	// left to try. It is the longest backoff of an agent, which has retried for a while itself.
 	failureBackoff = time.Minute

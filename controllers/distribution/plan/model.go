@@ -88,6 +88,8 @@ type prefetch struct {
 	seedImages map[int]int
 	// 5: by node index, how many of these the node is still pulling.
 	pullingImages map[int]int
+	// 5: by node index, when the last of its images came there from the registry.
+	arrivedAt map[int]time.Time
 	// 5: by node index, of how many of its images the agent has yet to see that the entry is gone.
 	leavingImages map[int]int
 }

@@ -6,6 +6,7 @@ package plan
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluice-dev/sluice/internal/heartbeat"
 )
@@ -64,7 +65,7 @@ func newPlanner(state State, limits Limits) *planner {
 		pl.detectSilentAgent(n)
 	}
 	for i := range state.Prefetches {
-		pl.prefetches = append(pl.prefetches, &prefetch{Prefetch: &state.Prefetches[i], seedImages: make(map[int]int), pullingImages: make(map[int]int), leavingImages: make(map[int]int)})
+		pl.prefetches = append(pl.prefetches, &prefetch{Prefetch: &state.Prefetches[i], seedImages: make(map[int]int), pullingImages: make(map[int]int), arrivedAt: make(map[int]time.Time), leavingImages: make(map[int]int)})
 	}
 	slices.SortFunc(pl.prefetches, func(a, b *prefetch) int { return strings.Compare(a.Key, b.Key) })
 	for i, pf := range pl.prefetches {

@@ -79,8 +79,8 @@ func (pl *planner) replaceSeeds(im *image, failing, candidates []*placement) []*
 
 // waitsForSibling reports whether a failing seed is not replaced yet, because the node still pulls
 // another image of the same prefetch. Images of one prefetch often share layers: they move
-// together once none of them gets on, or this one moves alone once the others are there and the
-// mirror has what they share. A registry in trouble refuses what it has: a refused image waits until
+// together once none of them gets on, or this one moves alone once the others are there and mirrors
+// find what they share. A registry in trouble refuses what it has: a refused image waits until
 // the node may ask again.
 func (pl *planner) waitsForSibling(im *image, p *placement) bool {
 	patience := siblingFactor * pl.limits.SeedTimeout
@@ -95,9 +95,16 @@ func (pl *planner) waitsForSibling(im *image, p *placement) bool {
 	default:
 		return false
 	}
-	sibling := slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return pf.pullingImages[p.node.index] > 0 })
 	until := since.Add(patience)
-	if !sibling || !pl.now.Before(until) {
+	if !slices.ContainsFunc(im.prefetches, func(pf *prefetch) bool { return pf.pullingImages[p.node.index] > 0 }) {
+		until = time.Time{}
+	}
+	for _, pf := range im.prefetches {
+		if at, ok := pf.arrivedAt[p.node.index]; ok {
+			until = latest(until, at.Add(findTimeout))
+		}
+	}
+	if !pl.now.Before(until) {
 		return false
 	}
 	pl.wakeAt(until)

@@ -46,6 +46,12 @@ func TestImagesOfAPrefetchMoveTogether(t *testing.T) {
 		},
 		{"both are stalled", pulls(a, "sha256:a", 3*time.Minute, nil), pulls(b, "sha256:b", 3*time.Minute, nil), false, []string{a, b}},
 		{"the other is there by now", pulls(a, "sha256:a", 3*time.Minute, nil), pulls(b, "sha256:b", time.Minute, present), false, []string{a}},
+		{
+			"the other has just come: mirrors do not find it yet",
+			pulls(a, "sha256:a", 3*time.Minute, nil), pulls(b, "sha256:b", time.Second, func(s *v1alpha1.NodeImageStatus) {
+				s.State, s.Source = v1alpha1.ImagePresent, v1alpha1.SourceUpstream
+			}), false, nil,
+		},
 		{"it has waited long enough", pulls(a, "sha256:a", 9*time.Minute, nil), pulls(b, "sha256:b", time.Minute, nil), false, []string{a}},
 		{
 			"one was refused, which may be a mistake of the registry's; the other gets on",
