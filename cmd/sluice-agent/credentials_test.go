@@ -27,6 +27,22 @@ import (
 	"github.com/sluice-dev/sluice/test/runtimetest"
 )
 
+// parseFlags parses a command line, which may be wrong in one way. Then nothing comes of it.
+func parseFlags(t *testing.T, line, wantErr string) Options {
+	t.Helper()
+	options, err := parse(append(strings.Fields(line), "--node-name=node-a"))
+	switch {
+	case wantErr == "" && err != nil:
+		t.Fatal(err)
+	case wantErr != "" && (err == nil || err.Error() != wantErr):
+		t.Errorf("err = %v, want %s", err, wantErr)
+	}
+	if wantErr != "" {
+		return Options{}
+	}
+	return options
+}
+
 func TestCredentialFlags(t *testing.T) {
 	for _, tt := range []struct {
 		reason, line string
@@ -48,15 +64,8 @@ func TestCredentialFlags(t *testing.T) {
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			options, err := parse(append(strings.Fields(tt.line), "--node-name=node-a"))
-			if tt.wantErr != "" {
-				if err == nil || err.Error() != tt.wantErr {
-					t.Errorf("err = %v, want %s", err, tt.wantErr)
-				}
-				return
-			}
-			if err != nil || options.Credentials != tt.want {
-				t.Errorf("got %+v, err %v; want %+v", options.Credentials, err, tt.want)
+			if options := parseFlags(t, tt.line, tt.wantErr); options.Credentials != tt.want {
+				t.Errorf("got %+v, want %+v", options.Credentials, tt.want)
 			}
 		})
 	}
@@ -79,15 +88,8 @@ func TestCredentialProviderFlags(t *testing.T) {
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			options, err := parse(append(strings.Fields(tt.line), "--node-name=node-a"))
-			if tt.wantErr != "" {
-				if err == nil || err.Error() != tt.wantErr {
-					t.Errorf("err = %v, want %s", err, tt.wantErr)
-				}
-				return
-			}
-			if err != nil || options.CredentialProvider != tt.want {
-				t.Errorf("got %+v, err %v; want %+v", options.CredentialProvider, err, tt.want)
+			if options := parseFlags(t, tt.line, tt.wantErr); options.CredentialProvider != tt.want {
+				t.Errorf("got %+v, want %+v", options.CredentialProvider, tt.want)
 			}
 		})
 	}
