@@ -62,6 +62,8 @@ var _ = Describe("The schema of ImagePrefetch", func() {
 			func(s *v1alpha1.ImagePrefetchSpec) { s.FailureTolerance = ptr.To(intstr.FromString("some")) }),
 		Entry("a negative retry limit", "between 0 and 100",
 			func(s *v1alpha1.ImagePrefetchSpec) { s.ImageDownloadRetryLimit = ptr.To[int32](-1) }),
+		Entry("a service account with its namespace", "write one of this namespace, such as robot",
+			func(s *v1alpha1.ImagePrefetchSpec) { s.ServiceAccountName = "shop/robot" }),
 		Entry("an unknown retention", `supported values: "Pinned", "BestEffort"`,
 			func(s *v1alpha1.ImagePrefetchSpec) { s.Retention = "Forever" }),
 	)

@@ -160,6 +160,23 @@ func TestGet(t *testing.T) {
 	}
 }
 
+func TestAMirrorThatRefusesMayBeAskedAgainSoonerThanOneThatMisses(t *testing.T) {
+	for _, tt := range []struct {
+		reason string
+		status int
+		soon   bool
+	}{{"it refuses", 403, true}, {"it has not got it", 404, false}, {"it has too much to do", 429, false}, {"it was too slow", 408, false}} {
+		t.Run(tt.reason, func(t *testing.T) {
+			client := clientOf(t, answer(tt.status))
+			client.Throttle = &Throttle{AfterMiss: time.Hour}
+			_, _ = client.Get(t.Context(), Blobs, blobDigest, 0)
+			if soon := client.Throttle.pauseLeft(client.Throttle.addUser(key(client.Hosts[0], blobDigest))) <= 0; soon != tt.soon {
+				t.Errorf("it may be asked again at once: %t, want %t", soon, tt.soon)
+			}
+		})
+	}
+}
+
 func TestAMirrorThatAnswersNothingIsNotAskedForAWhile(t *testing.T) {
 	var asked atomic.Int32
 	client := clientOf(t, func(w http.ResponseWriter, r *http.Request) {

@@ -115,6 +115,53 @@ func TestAMirrorMayWantATokenThatItGivesToEverybody(t *testing.T) {
 	}
 }
 
+// open counts the bodies of answers that are not closed.
+type open struct {
+	http.RoundTripper
+	bodies *atomic.Int32
+}
+
+func (o open) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := o.RoundTripper.RoundTrip(r)
+	if err == nil {
+		o.bodies.Add(1)
+		response.Body = openBody{response.Body, o.bodies}
+	}
+	return response, err
+}
+
+type openBody struct {
+	io.ReadCloser
+	bodies *atomic.Int32
+}
+
+func (b openBody) Close() error {
+	b.bodies.Add(-1)
+	return b.ReadCloser.Close()
+}
+
+func TestAMirrorsChallengesAreClosed(t *testing.T) {
+	var given, bodies atomic.Int32
+	var server *httptest.Server
+	mux := http.NewServeMux()
+	mux.HandleFunc("/token", serveTokens(&given))
+	mux.HandleFunc("/v2/", wantToken(func() string { return server.URL + "/token" }))
+	server = httptest.NewServer(mux)
+	defer server.Close()
+	client := clientOf(t)
+	client.Hosts = []docker.RegistryHost{confined(server, Config{})}
+	transport := client.Hosts[0].Client.Transport.(*confinedTransport)
+	transport.RoundTripper = open{transport.RoundTripper, &bodies}
+	content, err := client.Get(t.Context(), Blobs, blobDigest, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = content.Close()
+	if n := bodies.Load(); n != 0 {
+		t.Errorf("%d answers are open", n)
+	}
+}
+
 func TestATokenThatOpensNothingIsAskedForOnce(t *testing.T) {
 	var given atomic.Int32
 	var server *httptest.Server
