@@ -55,8 +55,9 @@ var _ = Describe("A seed's mirrors", func() {
 		hosts(p.registry.Host(), "server = %q\n[host.%q]\ncapabilities = ['pull']\n", p.registry.URL(), stuck)
 		req, runtime := p.request(seed), start(options())
 		req.Digest = p.digest
-		first, cancel := context.WithTimeoutCause(ctx, 5*time.Second, nodeagent.ErrNoProgress) // as the agent ends it
-		defer cancel()
+		// As the agent ends it. A deadline would be containerd's too, which may say so before the cause is there.
+		first, end := context.WithCancelCause(ctx)
+		defer time.AfterFunc(5*time.Second, func() { end(nodeagent.ErrNoProgress) }).Stop()
 		_, err := pull(first, runtime, req)
 		Expect(err).To(HaveOccurred())
 		Expect(pull(ctx, runtime, req)).To(HaveField("Source", v1alpha1.SourceUpstream))
