@@ -134,9 +134,13 @@ func (c *Client) transport() (*http.Transport, error) {
 }
 
 func decode(body io.Reader) ([]nodeagent.Credential, error) {
+	content, err := io.ReadAll(io.LimitReader(body, credentialapi.MaxResponseBytes))
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("read answer: %w", err))
+	}
 	var answer credentialapi.Response
 	// The decoder's error may quote the credentials, so it is left out.
-	if json.NewDecoder(io.LimitReader(body, credentialapi.MaxResponseBytes)).Decode(&answer) != nil {
+	if json.Unmarshal(content, &answer) != nil {
 		return nil, unavailable(errors.New("the answer is not JSON, or too large"))
 	}
 	found := make([]nodeagent.Credential, 0, len(answer.Credentials))

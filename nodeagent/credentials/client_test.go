@@ -172,18 +172,38 @@ func TestTheClientFollowsNoRedirect(t *testing.T) {
 }
 
 func TestTheClientStopsWithItsContext(t *testing.T) {
-	asked := make(chan struct{})
-	client := newClient(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // otherwise net/http does not notice that the client goes
-		close(asked)
-		<-r.Context().Done()
+	for _, tt := range []struct{ reason, sent string }{
+		{"before an answer", ""},
+		{"within an answer", `{"credentials":[`},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // otherwise net/http does not notice that the client goes
+				if tt.sent != "" {
+					_, _ = io.WriteString(w, tt.sent)
+					_ = http.NewResponseController(w).Flush()
+				}
+				cancel()
+				<-r.Context().Done()
+				// To return would be to answer, and a client that is just closing may still read that.
+				panic(http.ErrAbortHandler)
+			})
+			if _, err := client.For(ctx, image); !errors.Is(err, context.Canceled) || !errors.Is(err, nodeagent.ErrCredentialsUnavailable) {
+				t.Errorf("err = %v", err)
+			}
+		})
+	}
+}
+
+func TestTheClientSaysThatAnAnswerWasCutOff(t *testing.T) {
+	client := newClient(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"credentials":[`)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		<-asked
-		cancel()
-	}()
-	if _, err := client.For(ctx, image); !errors.Is(err, context.Canceled) {
+	_, err := client.For(t.Context(), image)
+	if !errors.Is(err, nodeagent.ErrCredentialsUnavailable) || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("err = %v", err)
 	}
 }
