@@ -112,7 +112,7 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	store := image.NewStore(req.Ref.String(), append(opts,
 		image.WithPlatforms(r.platform), image.WithImageLabels(recordLabels(req.Pinned)))...)
 	if err := r.client.Transfer(ctx, source, store, transfer.WithProgress(t.onEvent)); err != nil {
-		r.announceReceived(ctx, req.Ref, t)
+		r.announceReceived(ctx, req.Ref, from, t)
 		cause := context.Cause(ctx)
 		if isFinal(cause) {
 			return ocispec.Descriptor{}, cause
@@ -126,12 +126,22 @@ func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, f
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("look up what was pulled: %w", err)
 	}
-	if root, ok := t.target(); ok {
-		// The daemon rewrites a manifest whose config has the type that Docker gave it long ago, and then
-		// the image has another digest than everywhere else. The manifest as it came runs as well.
-		return root, nil
+	// The daemon rewrites a manifest whose config has the type that Docker gave it long ago, and then
+	// the image has another digest than everywhere else. The manifest as it came runs as well.
+	if root, known, err := r.transferred(ctx, from, t); known || err != nil {
+		return root, err
 	}
 	return record.Target, nil
+}
+
+// transferred describes the root of what a transfer has pulled, or false if it is not known or not
+// there. The daemon's event that names it may come after the transfer has ended, or never.
+func (r *Runtime) transferred(ctx context.Context, from origin, t *tracker) (ocispec.Descriptor, bool, error) {
+	if dgst := from.ref.Digest(); dgst != "" {
+		return r.describe(ctx, dgst)
+	}
+	root, known := t.target()
+	return root, known, nil
 }
 
 // origin is what a transfer pulls, and from where.
@@ -152,14 +162,14 @@ func (o origin) registry(ctx context.Context) (*registry.OCIRegistry, error) {
 
 // announceReceived tells the mirror of what a transfer that failed has received: the daemon labels a
 // manifest after its children, so that the next seed would fetch it from the registry again.
-func (r *Runtime) announceReceived(ctx context.Context, ref imageref.Reference, t *tracker) {
-	target, ok := t.target()
-	if !ok {
-		return
-	}
+func (r *Runtime) announceReceived(ctx context.Context, ref imageref.Reference, from origin, t *tracker) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), announceTimeout)
 	defer cancel()
-	if err := r.announce(ctx, ref, target); err != nil {
+	target, known, err := r.transferred(ctx, from, t)
+	if known {
+		err = r.announce(ctx, ref, target)
+	}
+	if err != nil {
 		r.Log.V(1).Info("Left the mirror without what a failed pull has received", "image", ref.String(), "error", err.Error())
 	}
 }
