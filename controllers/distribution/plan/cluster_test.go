@@ -32,6 +32,11 @@ type fakeCluster struct {
 	// answers are what the registry has said that a tag means, in order.
 	answers   map[string][]string
 	questions map[string]question // by "prefetch image"
+	// Of node-local images: whom prefetches waited for at the last plan, the nodes, by "node image",
+	// that may have come while an image was brought to others, and what all nodes have in the end.
+	wanting  map[string]wanting
+	came     map[string]bool
+	imported map[string]string
 }
 
 func newFakeCluster() *fakeCluster {
@@ -45,6 +50,9 @@ func newFakeCluster() *fakeCluster {
 		writes:     make(map[string]int),
 		answers:    make(map[string][]string),
 		questions:  make(map[string]question),
+		wanting:    make(map[string]wanting),
+		came:       make(map[string]bool),
+		imported:   make(map[string]string),
 	}
 }
 
@@ -60,6 +68,7 @@ func (c *fakeCluster) addNode(name string, change ...func(*Node)) *machine {
 		progressAt: make(map[string]time.Time),
 		progressed: make(map[string]bool),
 		stuck:      make(map[string]int),
+		found:      make(map[string]string),
 	}
 	for _, modify := range change {
 		modify(&m.node)
@@ -121,6 +130,7 @@ func (c *fakeCluster) state() State {
 // plan asks for the next step and writes it. It reports whether anything changed.
 func (c *fakeCluster) plan() (Step, bool) {
 	c.noteQuestions()
+	c.noteComers()
 	seen := c.state()
 	step := Next(seen, c.limits)
 	c.memory = step.Memory
@@ -138,6 +148,9 @@ func (c *fakeCluster) plan() (Step, bool) {
 				changed = true
 			}
 		}
+	}
+	if violation := c.localViolation(seen); violation != "" && c.violation == "" {
+		c.violation = violation + "\n" + c.String()
 	}
 	return step, changed
 }

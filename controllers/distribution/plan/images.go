@@ -79,7 +79,7 @@ func (pl *planner) assess(im *image, p *placement) {
 	pl.noteLeftOutSecrets(p.requirements)
 	p.state = pl.pullStateOf(p)
 	p.current = p.state != idle && (p.unanswered() || p.target() == im.digest)
-	if p.state == pulling && !pl.unresponsive(p) {
+	if p.state == pulling && !p.asksLocally() && !pl.unresponsive(p) { // a node that is asked what it has fetches nothing
 		p.counted = true
 		pl.pulls++
 	}

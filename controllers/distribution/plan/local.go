@@ -28,45 +28,57 @@ func (pl *planner) readNodes(im *image, asking []*prefetch) {
 	}
 	known, answers := im.digest, im.localAnswers()
 	for _, group := range groups {
-		digest, agreed := pl.agreement(im, group, known, answers)
+		voters := pl.voters(im, group, known)
+		digest, agreed := im.agreement(voters, known, answers)
 		for _, pf := range group {
 			if agreed {
 				im.digest, im.resolved[pf] = digest, true
-				continue
+			} else {
+				im.asking = append(im.asking, pf)
 			}
-			im.asking = append(im.asking, pf)
-			for _, n := range pf.targets.desired {
-				im.asked[n] = pl.mayAsk(im, n)
-			}
+		}
+		for _, n := range voters {
+			im.asked[n] = im.asked[n] || !agreed
 		}
 	}
 }
 
-// mayAsk reports whether a node's word counts. One that joins came after the others, and gets what
-// they have; one that cannot answer gets it once it is back.
-func (pl *planner) mayAsk(im *image, n *node) bool {
-	return n.canPull() && pl.joined.At(n.Name, im.name).IsZero()
-}
-
-// agreement returns the digest that the nodes of some prefetches have, and whether all have it, or
-// whether none has anything but the one that is known.
-func (pl *planner) agreement(im *image, prefetches []*prefetch, known string, answers map[*node]string) (digest string, agreed bool) {
-	digest, agreed = known, true
+// voters are the nodes of some prefetches whose word counts. One that joins came after the others, and
+// gets what they have, unless there is no other to say it. One that cannot answer gets it once it is
+// back.
+func (pl *planner) voters(im *image, prefetches []*prefetch, known string) []*node {
+	var voters, joined []*node
 	for _, pf := range prefetches {
 		for _, n := range pf.targets.desired {
-			if !pl.mayAsk(im, n) {
-				continue
-			}
-			switch has, answered := answers[n]; {
-			case !answered, has == "" && known == "":
-				agreed = false
-			case has == "" || has == digest:
-			case digest == "":
-				digest = has
+			switch {
+			case !n.canPull():
+			case pl.joined.At(n.Name, im.name).IsZero():
+				voters = append(voters, n)
 			default:
-				im.disagreement = &Disagreement{Nodes: [2]string{nameOfHolder(answers, digest), n.Name}, Digests: [2]string{digest, has}}
-				return "", false
+				joined = append(joined, n)
 			}
+		}
+	}
+	if len(voters) == 0 && known == "" {
+		return joined
+	}
+	return voters
+}
+
+// agreement returns the digest that the voters have, and whether all have it, or whether none has
+// anything but the one that is known.
+func (im *image) agreement(voters []*node, known string, answers map[*node]string) (digest string, agreed bool) {
+	digest, agreed = known, true
+	for _, n := range voters {
+		switch has, answered := answers[n]; {
+		case !answered, has == "" && known == "":
+			agreed = false
+		case has == "" || has == digest:
+		case digest == "":
+			digest = has
+		default:
+			im.disagreement = &Disagreement{Nodes: [2]string{nameOfHolder(answers, digest), n.Name}, Digests: [2]string{digest, has}}
+			return "", false
 		}
 	}
 	return digest, agreed && digest != ""
@@ -78,7 +90,7 @@ func (im *image) localAnswers() map[*node]string {
 	answers := make(map[*node]string, len(im.entries))
 	for _, e := range im.entries {
 		switch {
-		case e.Wanted == nil:
+		case e.Wanted == nil || im.isForgotten(e.Entry):
 		case e.Wanted.Digest != "":
 			answers[e.node] = e.Wanted.Digest
 		case e.asksLocally() && (e.presentDigest() != "" || e.Failed()):
@@ -86,6 +98,11 @@ func (im *image) localAnswers() map[*node]string {
 		}
 	}
 	return answers
+}
+
+// isForgotten reports whether a node was told a digest that no prefetch knows any more, and cannot get it.
+func (im *image) isForgotten(e Entry) bool {
+	return im.digest == "" && e.Wanted != nil && e.Wanted.Digest != "" && e.Failed()
 }
 
 // nameOfHolder is the first node that has the digest.
@@ -113,7 +130,7 @@ func (im *image) keptQuestion(p *placement) *v1alpha1.NodeImage {
 // askNodes has each node say what it has under the name whose word counts and is not known.
 func (im *image) askNodes() {
 	for _, p := range im.placements {
-		if im.asked[p.node] && p.Wanted == nil && !p.removalPending() {
+		if im.asked[p.node] && (p.Wanted == nil && !p.removalPending() || im.isForgotten(p.Entry)) {
 			p.next = p.requirements.newEntry(im.name, "", v1alpha1.RegistryPolicyLocal)
 		}
 	}

@@ -245,3 +245,145 @@ func TestANodeThatIsAskedWhatItHasGetsNoSecrets(t *testing.T) {
 		t.Errorf("it is kept as %s", entry.Retention)
 	}
 }
+
+func TestNodesThatReplaceAllOthersAreAskedWhatTheyHave(t *testing.T) {
+	cluster, p := imported("sha256:a", "")
+	cluster.run(t, 20)
+	for _, name := range []string{"n002", "n003"} {
+		cluster.addNode(name).content["local/a:1"] = "sha256:b"
+	}
+	cluster.run(t, 20)
+	delete(cluster.machines, "n000")
+	delete(cluster.machines, "n001")
+	cluster.settle(t)
+	if got := p.Resolved["local/a:1"].Digest; got != "sha256:b" || cluster.peersOf("local/a:1") != "n002 n003" {
+		t.Errorf("it is resolved to %q\n%s", got, cluster)
+	}
+}
+
+func TestANodeLocalImageThatNoNodeServesIsLookedFor(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		change func(*fakeCluster)
+	}{
+		{"the nodes that had it are gone", func(c *fakeCluster) {
+			clear(c.machines)
+			for _, name := range []string{"n010", "n011", "n012", "n013", "n014", "n015"} {
+				c.addNode(name)
+			}
+		}},
+		{"they have another platform", func(c *fakeCluster) {
+			for _, name := range []string{"n010", "n011", "n012", "n013", "n014", "n015"} {
+				c.addNode(name, func(n *Node) { n.Platform = "linux/arm64" })
+			}
+		}},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			cluster, p := imported("sha256:a")
+			cluster.run(t, 20)
+			c.change(cluster)
+			cluster.machines["n015"].content["local/a:1"] = "sha256:a" // the others have nothing
+			cluster.settle(t)
+			for name, m := range cluster.machines {
+				if got := m.status["local/a:1"]; got.State != v1alpha1.ImagePresent || got.Digest != p.Resolved["local/a:1"].Digest {
+					t.Errorf("%s has %+v", name, got)
+				}
+			}
+		})
+	}
+}
+
+func TestANodeThatLacksANodeLocalImageWhichNobodyServesIsNotToldAgainAndAgain(t *testing.T) {
+	cluster, _ := imported("sha256:a")
+	cluster.run(t, 20)
+	clear(cluster.machines)
+	cluster.addNodes(3)
+	clear(cluster.writes)
+	cluster.run(t, 600)
+	for _, name := range []string{"n000", "n001", "n002"} {
+		if writes, reason := cluster.writes[name+" local/a:1"], cluster.machines[name].status["local/a:1"].Reason; writes != 1 || reason != v1alpha1.ReasonNotOnMirror {
+			t.Errorf("%s was told %d times, and says %q", name, writes, reason)
+		}
+	}
+}
+
+func TestAQuestionToNodesIsNoPull(t *testing.T) {
+	cluster, _ := imported("sha256:a", "", "sha256:a")
+	cluster.limits.MaxConcurrentPulls = 1
+	for _, m := range cluster.machines {
+		m.dead = true
+	}
+	cluster.run(t, 1)
+	cluster.addPrefetch("other", "reg/b:1")
+	cluster.run(t, 1)
+	if asked := cluster.nodesWithPolicy("local/a:1", v1alpha1.RegistryPolicyLocal); asked != "n000 n001 n002" || len(cluster.seedsOf("reg/b:1")) != len("n000") {
+		t.Errorf("asked: %s; the seed of the other: %q", asked, cluster.seedsOf("reg/b:1"))
+	}
+}
+
+// lateComer adds a prefetch that asks all nodes of a cluster whose first prefetch goes by n000 alone.
+func lateComer(t *testing.T, digests ...string) (*fakeCluster, *Prefetch) {
+	cluster, first := imported(digests...)
+	first.NodeSelector = map[string]string{"of": "first"}
+	cluster.machines["n000"].node.Labels = first.NodeSelector
+	cluster.run(t, 20)
+	later := cluster.addPrefetch("later", "local/a:1")
+	later.NodeLocal = later.Images
+	delete(cluster.tags, "local/a:1")
+	return cluster, later
+}
+
+func TestANodeThatIsToHaveADigestIsNotAskedWhatItHas(t *testing.T) {
+	cluster, later := lateComer(t, "sha256:a", "sha256:a")
+	cluster.machines["n001"].dead = true // so that the question stays open
+	step := cluster.run(t, 20)
+	if got := cluster.specOf("n000", "local/a:1"); got != "Mirror sha256:a" || step.Prefetches[later.Key].Digests["local/a:1"].Digest != "" {
+		t.Errorf("it is to get %q: %+v", got, step.Prefetches[later.Key])
+	}
+}
+
+func TestANodeIsAskedAgainOnlyOnceItsAgentHasForgottenTheLastQuestion(t *testing.T) {
+	cluster, p := imported("", "sha256:a")
+	cluster.run(t, 20)
+	delete(cluster.prefetches, p.Key)
+	cluster.plan()
+	cluster.prefetches[p.Key] = p // before any agent has seen that its entry is gone
+	for range 5 {
+		cluster.plan()
+		if got := cluster.specOf("n000", "local/a:1"); got != "" {
+			t.Fatalf("n000 is to answer as %q: its agent would notice nothing", got)
+		}
+	}
+	cluster.machines["n000"].content["local/a:1"] = "sha256:a"
+	if got := cluster.run(t, 20).Prefetches[p.Key].Digests["local/a:1"].Digest; got != "sha256:a" {
+		t.Errorf("it is resolved to %q\n%s", got, cluster)
+	}
+}
+
+func TestANodeThatCannotGetWhatIsForgottenIsAskedWhatItHas(t *testing.T) {
+	cluster, later := lateComer(t, "sha256:a", "sha256:b")
+	cluster.run(t, 20) // n000 is to have what the first prefetch knows, and n001 has something else
+	delete(cluster.prefetches, "team/x")
+	for _, m := range cluster.machines {
+		m.content["local/a:1"] = "sha256:b" // it is imported
+	}
+	if got := cluster.run(t, 300).Prefetches[later.Key].Digests["local/a:1"].Digest; got != "sha256:b" {
+		t.Errorf("it is resolved to %q\n%s", got, cluster)
+	}
+}
+
+func TestWhatNodesFailToGetIsNoAnswer(t *testing.T) {
+	cluster, p := imported("sha256:a", "sha256:a")
+	cluster.run(t, 20)
+	for _, m := range cluster.machines {
+		m.content["local/a:1"] = "sha256:b" // it is imported
+	}
+	cluster.run(t, 300)
+	delete(cluster.prefetches, p.Key)
+	other := cluster.addPrefetch("other", "local/a:1") // in its place
+	other.NodeLocal = other.Images
+	delete(cluster.tags, "local/a:1")
+	if got := cluster.run(t, 20).Prefetches[other.Key].Digests["local/a:1"].Digest; got != "sha256:b" {
+		t.Errorf("it is resolved to %q\n%s", got, cluster)
+	}
+}

@@ -35,6 +35,8 @@ type machine struct {
 	stuck       map[string]int    // turns in which a pull received nothing, by image
 	busy        bool              // the last turn did something that no status shows
 	content     map[string]string // digest by image
+	found       map[string]string // what it has found when it was asked what it has, by image
+	reported    map[string]string // of that, what the controller has heard
 	pulls       int               // pulls that are done, from anywhere
 	worked      map[string]v1alpha1.NodeImage
 	// progressed are the images that got on since the last report, by what the machine did. Progressed
@@ -104,6 +106,7 @@ func (c *fakeCluster) work(m *machine) {
 	for image := range m.status {
 		if _, ok := m.view[image]; !ok {
 			delete(m.status, image)
+			delete(m.found, image)
 			delete(m.worked, image)
 		}
 	}
@@ -115,6 +118,7 @@ func (c *fakeCluster) work(m *machine) {
 
 // lookUp says what the machine has under a name.
 func (m *machine) lookUp(image string, was v1alpha1.NodeImageStatus) v1alpha1.NodeImageStatus {
+	m.found[image] = m.content[image]
 	status := v1alpha1.NodeImageStatus{Name: image, Attempts: was.Attempts + 1, State: v1alpha1.ImageFailed, Reason: v1alpha1.ReasonImageNotOnNode}
 	if digest := m.content[image]; digest != "" {
 		status = v1alpha1.NodeImageStatus{Name: image, Attempts: 1, State: v1alpha1.ImagePresent, Digest: digest, Source: v1alpha1.SourceLocal}
@@ -301,6 +305,7 @@ func (c *fakeCluster) report(m *machine) bool {
 		}
 	}
 	clear(m.progressed)
+	m.reported = maps.Clone(m.found)
 	if changed {
 		m.heardAt = c.now
 		m.cachedObserved = m.observed

@@ -117,11 +117,13 @@ func history(t *rapid.T) {
 	cluster.limits.Fanout = rapid.IntRange(1, 3).Draw(t, "fanout")
 	cluster.limits.MaxConcurrentPulls = rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "maxConcurrentPulls")
 	cluster.limits.FollowSeed = rapid.Bool().Draw(t, "followSeed")
-	images := []string{"reg/a:1", "reg/b:1", "reg/c@sha256:c", "reg/d:1"}
+	const local = "local/l:1"
+	images := []string{"reg/a:1", "reg/b:1", "reg/c@sha256:c", "reg/d:1", local}
 	for _, image := range images {
 		cluster.tags[image] = "sha256:" + image + "-0"
 	}
-	joined, tagged := 0, 0
+	cluster.tags[local] = ""
+	joined, tagged, refreshed := 0, 0, 0
 	join := func(t *rapid.T) {
 		m := cluster.addNode(fmt.Sprintf("n%02d", joined), func(n *Node) {
 			n.Platform = rapid.SampledFrom([]string{"linux/amd64", "linux/amd64", "linux/arm64", "windows/amd64"}).Draw(t, "platform")
@@ -152,6 +154,10 @@ func history(t *rapid.T) {
 		}
 		p.Retention = rapid.SampledFrom([]v1alpha1.RetentionPolicy{v1alpha1.RetentionPinned, v1alpha1.RetentionBestEffort}).Draw(t, "retention")
 		p.RetryLimit = rapid.Int32Range(0, 2).Draw(t, "retries")
+		p.NodeLocal = nil
+		if rapid.Bool().Draw(t, "local") {
+			p.NodeLocal = []string{local}
+		}
 		p.PullSecrets = nil
 		if rapid.Bool().Draw(t, "secret") {
 			p.PullSecrets = []v1alpha1.PullSecretSource{{Namespace: p.Namespace, Name: "s-" + p.UID}}
@@ -224,6 +230,21 @@ func history(t *rapid.T) {
 			image := rapid.SampledFrom(images).Draw(t, "image")
 			cluster.tags[image] = fmt.Sprintf("sha256:%s-%d", image, tagged)
 		},
+		"import": func(t *rapid.T) {
+			someMachine(t).content[local] = rapid.SampledFrom([]string{"sha256:l-1", "sha256:l-2"}).Draw(t, "imported")
+		},
+		"import everywhere": func(t *rapid.T) {
+			digest := rapid.SampledFrom([]string{"sha256:l-1", "sha256:l-2"}).Draw(t, "imported")
+			for _, m := range cluster.machines {
+				m.content[local] = digest
+			}
+		},
+		"refresh": func(t *rapid.T) {
+			if p := cluster.prefetches["team/"+rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "prefetch")]; p != nil {
+				refreshed++
+				p.Refresh = fmt.Sprint(refreshed)
+			}
+		},
 		"drop the tag": func(t *rapid.T) { cluster.tags[rapid.SampledFrom(images).Draw(t, "image")] = "" },
 		"registry":     func(*rapid.T) { cluster.registryDown = !cluster.registryDown },
 		"mirror":       func(*rapid.T) { cluster.mirrorDown = !cluster.mirrorDown },
@@ -247,6 +268,7 @@ func history(t *rapid.T) {
 			delete(cluster.machines, name)
 		}
 	}
+	cluster.importEverywhere(local)
 	cluster.settle(t)
 	cluster.checkServed(t)
 }

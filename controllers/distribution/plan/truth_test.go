@@ -32,6 +32,7 @@ type question struct {
 func (c *fakeCluster) noteQuestions() {
 	listed := make(map[string]bool)
 	for key, p := range c.prefetches {
+		maps.DeleteFunc(p.Resolved, func(image string, _ Resolved) bool { return !slices.Contains(p.Images, image) }) // as its status does
 		for _, image := range p.Images {
 			id := key + " " + image
 			listed[id] = true
@@ -110,8 +111,8 @@ func (c *fakeCluster) lacks(m *machine, p *Prefetch, digests map[string]string) 
 	return ""
 }
 
-// meanings are the digests that an image may have: its own, or what the registry has
-// answered since the last prefetch asked that has a node to ask from.
+// meanings are the digests that an image may have: its own, what the registry has answered
+// since the last prefetch asked that has a node to ask from, or what all nodes have.
 func (c *fakeCluster) meanings(image string) []string {
 	if _, digest, pinned := strings.Cut(image, "@"); pinned {
 		return []string{digest}
@@ -122,7 +123,11 @@ func (c *fakeCluster) meanings(image string) []string {
 			first = max(first, c.questions[key+" "+image].answered)
 		}
 	}
-	return c.answers[image][first:]
+	meanings := slices.Clone(c.answers[image][first:])
+	if digest := c.imported[image]; digest != "" {
+		meanings = append(meanings, digest)
+	}
+	return meanings
 }
 
 func (c *fakeCluster) nodes() (nodes []*Node) {
@@ -140,6 +145,9 @@ func (c *fakeCluster) boundsViolation(seen State) string {
 	pulls := newPullCount(seen, c.state(), c.limits)
 	for _, key := range slices.Sorted(maps.Keys(pulls.groups)) {
 		g := pulls.groups[key]
+		if g.sources == 0 && c.isOnlyOnNodes(g.image) {
+			g.sources = 1 // somebody has to look
+		}
 		most := float64(c.limits.Fanout) * (g.sources + min(g.shares, 3*g.sources))
 		if g.admitted > 0 && float64(g.admitted+g.receiving) > most {
 			return fmt.Sprintf("%d begin to pull %s and %d receive it, of %v", g.admitted, key, g.receiving, most)
@@ -160,6 +168,7 @@ type pullCount struct {
 
 // groupCount is the nodes that can serve each other.
 type groupCount struct {
+	image string
 	// sources have the image or are the seed that is followed; shares are what those
 	// have that receive it.
 	sources, shares float64
@@ -247,7 +256,7 @@ func busy(now time.Time, n Node, entry Entry) bool {
 func (pulls *pullCount) group(n Node, image, digest string) *groupCount {
 	contentOnPlatform := fmt.Sprintf("%s (%s) on %s", image, digest, n.Platform)
 	if pulls.groups[contentOnPlatform] == nil {
-		pulls.groups[contentOnPlatform] = &groupCount{}
+		pulls.groups[contentOnPlatform] = &groupCount{image: image}
 	}
 	return pulls.groups[contentOnPlatform]
 }

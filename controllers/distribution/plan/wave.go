@@ -52,6 +52,10 @@ func (pl *planner) admit(im *image, p *placement) {
 // stalled or is lost takes no opening.
 func (pl *planner) newWave(im *image, g *platformGroup) *wave {
 	sources, shares, busy := float64(g.holders), 0.0, 0
+	isLost := g.holders == 0 && im.isOnlyLocal()
+	if isLost {
+		sources = 1 // some node may have it without being asked yet, and nothing else can bring it
+	}
 	var listed []*placement
 	var queues [queueClasses][]*placement
 	for _, p := range g.placements {
@@ -62,7 +66,7 @@ func (pl *planner) newWave(im *image, g *platformGroup) *wave {
 			}
 		case p.next != nil && p.next.RegistryPolicy == v1alpha1.RegistryPolicyDefault:
 			// It becomes a seed, or is one of another digest.
-		case p.mirrorFailed() && !pl.failedDespiteHolders(g, p):
+		case p.mirrorFailed() && !isLost && !pl.failedDespiteHolders(g, p):
 			// No node could serve it: the entry goes, and comes again with all tries unused.
 			p.next = nil
 		case p.current && !p.demoted:
