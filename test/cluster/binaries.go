@@ -93,7 +93,9 @@ var (
 			"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
 			"github.com/containerd/containerd/v2/cmd/ctr",
 		},
-		tags: "no_btrfs,no_devmapper,no_zfs",
+		// With cgo there is a snapshotter for btrfs; the two tags keep names looked up as without.
+		tags: "no_devmapper,no_zfs,netgo,osusergo",
+		cgo:  true,
 		// The user agent tells who pulled: the daemon, or the agent under
 		// test, which links the same library.
 		ldflags: "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
@@ -129,6 +131,13 @@ var (
 		dir:      "binaries/registry",
 		packages: []string{"github.com/distribution/distribution/v3/cmd/registry"},
 		sources:  moduleFiles,
+	}
+	// Debian's mkfs.erofs may be older than containerd wants it.
+	erofsSet = set{
+		name:     "erofs",
+		dir:      "binaries/erofs",
+		packages: []string{"./mkfs.erofs"},
+		sources:  append([]string{"mkfs.erofs"}, moduleFiles...),
 	}
 	mirrorSet = set{
 		name:     "mirror",
@@ -173,7 +182,7 @@ func BuildAll(ctx context.Context, logf func(format string, args ...any)) error 
 	if _, err := Build(ctx, logf); err != nil {
 		return err
 	}
-	for _, set := range []set{mirrorSet, proxySet, helmSet, certManagerSet, registrySet} {
+	for _, set := range []set{mirrorSet, proxySet, helmSet, certManagerSet, registrySet, erofsSet} {
 		if _, err := set.build(ctx, logf); err != nil {
 			return err
 		}
@@ -192,6 +201,13 @@ func Helm(ctx context.Context, logf func(format string, args ...any)) (string, e
 func Registry(ctx context.Context, logf func(format string, args ...any)) (string, error) {
 	dir, err := registrySet.build(ctx, logf)
 	return filepath.Join(dir, "registry"), err
+}
+
+// MkfsErofs builds what makes file systems of type erofs, and returns its path.
+// A containerd that finds it in its PATH has a snapshotter and a differ for erofs.
+func MkfsErofs(ctx context.Context, logf func(format string, args ...any)) (string, error) {
+	dir, err := erofsSet.build(ctx, logf)
+	return filepath.Join(dir, "mkfs.erofs"), err
 }
 
 // CertManager builds the controller and the cainjector of cert-manager, and

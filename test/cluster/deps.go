@@ -24,6 +24,7 @@ var debianPackages = []struct {
 	{"iproute2", inPath("ip")},
 	{"util-linux", inPath("nsenter")},
 	{"nftables", inPath("nft")},
+	{"btrfs-progs", inPath("mkfs.btrfs")},
 }
 
 // errNotRoot says in one line what is wrong and what to run instead.
