@@ -12,11 +12,13 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/internal/imageprefetch"
 	"github.com/sluice-dev/sluice/internal/policy"
 )
 
@@ -28,16 +30,18 @@ const (
 	newNamespaceLook = 20 * time.Millisecond
 )
 
-// imagePrefetchHandler asks the policies of its namespace about an ImagePrefetch.
+// imagePrefetchHandler checks what an ImagePrefetch says of nodes, and asks the policies of its
+// namespace about it.
 type imagePrefetchHandler struct {
 	decoder  admission.Decoder
 	cache    client.Reader
 	fallback policy.Default
 }
 
-// Handle rejects an ImagePrefetch that policies deny, and lists everything that they deny about it.
+// Handle rejects an ImagePrefetch that is not valid or that policies deny, and lists each reason. Of an
+// update it looks at what changes: what is stored may have become invalid or denied since.
 func (h *imagePrefetchHandler) Handle(ctx context.Context, req admission.Request) admission.Response {
-	var prefetch v1alpha1.ImagePrefetch
+	var prefetch, stored v1alpha1.ImagePrefetch
 	if err := h.decoder.Decode(req, &prefetch); err != nil {
 		return admission.Errored(http.StatusBadRequest, fmt.Errorf("decode ImagePrefetch: %w", err))
 	}
@@ -45,26 +49,35 @@ func (h *imagePrefetchHandler) Handle(ctx context.Context, req admission.Request
 		return admission.Allowed("")
 	}
 	if req.Operation == admissionv1.Update {
-		var stored v1alpha1.ImagePrefetch
 		if err := h.decoder.DecodeRaw(req.OldObject, &stored); err != nil {
 			return admission.Errored(http.StatusBadRequest, fmt.Errorf("decode the stored ImagePrefetch: %w", err))
 		}
-		if policy.Unchanged(&stored.Spec, &prefetch.Spec) {
-			return admission.Allowed("")
-		}
 	}
-	namespace, err := h.namespace(ctx, req.Namespace)
+	problems := imageprefetch.ValidatePlacement(&stored.Spec, &prefetch.Spec)
+	if !policy.Unchanged(&stored.Spec, &prefetch.Spec) {
+		denied, err := h.denied(ctx, req.Namespace, &prefetch.Spec)
+		if err != nil {
+			return admission.Errored(http.StatusInternalServerError, err)
+		}
+		problems = append(problems, denied...)
+	}
+	if len(problems) > 0 {
+		return invalid(req, problems)
+	}
+	return admission.Allowed("")
+}
+
+// denied is all that policies deny about a spec in the namespace.
+func (h *imagePrefetchHandler) denied(ctx context.Context, in string, spec *v1alpha1.ImagePrefetchSpec) (field.ErrorList, error) {
+	namespace, err := h.namespace(ctx, in)
 	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, err)
+		return nil, err
 	}
 	var policies v1alpha1.PrefetchPolicyList
 	if err := h.cache.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("list PrefetchPolicies in the cache: %w", err))
+		return nil, fmt.Errorf("list PrefetchPolicies in the cache: %w", err)
 	}
-	if violations := policy.Evaluate(namespace, &prefetch.Spec, policies.Items, h.fallback); len(violations) > 0 {
-		return invalid(req, violations)
-	}
-	return admission.Allowed("")
+	return policy.Evaluate(namespace, spec, policies.Items, h.fallback), nil
 }
 
 // namespace reads the namespace from the cache. It waits for one that was created a moment ago,
