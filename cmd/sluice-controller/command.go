@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -32,6 +34,9 @@ var commands = map[string]func(context.Context, client.Client, CommandOptions) e
 		return installation.AwaitWebhooks(ctx, c, o.Namespace, time.Second)
 	},
 	"uninstall": func(ctx context.Context, c client.Client, o CommandOptions) error {
+		if err := refusal(o.RefusalFile); err != nil {
+			return err
+		}
 		uninstaller := &installation.Uninstaller{
 			Client:      c,
 			Controller:  client.ObjectKey{Namespace: o.Namespace, Name: "sluice-controller"},
@@ -44,14 +49,16 @@ var commands = map[string]func(context.Context, client.Client, CommandOptions) e
 
 // CommandOptions are the settings of a command.
 type CommandOptions struct {
-	Kubeconfig string
-	Namespace  string
-	Timeout    time.Duration
-	Log        logging.Options
+	Kubeconfig  string
+	Namespace   string
+	RefusalFile string
+	Timeout     time.Duration
+	Log         logging.Options
 }
 
 func (o *CommandOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Namespace, "namespace", "sluice-system", "namespace that Sluice is installed in")
+	flags.StringVar(&o.RefusalFile, "refusal-file", "", "file that says why nothing must be uninstalled; without such a file it may be")
 	flags.DurationVar(&o.Timeout, "timeout", 4*time.Minute, "how long to try")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", restconfig.Usage)
 	o.Log.AddFlags(flags)
@@ -59,6 +66,21 @@ func (o *CommandOptions) addFlags(flags *pflag.FlagSet) {
 
 // Validate returns an error that names every flag that is wrong, and what it should be.
 func (o CommandOptions) Validate() error { return o.Log.Validate() }
+
+// refusal is what the file says, or that nobody can tell; nil if there is no such file.
+func refusal(path string) error {
+	if path == "" {
+		return nil
+	}
+	reason, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("find out whether something speaks against it: %w", err)
+	}
+	return errors.New(strings.TrimSpace(string(reason)))
+}
 
 // runCommand runs the command of that name.
 func runCommand(ctx context.Context, name string, args []string) error {

@@ -18,6 +18,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 const (
@@ -303,5 +304,61 @@ func TestEveryReasonIsExplained(t *testing.T) {
 	}
 	if found < 20 {
 		t.Errorf("found %d reasons only", found)
+	}
+}
+
+// Programs that know no hooks apply all objects, in the order in which they are printed. The hook of
+// an uninstallation must then see, from its first moment, that it is none.
+func TestUninstallRefusesWhereHooksAreObjects(t *testing.T) {
+	const values = "{certificate: {source: SelfManaged}}"
+	dir := t.TempDir()
+	chart, err := filepath.Abs(chartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "kustomization.yaml", `
+namePrefix: our-
+helmGlobals: {chartHome: `+filepath.Dir(chart)+`}
+helmCharts:
+- {name: sluice, releaseName: sluice, namespace: `+namespace+`, valuesInline: `+values+`}
+`)
+	path, err := buildHelm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for by, objects := range map[string]manifest{
+		"helm template": render(t, values),
+		"kustomize": kustomize(t, dir, "--enable-helm", "--helm-command="+path, "--helm-kube-version=1.36.0",
+			"--load-restrictor=LoadRestrictionsNone"),
+	} {
+		at := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool {
+			return o.GetKind() == "ConfigMap" && strings.HasSuffix(o.GetName(), "sluice-not-a-hook")
+		})
+		job := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool {
+			return o.GetKind() == "Job" && strings.HasSuffix(o.GetName(), "sluice-uninstall")
+		})
+		if at < 0 || job < at {
+			t.Fatalf("%s prints the ConfigMap at %d and the Job at %d", by, at, job)
+		}
+		// Of these Helm runs none when it installs, upgrades, tests or uninstalls.
+		if hook := objects[at].GetAnnotations()["helm.sh/hook"]; hook != "pre-rollback" {
+			t.Errorf("%s: the ConfigMap is a hook of %s", by, hook)
+		}
+		pod := objects.pods(t)["Job/"+objects[job].GetName()].Spec
+		reason, _ := strings.CutPrefix(pod.Containers[0].Args[len(pod.Containers[0].Args)-1], "--refusal-file=")
+		mount, source := pod.Containers[0].VolumeMounts[0], pod.Volumes[0].ConfigMap
+		if mount.Name != pod.Volumes[0].Name || source.Name != objects[at].GetName() || source.Optional == nil || !*source.Optional {
+			t.Errorf("%s: the Job mounts %+v from %+v, and the ConfigMap is %s", by, mount, source, objects[at].GetName())
+		}
+		if text, _, _ := unstructured.NestedString(objects[at].Object, "data", filepath.Base(reason)); filepath.Dir(reason) != mount.MountPath || text == "" {
+			t.Errorf("%s: the Job reads %s in %s, where there is %q", by, reason, mount.MountPath, text)
+		}
+	}
+}
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -42,16 +42,19 @@ func TestKustomizeUninstallIsTheHook(t *testing.T) {
 	}
 }
 
-func kustomize(t *testing.T, dir string) manifest {
+func kustomize(t *testing.T, dir string, flags ...string) manifest {
 	t.Helper()
 	programs, err := cluster.Build(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dependOn(t, "../../config")
-	text, err := exec.CommandContext(t.Context(), filepath.Join(programs.AssetsDir, "kubectl"), "kustomize", dir).Output()
+	var said strings.Builder
+	command := exec.CommandContext(t.Context(), filepath.Join(programs.AssetsDir, "kubectl"), append([]string{"kustomize", dir}, flags...)...)
+	command.Stderr = &said
+	text, err := command.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v: %s", err, said.String())
 	}
 	return parseAll(t, strings.NewReader(string(text)))
 }

@@ -312,6 +312,8 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(site.Client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "app"}, &v1alpha1.ImagePrefetch{})).To(Succeed(), "what tenants made is theirs")
 	})
 
+	Context("applied by a program that knows no hooks", func() { appliedAsObjects() })
+
 	It("comes back without cert-manager, by a certificate of its own", func(ctx SpecContext) {
 		Expect(client.IgnoreNotFound(site.Client.Delete(ctx, secret(ctx)))).To(Succeed())
 		_, err := site.Cluster.Kubectl(ctx, "replace", "--filename", filepath.Join(previous, "crds"))

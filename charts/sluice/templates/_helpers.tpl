@@ -28,6 +28,9 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The name of the serving certificate, and of its secret. */}}
 {{- define "sluice.certificate" -}}sluice-controller-tls{{- end }}
 
+{{/* The ConfigMap that says that hooks were applied as if they were none. */}}
+{{- define "sluice.notAHook" -}}sluice-not-a-hook{{- end }}
+
 {{/* What no container of ours needs is taken from it. */}}
 {{- define "sluice.containerSecurity" -}}
 allowPrivilegeEscalation: false

@@ -77,4 +77,11 @@ spec:
           args: {{- toYaml .args | nindent 12 }}
           resources: {{- toYaml .root.Values.controller.resources | nindent 12 }}
           securityContext: {{- include "sluice.containerSecurity" .root | nindent 12 }}
+          {{- with .refusal }}
+          volumeMounts:
+            - {name: refusal, mountPath: /etc/sluice/refusal, readOnly: true}
+      volumes:
+        - name: refusal
+          configMap: {name: {{ . }}, optional: true}
+          {{- end }}
 {{- end }}
