@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/prometheus/procfs"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
@@ -36,8 +37,13 @@ type Server struct {
 }
 
 // Start starts an API server. Nodes can be created without a taint, because nothing
-// there would ever take it away.
-func Start() (*Server, error) {
+// there would ever take it away. Its etcd does not wait for the disk.
+func Start() (*Server, error) { return start(false) }
+
+// StartDurable does the same with an etcd that waits for the disk, as in a cluster.
+func StartDurable() (*Server, error) { return start(true) }
+
+func start(durable bool) (*Server, error) {
 	assets, err := findAssets()
 	if err != nil {
 		return nil, err
@@ -56,6 +62,9 @@ func Start() (*Server, error) {
 	server := s.environment.ControlPlane.GetAPIServer()
 	server.Configure().Append("disable-admission-plugins", "TaintNodesByCondition")
 	s.environment.ControlPlane.Etcd = &envtest.Etcd{}
+	if durable {
+		s.environment.ControlPlane.Etcd.Configure().Disable("unsafe-no-fsync")
+	}
 	for name, path := range map[string]*string{
 		"kube-apiserver": &server.Path,
 		"etcd":           &s.environment.ControlPlane.Etcd.Path,
@@ -74,6 +83,30 @@ func Start() (*Server, error) {
 
 // Kubeconfig is a file for an administrator's client.
 func (s *Server) Kubeconfig() []byte { return s.environment.KubeConfig }
+
+// EtcdURL is where its etcd answers.
+func (s *Server) EtcdURL() string { return s.environment.ControlPlane.Etcd.URL.String() }
+
+// Processes finds the processes of the API server and of etcd. There must be no other such server in
+// this process.
+func (s *Server) Processes() (apiServer, etcd procfs.Proc, err error) {
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return procfs.Proc{}, procfs.Proc{}, err
+	}
+	found := map[string][]procfs.Proc{}
+	for _, process := range all {
+		if stat, err := process.Stat(); err == nil && stat.PPID == os.Getpid() { // others come and go
+			found[stat.Comm] = append(found[stat.Comm], process)
+		}
+	}
+	apiServers, etcds := found["kube-apiserver"], found["etcd"]
+	if len(apiServers) != 1 || len(etcds) != 1 {
+		return procfs.Proc{}, procfs.Proc{}, fmt.Errorf("want one API server and one etcd among the children of this process, found %d and %d",
+			len(apiServers), len(etcds))
+	}
+	return apiServers[0], etcds[0], nil
+}
 
 // Stop ends the API server and removes what it kept.
 func (s *Server) Stop() error {

@@ -7,9 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"time"
 
 	"github.com/prometheus/procfs"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +17,7 @@ import (
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/apiserver"
+	"github.com/sluice-dev/sluice/test/figures"
 )
 
 // costWrites is how many writes of a kind are measured in a run.
@@ -28,7 +26,7 @@ const costWrites = 300
 // cost measures the processor's time that the API server and etcd spend on a write of a
 // NodeImageSet as the controller makes it (the spec) and as an agent makes it (the status),
 // by how many images the set has, while both watch it.
-func cost(ctx context.Context, opts *options, r *results) (err error) {
+func cost(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	server, err := apiserver.Start()
 	if err != nil {
 		return err
@@ -57,19 +55,19 @@ func cost(ctx context.Context, opts *options, r *results) (err error) {
 	}
 	for range opts.runs {
 		for _, images := range []int{1, 20, 100} {
-			spec, status, err := costOf(ctx, c, images)
+			spec, status, err := costOf(ctx, server, c, images)
 			if err != nil {
 				return err
 			}
-			r.add(fmt.Sprintf("api_cpu_spec_%d_images", images), spec, "ms")
-			r.add(fmt.Sprintf("api_cpu_status_%d_images", images), status, "ms")
+			r.Add(fmt.Sprintf("api_cpu_spec_%d_images", images), spec, "ms")
+			r.Add(fmt.Sprintf("api_cpu_status_%d_images", images), status, "ms")
 		}
 	}
 	return nil
 }
 
 // costOf returns milliseconds for each write.
-func costOf(ctx context.Context, c client.Client, images int) (spec, status float64, err error) {
+func costOf(ctx context.Context, server *apiserver.Server, c client.Client, images int) (spec, status float64, err error) {
 	set := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: v1alpha1.NodeImageSetSpec{NodeName: "node"}}
 	var answers []v1alpha1.NodeImageStatus
 	for i := range images {
@@ -85,7 +83,7 @@ func costOf(ctx context.Context, c client.Client, images int) (spec, status floa
 	}
 	defer func() { err = errors.Join(err, c.Delete(ctx, set)) }()
 	policies := []v1alpha1.RegistryPolicy{v1alpha1.RegistryPolicyMirror, v1alpha1.RegistryPolicyDefault}
-	spec, err = eachOf(func(i int) error {
+	spec, err = eachOf(server, func(i int) error {
 		set.Spec.ImageSet[0].RegistryPolicy = policies[(i+1)%2]
 		return c.Update(ctx, set)
 	})
@@ -93,7 +91,7 @@ func costOf(ctx context.Context, c client.Client, images int) (spec, status floa
 		return 0, 0, err
 	}
 	writer := nodeagent.NewStatusWriter(c, "node")
-	status, err = eachOf(func(i int) error {
+	status, err = eachOf(server, func(i int) error {
 		answers[0].PulledBytes = int64(i)
 		return writer.WriteStatus(ctx, set.UID, v1alpha1.NodeImageSetStatus{ObservedGeneration: set.Generation, Images: answers})
 	})
@@ -102,8 +100,8 @@ func costOf(ctx context.Context, c client.Client, images int) (spec, status floa
 
 // eachOf writes many times, and returns what the servers spent on each write, in
 // milliseconds.
-func eachOf(write func(i int) error) (float64, error) {
-	before, err := serversSpent()
+func eachOf(server *apiserver.Server, write func(i int) error) (float64, error) {
+	before, err := serversSpent(server)
 	if err != nil {
 		return 0, err
 	}
@@ -112,29 +110,22 @@ func eachOf(write func(i int) error) (float64, error) {
 			return 0, err
 		}
 	}
-	after, err := serversSpent()
-	return milliseconds(after-before) / costWrites, err
+	after, err := serversSpent(server)
+	return 1000 * (after - before) / costWrites, err
 }
 
-// serversSpent is the processor's time that the API server and etcd, children of this
-// process, have had.
-func serversSpent() (time.Duration, error) {
-	all, err := procfs.AllProcs()
+// serversSpent is the processor's time that the API server and etcd have had, in seconds.
+func serversSpent(server *apiserver.Server) (spent float64, err error) {
+	apiServer, etcd, err := server.Processes()
 	if err != nil {
 		return 0, err
 	}
-	var spent float64
-	var found []string
-	for _, process := range all {
+	for _, process := range []procfs.Proc{apiServer, etcd} {
 		stat, err := process.Stat()
-		if err != nil || stat.PPID != os.Getpid() || !slices.Contains([]string{"kube-apiserver", "etcd"}, stat.Comm) {
-			continue // others come and go
+		if err != nil {
+			return 0, err
 		}
 		spent += stat.CPUTime()
-		found = append(found, stat.Comm)
 	}
-	if len(found) != 2 {
-		return 0, fmt.Errorf("want one API server and one etcd among the children of this process, found %v", found)
-	}
-	return time.Duration(spent * float64(time.Second)), nil
+	return spent, nil
 }

@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/stack"
 )
@@ -41,14 +42,14 @@ const (
 // gating measures how soon a held Deployment is released after the last node has reported
 // its image, as a watching client sees both, and then how soon the webhook answers; both
 // among a thousand others. Last, both in a cluster of many nodes.
-func gating(ctx context.Context, opts *options, r *results) error {
+func gating(ctx context.Context, opts *options, r *figures.Results) error {
 	if err := gatingRealNodes(ctx, opts, r); err != nil {
 		return err
 	}
 	return gatingManyNodes(ctx, opts, r)
 }
 
-func gatingRealNodes(ctx context.Context, opts *options, r *results) (err error) {
+func gatingRealNodes(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{Webhooks: true})
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func gatingRealNodes(ctx context.Context, opts *options, r *results) (err error)
 	if err != nil {
 		return err
 	}
-	release, webhook := r.percentiles("release_latency", "ms"), r.percentiles("webhook_latency", "ms")
+	release, webhook := r.Percentiles("release_latency", "ms"), r.Percentiles("webhook_latency", "ms")
 	for run := range opts.runs {
 		var releases []float64
 		for round := range opts.rounds {
@@ -71,12 +72,12 @@ func gatingRealNodes(ctx context.Context, opts *options, r *results) (err error)
 			}
 			releases = append(releases, milliseconds(took))
 		}
-		release.add(releases, 50, 99, 100)
+		release.Add(releases, 50, 99, 100)
 		answers, err := webhookLatency(ctx, m.Client, run, url, asker)
 		if err != nil {
 			return fmt.Errorf("ask the webhook: %w", err)
 		}
-		webhook.add(answers, 50, 99)
+		webhook.Add(answers, 50, 99)
 	}
 	return nil
 }

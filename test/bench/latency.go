@@ -11,19 +11,20 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/cluster"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/stack"
 )
 
 // latency measures from the moment when the last node's containerd has the image to
 // that when a watching client sees Ready, over many small images, one after the other.
-func latency(ctx context.Context, opts *options, r *results) (err error) {
+func latency(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	m, err := start(ctx, opts, 3, stack.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
-	ready, total := r.percentiles("ready_latency", "ms"), r.percentiles("small_image_all_nodes", "s")
+	ready, total := r.Percentiles("ready_latency", "ms"), r.Percentiles("small_image_all_nodes", "s")
 	for range opts.runs {
 		var readies, totals []float64
 		for range opts.rounds {
@@ -38,8 +39,8 @@ func latency(ctx context.Context, opts *options, r *results) (err error) {
 			readies = append(readies, milliseconds(took))
 			totals = append(totals, all.Seconds())
 		}
-		ready.add(readies, 50, 99, 100)
-		total.add(totals, 50, 99, 100)
+		ready.Add(readies, 50, 99, 100)
+		total.Add(totals, 50, 99, 100)
 		if err := m.drop(ctx); err != nil {
 			return err
 		}

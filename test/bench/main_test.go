@@ -5,7 +5,11 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -98,5 +102,29 @@ func TestRequestsDiffer(t *testing.T) {
 	}
 	if _, err := requests(nil, 0); err == nil {
 		t.Error("there were requests about nothing")
+	}
+}
+
+// The document says of each figure what its aim is, as the benchmark judges it.
+func TestTheDocumentShowsTheAims(t *testing.T) {
+	document, err := os.ReadFile("../../docs/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]float64{}
+	_, table, _ := strings.Cut(string(document), "## The aims\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) == 5 && strings.Contains(cells[1], "`") {
+			most, err := strconv.ParseFloat(strings.TrimSpace(cells[2]), 64)
+			if err != nil {
+				t.Error(err)
+			}
+			shown[strings.Trim(cells[1], " `")] = most
+		}
+	}
+	if !maps.Equal(shown, aims) {
+		t.Errorf("docs/benchmarks.md shows the aims %v, want %v", shown, aims)
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/gate"
 	"github.com/sluice-dev/sluice/internal/hold"
 	"github.com/sluice-dev/sluice/test/apiserver"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/stack"
 	"github.com/sluice-dev/sluice/webhook"
 )
@@ -50,7 +51,7 @@ const (
 // held Deployment is released after the last of them has reported its image while all the others
 // report something else. A thousand other Deployments are held. Webhook and gate controller are in
 // this process, and the API server is real.
-func gatingManyNodes(ctx context.Context, opts *options, r *results) (err error) {
+func gatingManyNodes(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l, err := startLargeCluster(ctx)
@@ -61,14 +62,14 @@ func gatingManyNodes(ctx context.Context, opts *options, r *results) (err error)
 	if err := l.crowd(ctx); err != nil {
 		return fmt.Errorf("create %d ImagePrefetches and held Deployments: %w", crowd, err)
 	}
-	answers := r.percentiles(fmt.Sprintf("webhook_latency_%d_nodes", manyNodesCount), "ms")
-	releases := r.percentiles(fmt.Sprintf("release_latency_%d_nodes", manyNodesCount), "ms")
+	answers := r.Percentiles(fmt.Sprintf("webhook_latency_%d_nodes", manyNodesCount), "ms")
+	releases := r.Percentiles(fmt.Sprintf("release_latency_%d_nodes", manyNodesCount), "ms")
 	for run := range opts.runs {
 		answered, err := webhookLatency(ctx, l.client, run, l.url, l.asker)
 		if err != nil {
 			return fmt.Errorf("ask the webhook of many nodes: %w", err)
 		}
-		answers.add(answered, 50, 99)
+		answers.Add(answered, 50, 99)
 		stopReports := l.nodes.reportAll()
 		var released []float64
 		for round := range opts.rounds {
@@ -80,7 +81,7 @@ func gatingManyNodes(ctx context.Context, opts *options, r *results) (err error)
 			released = append(released, milliseconds(took))
 		}
 		stopReports()
-		releases.add(released, 50, 99, 100)
+		releases.Add(released, 50, 99, 100)
 	}
 	return nil
 }

@@ -14,13 +14,14 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/cluster"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/stack"
 )
 
 // pull measures what an agent adds to the work of its containerd, by pulls of 1 GiB in
 // pairs, and how much memory it takes.
-func pull(ctx context.Context, opts *options, r *results) (err error) {
+func pull(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	m, err := start(ctx, opts, 2, stack.Options{})
 	if err != nil {
 		return err
@@ -47,11 +48,11 @@ func pull(ctx context.Context, opts *options, r *results) (err error) {
 			}
 			again += retakes
 		}
-		r.add("pull_vs_ctr_ratio", agent.pull().Seconds()/ctr.pull().Seconds(), "ratio")
-		r.add("ready_vs_ctr_ratio", agent.all().Seconds()/ctr.all().Seconds(), "ratio")
-		r.add("pull_begins_after", milliseconds(agent.first.Sub(agent.began)), "ms")
-		r.add("ready_after_pull", milliseconds(agent.ended.Sub(agent.last)), "ms")
-		r.count("turns_taken_again", again, "turns")
+		r.Add("pull_vs_ctr_ratio", agent.pull().Seconds()/ctr.pull().Seconds(), "ratio")
+		r.Add("ready_vs_ctr_ratio", agent.all().Seconds()/ctr.all().Seconds(), "ratio")
+		r.Add("pull_begins_after", milliseconds(agent.first.Sub(agent.began)), "ms")
+		r.Add("ready_after_pull", milliseconds(agent.ended.Sub(agent.last)), "ms")
+		r.Count("turns_taken_again", again, "turns")
 		tell("ctr %.2f s of %.2f s, agent %.2f s of %.2f s",
 			ctr.pull().Seconds(), ctr.all().Seconds(), agent.pull().Seconds(), agent.all().Seconds())
 	}
@@ -119,7 +120,7 @@ func (m *machinery) watched(ctx context.Context, node *cluster.Node, name string
 
 // memory measures the peak memory of new agents: after a small image, as a seed and as a peer, and
 // after a large one.
-func (m *machinery) memory(ctx context.Context, r *results, seed, peer *cluster.Node) error {
+func (m *machinery) memory(ctx context.Context, r *figures.Results, seed, peer *cluster.Node) error {
 	for _, node := range []*cluster.Node{seed, peer} {
 		m.Agent(node).Kill()
 		if _, err := m.StartAgent(ctx, node); err != nil {
@@ -151,7 +152,7 @@ func (m *machinery) memory(ctx context.Context, r *results, seed, peer *cluster.
 			}
 			most = max(most, rss)
 		}
-		r.add("agent_peak_rss"+image.suffix, most, "MiB")
+		r.Add("agent_peak_rss"+image.suffix, most, "MiB")
 	}
 	return nil
 }

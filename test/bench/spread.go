@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/stack"
 )
@@ -18,15 +19,15 @@ import (
 const layers = 8
 
 // spread measures how long all nodes take beside one that pulls alone.
-func spread(ctx context.Context, opts *options, r *results) error {
+func spread(ctx context.Context, opts *options, r *figures.Results) error {
 	return spreadWith(ctx, opts, r, "", "--behave=well")
 }
 
-func spreadSpegel(ctx context.Context, opts *options, r *results) error {
+func spreadSpegel(ctx context.Context, opts *options, r *figures.Results) error {
 	return spreadWith(ctx, opts, r, "_spegel")
 }
 
-func spreadWith(ctx context.Context, opts *options, r *results, suffix string, mirrorFlags ...string) (err error) {
+func spreadWith(ctx context.Context, opts *options, r *figures.Results, suffix string, mirrorFlags ...string) (err error) {
 	m, err := start(ctx, opts, opts.nodes, stack.Options{MirrorFlags: mirrorFlags})
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func spreadWith(ctx context.Context, opts *options, r *results, suffix string, m
 }
 
 // spreadOnce brings an image to all nodes, and leaves none of it.
-func (m *machinery) spreadOnce(ctx context.Context, opts *options, r *results, suffix string, alone time.Duration) error {
+func (m *machinery) spreadOnce(ctx context.Context, opts *options, r *figures.Results, suffix string, alone time.Duration) error {
 	name, err := m.push(layers, opts.size*images.MiB)
 	if err != nil {
 		return err
@@ -71,13 +72,13 @@ func (m *machinery) spreadOnce(ctx context.Context, opts *options, r *results, s
 		return fmt.Errorf("%d nodes asked the upstream, want one: %v", len(clients), clients)
 	}
 	atSeed, atPeers := lastBlobs(told, clients[0])
-	r.add("one_node_alone"+suffix, alone.Seconds(), "s")
-	r.add("all_nodes"+suffix, all.Seconds(), "s")
-	r.add("all_nodes_vs_one_pull_ratio"+suffix, all.Seconds()/alone.Seconds(), "ratio")
-	r.add("all_nodes_uplink"+suffix, m.uplink(), "MiB")
-	r.add("last_blob_at_seed"+suffix, atSeed.Sub(began).Seconds(), "s")
-	r.add("last_blob_at_peers_later"+suffix, atPeers.Sub(atSeed).Seconds(), "s")
-	r.add("ready_after_last_blob"+suffix, began.Add(all).Sub(later(atSeed, atPeers)).Seconds(), "s")
+	r.Add("one_node_alone"+suffix, alone.Seconds(), "s")
+	r.Add("all_nodes"+suffix, all.Seconds(), "s")
+	r.Add("all_nodes_vs_one_pull_ratio"+suffix, all.Seconds()/alone.Seconds(), "ratio")
+	r.Add("all_nodes_uplink"+suffix, m.uplink(), "MiB")
+	r.Add("last_blob_at_seed"+suffix, atSeed.Sub(began).Seconds(), "s")
+	r.Add("last_blob_at_peers_later"+suffix, atPeers.Sub(atSeed).Seconds(), "s")
+	r.Add("ready_after_last_blob"+suffix, began.Add(all).Sub(later(atSeed, atPeers)).Seconds(), "s")
 	return m.drop(ctx)
 }
 
@@ -106,7 +107,7 @@ func (m *machinery) uplink() float64 {
 
 // uncoordinated measures what there is without Sluice: every node pulls for itself,
 // from the registry, or from the mirror first, which behaves as Spegel does.
-func uncoordinated(ctx context.Context, opts *options, r *results) (err error) {
+func uncoordinated(ctx context.Context, opts *options, r *figures.Results) (err error) {
 	m, err := start(ctx, opts, opts.nodes, stack.Options{})
 	if err != nil {
 		return err
@@ -132,9 +133,9 @@ func uncoordinated(ctx context.Context, opts *options, r *results) (err error) {
 			if err != nil {
 				return err
 			}
-			r.add(way.name, took.Seconds(), "s")
-			r.add(way.name+"_vs_one_pull_ratio", took.Seconds()/alone.Seconds(), "ratio")
-			r.add(way.name+"_uplink", m.uplink(), "MiB")
+			r.Add(way.name, took.Seconds(), "s")
+			r.Add(way.name+"_vs_one_pull_ratio", took.Seconds()/alone.Seconds(), "ratio")
+			r.Add(way.name+"_uplink", m.uplink(), "MiB")
 			if err := m.drop(ctx); err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/test/audit"
+	"github.com/sluice-dev/sluice/test/figures"
 	"github.com/sluice-dev/sluice/test/images"
 	"github.com/sluice-dev/sluice/test/stack"
 )
@@ -18,7 +19,7 @@ import (
 // writes counts what distributions without faults cost the API server: all that
 // Sluice's accounts wrote until nothing more came, over nodes times images. First three
 // small images that come together, then one that takes most of a minute over the uplink.
-func writes(ctx context.Context, opts *options, r *results) error {
+func writes(ctx context.Context, opts *options, r *figures.Results) error {
 	if err := countWrites(ctx, opts, r, "api_writes_per_node_image", 0, 8*images.MiB, 8*images.MiB, 8*images.MiB); err != nil {
 		return err
 	}
@@ -27,7 +28,7 @@ func writes(ctx context.Context, opts *options, r *results) error {
 
 // countWrites brings images of these sizes to four nodes, over an uplink of so many Mbit/s; 0 is
 // without a limit.
-func countWrites(ctx context.Context, opts *options, r *results, figure string, uplink int, sizes ...int64) (err error) {
+func countWrites(ctx context.Context, opts *options, r *figures.Results, figure string, uplink int, sizes ...int64) (err error) {
 	const nodes = 4
 	m, err := start(ctx, opts, nodes, stack.Options{Audit: true})
 	if err != nil {
@@ -58,9 +59,9 @@ func countWrites(ctx context.Context, opts *options, r *results, figure string, 
 			return err
 		}
 		tell("%s", written.Report())
-		r.add(figure, float64(len(written))/float64(nodes*len(names)), "requests")
+		r.Add(figure, float64(len(written))/float64(nodes*len(names)), "requests")
 		if uplink > 0 {
-			r.add(figure+"_took", took.Seconds(), "s")
+			r.Add(figure+"_took", took.Seconds(), "s")
 		}
 		cleared := time.Now()
 		if err := m.drop(ctx); err != nil {
