@@ -62,6 +62,10 @@ growth: ## Fail if the plan's time grows with the square of the nodes.
 bench: deps ## Print the figures that Sluice is measured by, one line each, and fail if one misses its aim (BENCH="name …" for some of them, RUNS=5).
 	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go run ./test/bench --runs=$(or $(RUNS),5) $(BENCH)
 
+.PHONY: scale
+scale: deps ## Measure what distributions to SCALE_NODES (default 5000) simulated nodes cost the API server, etcd and the controller, and fail if a figure misses its aim (SCALE="case …" for some cases).
+	KUBEBUILDER_ASSETS="$$($(CLUSTER) assets)" go run ./test/scale --nodes=$(or $(SCALE_NODES),5000) $(SCALE)
+
 .PHONY: simulate
 simulate: ## Run the plan on 10 to 10,000 simulated nodes and print the tables.
 	go run ./test/simulation
