@@ -189,8 +189,7 @@ type ImagePrefetchStatus struct {
 	// images has one entry for each image of the spec, in the order of the spec.
 	//
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
 	Images []ImageStatus `json:"images,omitempty"`
 

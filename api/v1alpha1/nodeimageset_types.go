@@ -26,6 +26,9 @@ const (
 	RegistryPolicyLocal RegistryPolicy = "Local"
 )
 
+// The lists of images are atomic. Each has one writer, which writes all of it; in lists with keys the
+// API server would keep track of every field of every entry, which makes up most of the cost of a write.
+
 // NodeImageSetSpec is what one node is to have. Only the controller writes it.
 type NodeImageSetSpec struct {
 	// nodeName is the name of the node, and of this object.
@@ -36,11 +39,10 @@ type NodeImageSetSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="nodeName cannot change: a NodeImageSet belongs to the node it is named after"
 	NodeName string `json:"nodeName"`
 
-	// imageSet are the images that the node is to keep or to pull now.
+	// imageSet are the images that the node is to keep or to pull now, each once.
 	//
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5000
 	ImageSet []NodeImage `json:"imageSet,omitempty"`
 }
@@ -207,8 +209,7 @@ type NodeImageSetStatus struct {
 	// images has one entry for each image of the spec.
 	//
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5000
 	Images []NodeImageStatus `json:"images,omitempty"`
 }

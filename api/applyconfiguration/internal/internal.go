@@ -124,9 +124,7 @@ var schemaYAML = typed.YAMLObject(`types:
         list:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.ImageStatus
-          elementRelationship: associative
-          keys:
-          - name
+          elementRelationship: atomic
     - name: joiningNodes
       type:
         scalar: numeric
@@ -243,9 +241,7 @@ var schemaYAML = typed.YAMLObject(`types:
         list:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.NodeImage
-          elementRelationship: associative
-          keys:
-          - name
+          elementRelationship: atomic
     - name: nodeName
       type:
         scalar: string
@@ -265,9 +261,7 @@ var schemaYAML = typed.YAMLObject(`types:
         list:
           elementType:
             namedType: com.github.sluice-dev.sluice.api.v1alpha1.NodeImageStatus
-          elementRelationship: associative
-          keys:
-          - name
+          elementRelationship: atomic
     - name: lastHeartbeatTime
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time

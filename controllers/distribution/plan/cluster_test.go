@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -137,7 +138,7 @@ func (c *fakeCluster) plan() (Step, bool) {
 	for _, name := range slices.Sorted(maps.Keys(step.Sets)) {
 		c.machines[name].write(c, step.Sets[name])
 	}
-	if violation := c.boundsViolation(seen); violation != "" && c.violation == "" {
+	if violation := cmp.Or(repeatedImage(step), c.boundsViolation(seen)); violation != "" && c.violation == "" {
 		c.violation = violation + "\n" + c.String()
 	}
 	changed := len(step.Sets) > 0
@@ -153,6 +154,18 @@ func (c *fakeCluster) plan() (Step, bool) {
 		c.violation = violation + "\n" + c.String()
 	}
 	return step, changed
+}
+
+// repeatedImage says which node a step gives an image twice, or out of order. The schema takes that.
+func repeatedImage(step Step) string {
+	for name, set := range step.Sets {
+		for i := range set[:max(len(set)-1, 0)] {
+			if set[i].Name >= set[i+1].Name {
+				return fmt.Sprintf("%s is to have %s after %s", name, set[i+1].Name, set[i].Name)
+			}
+		}
+	}
+	return ""
 }
 
 func union[V any](a, b map[string]V) map[string]V {
