@@ -26,11 +26,12 @@ const (
 	RegistryPolicyLocal RegistryPolicy = "Local"
 )
 
-// The lists of images are atomic. Each has one writer, which writes all of it; in lists with keys the
-// API server would keep track of every field of every entry, which makes up most of the cost of a write.
-
 // NodeImageSetSpec is what one node is to have. Only the controller writes it.
 type NodeImageSetSpec struct {
+	// The lists of images, here and in the status, are atomic. Each has one writer, which writes all of it;
+	// in lists with keys the API server would keep track of every field of every entry, which makes up most
+	// of the cost of a write.
+
 	// nodeName is the name of the node, and of this object.
 	//
 	// +required

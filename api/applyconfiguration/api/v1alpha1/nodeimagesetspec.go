@@ -8,8 +8,6 @@ package v1alpha1
 // NodeImageSetSpecApplyConfiguration represents a declarative configuration of the NodeImageSetSpec type for use
 // with apply.
 //
-// The lists of images are atomic. Each has one writer, which writes all of it; in lists with keys the
-// API server would keep track of every field of every entry, which makes up most of the cost of a write.
 // NodeImageSetSpec is what one node is to have. Only the controller writes it.
 type NodeImageSetSpecApplyConfiguration struct {
 	// nodeName is the name of the node, and of this object.
