@@ -37,8 +37,8 @@ type Options struct {
 }
 
 const (
-	// maxParallelChecks is how many checks run at the same time, beside the pulls. It spares the
-	// runtime's database.
+	// maxParallelChecks is how many checks run at the same time, beside the pulls, and how many looks
+	// for what a name means. It spares the runtime's database.
 	maxParallelChecks = 4
 
 	// The delays until a change is reported. One report has all changes until then, so each delay
@@ -81,6 +81,7 @@ type Agent struct {
 	examined   bool      // findings are there, even if there are none
 	pulls      int       // that run
 	checks     int       // that run
+	looks      int       // that run, for what the node has under a name
 	retainDue  bool      // the list of images to retain may have changed
 	retaining  bool
 	verifyAt   time.Time

@@ -65,3 +65,23 @@ func TestALocalEntryIsWhatTheNodeHas(t *testing.T) {
 		a.state(name("v1"), v1alpha1.ImagePresent, "")
 	})
 }
+
+func TestWhatANodeHasIsSaidAlsoWhileItsSlotsAreTaken(t *testing.T) {
+	withAgent(t, func(a *agentTest) {
+		a.runtime.PerBlob = 10 * time.Minute
+		busy := []v1alpha1.NodeImage{peerOf("v1", a.push("v1", a.runtime.Mirror)), peerOf("v2", a.push("v2", a.runtime.Mirror))}
+		third := peerOf("v3", a.push("v3", a.runtime.Mirror))
+		a.apply(append(busy, third)...)
+		a.advance(moment)
+		a.state(name("v3"), v1alpha1.ImagePending, "")
+
+		a.runtime.Import(name("v4"), a.push("v4", a.runtime.Mirror))
+		a.apply(append(busy, third, v1alpha1.NodeImage{Name: name("v4"), RegistryPolicy: v1alpha1.RegistryPolicyLocal})...)
+		a.advance(moment)
+		a.state(name("v4"), v1alpha1.ImagePresent, "")
+		a.state(name("v3"), v1alpha1.ImagePending, "") // and nobody has got a slot by that
+		if got := a.status(name("v3")).Attempts; got != 0 {
+			t.Errorf("its try number %d runs", got)
+		}
+	})
+}

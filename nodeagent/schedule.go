@@ -32,6 +32,12 @@ func (a *Agent) schedule(ctx context.Context, now time.Time) (wakeAt time.Time) 
 		case stepWait:
 			wakeAt = earliest(wakeAt, e.retryAt)
 		case stepPull:
+			if e.looksLocally() {
+				if a.looks < maxParallelChecks {
+					a.startPull(ctx, e, now)
+				}
+				continue
+			}
 			if e.queuedAt.IsZero() {
 				e.queuedAt = now
 			}
@@ -109,7 +115,7 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 	}
 	e.attempt, e.queuedAt = att, time.Time{}
 	e.status.Attempts++
-	a.pulls++
+	*a.running(att)++
 	a.Log.Info("Started pull", "image", e.spec.Name, "digest", want, "policy", att.pull.Policy, "attempt", e.status.Attempts)
 
 	spec := e.spec
@@ -129,6 +135,15 @@ func (a *Agent) startPull(ctx context.Context, e *entry, now time.Time) {
 		}
 		a.post(func() { a.onPulled(e, att, result, err) })
 	})
+}
+
+// running counts the attempts that are limited together. One that looks for what the node has waits for
+// no slot: other nodes wait for its answer, and it fetches nothing.
+func (a *Agent) running(att *attempt) *int {
+	if att.pull.Policy == v1alpha1.RegistryPolicyLocal {
+		return &a.looks
+	}
+	return &a.pulls
 }
 
 // optionalCredentialsTimeout is how long a pull waits for credentials that it may do without.
@@ -187,7 +202,7 @@ func (a *Agent) recordAnswer(e *entry, att *attempt, d digest.Digest) {
 func (a *Agent) onPulled(e *entry, att *attempt, result Result, err error) {
 	now := time.Now()
 	e.attempt = nil
-	a.pulls--
+	*a.running(att)--
 	a.Metrics.observe(att, result, err, now.Sub(att.started))
 	if !errors.Is(err, ErrInsufficientDisk) {
 		a.retryInsufficientDisk() // the pull's reservation is free again

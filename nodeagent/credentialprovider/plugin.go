@@ -26,6 +26,9 @@ import (
 const (
 	// timeout is the kubelet's.
 	timeout = time.Minute
+	// silence is for how long a plugin that gave no answer in time is not asked again: a pull waits for
+	// it in one of the agent's slots. It is the longest that a kubelet waits between two tries to pull.
+	silence = 5 * time.Minute
 	// waitDelay is how long the output of a plugin that has ended may stay open in another process.
 	waitDelay = 5 * time.Second
 
@@ -34,6 +37,8 @@ const (
 	// maxLine is for the line of it that is logged.
 	maxLine = 256
 )
+
+var errNoAnswer = errors.New("no answer")
 
 // plugin is the program of a provider.
 type plugin struct {
@@ -69,7 +74,7 @@ func (p *plugin) run(ctx context.Context, repository string) (*credentialprovide
 	case stdout.full:
 		err = fmt.Errorf("its answer has more than %d bytes", maxAnswer)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("no answer within %s", duration.Format(p.timeout))
+		err = fmt.Errorf("%w within %s", errNoAnswer, duration.Format(p.timeout))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}

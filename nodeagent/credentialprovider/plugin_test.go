@@ -90,6 +90,34 @@ func TestAPluginThatHangsIsEnded(t *testing.T) {
 	}
 }
 
+func TestAPluginThatHungIsLeftAloneForAWhile(t *testing.T) {
+	n := newNode(t)
+	path := filepath.Join(t.TempDir(), "fifo") // that nobody opens
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	providers := n.start(with(n.provider("slow", "hang"), "FIFO", path))
+	slow := providers[0]
+	slow.plugin.timeout = time.Millisecond
+	const hung = `credential provider "slow": no answer within 1ms`
+	ask := func(image, want string) {
+		t.Helper()
+		if _, err := providers.For(t.Context(), image); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("err = %v, want %s", err, want)
+		}
+	}
+	ask(image, hung)
+	slow.plugin.path = "/none" // it cannot run unnoticed
+	ask(image, hung)
+	ask("registry.example.com/another", hung)
+	if left := time.Until(slow.silent.until); left > 5*time.Minute {
+		t.Errorf("it is left alone for %s more", left)
+	}
+	slow.silent.until = time.Now() // that time passes
+	ask(image, `credential provider "slow": fork/exec /none`)
+	ask(image, `credential provider "slow": fork/exec /none`)
+}
+
 func TestAPluginEndsWithItsProcessesWhenThePullDoes(t *testing.T) {
 	n := newNode(t)
 	path := filepath.Join(t.TempDir(), "fifo")

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -29,6 +30,29 @@ type provider struct {
 	plugin          *plugin // nil if the provider is left out
 	defaultDuration time.Duration
 	cache           cache
+	silent          silent
+}
+
+// silent is a plugin that gave no answer in time, and the error that said so.
+type silent struct {
+	mu    sync.Mutex
+	err   error
+	until time.Time
+}
+
+func (s *silent) get() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().After(s.until) {
+		return nil
+	}
+	return s.err
+}
+
+func (s *silent) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.until = err, time.Now().Add(silence)
 }
 
 // newProvider makes a provider of a valid item.
@@ -67,7 +91,13 @@ func (p *provider) credentials(ctx context.Context, image imageref.Reference) (m
 	if known, ok := p.cache.get(image); ok {
 		return known, nil
 	}
+	if err := p.silent.get(); err != nil {
+		return nil, err
+	}
 	response, err := p.plugin.run(ctx, image.Repository())
+	if errors.Is(err, errNoAnswer) {
+		p.silent.note(err)
+	}
 	if err != nil {
 		return nil, err
 	}
