@@ -87,8 +87,12 @@ soak: deps ## Edit 200 gated Deployments at random for SOAK (default 3m) while S
 	go test ./test/gate -count=1 -timeout 4h -v -ginkgo.label-filter=soak -soak.deployments=200 -soak.duration=$(or $(SOAK),3m) -soak.seed=$(or $(SEED),0)
 
 .PHONY: fuzz
-fuzz: ## Run each fuzz target for FUZZTIME (default 30s).
-	./hack/fuzz.sh $(or $(FUZZTIME),30s)
+fuzz: ## Run the fuzz targets for FUZZTIME seconds all together (default 60), each with FUZZWORKERS workers (default 2).
+	./hack/fuzz.sh $(or $(FUZZTIME),60) $(or $(FUZZWORKERS),2)
+
+.PHONY: vulncheck
+vulncheck: ## Fail if our code calls what has a known vulnerability, unless hack/vulncheck/accepted.yaml has the reason; say "NOT CHECKED" where vuln.go.dev is out of reach.
+	go run ./hack/vulncheck
 
 .PHONY: mutate
 mutate: $(GREMLINS) ## Break the pure packages in one place at a time and fail if their tests do not notice, unless hack/mutate/survivors.yaml has the reason (takes hours; PACKAGE=internal/policy for one).
