@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -265,6 +266,29 @@ var _ = Describe("Gate webhook", func() {
 			release := []byte(`[{"op":"remove","path":"/spec/paused"},{"op":"remove","path":"/metadata/labels/sluice.dev~1hold"}]`)
 			Expect(controller.Patch(ctx, &d, client.RawPatch(types.JSONPatchType, release))).To(Succeed())
 			Expect(d.Spec.Paused).To(BeFalse())
+		})
+
+		It("knows the controller by its name and its rights, in whatever namespace that is", func(ctx SpecContext) {
+			account := func(namespace string) rbacv1.Subject {
+				return rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: "sluice-controller"}
+			}
+			role := func(name string) rbacv1.RoleRef {
+				return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name}
+			}
+			elsewhere := &rbacv1.ClusterRoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}, RoleRef: role("sluice-controller"), Subjects: []rbacv1.Subject{account("images")},
+			}
+			Expect(api.Create(ctx, elsewhere)).To(Succeed())
+			DeferCleanup(func(ctx SpecContext) { Expect(api.Delete(ctx, elsewhere)).To(Succeed()) })
+			Expect(api.Create(ctx, &rbacv1.RoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "impostor"}, RoleRef: role("system:aggregate-to-edit"), Subjects: []rbacv1.Subject{account(namespace)},
+			})).To(Succeed())
+			release := client.RawPatch(types.JSONPatchType, []byte(`[{"op":"remove","path":"/spec/paused"},{"op":"remove","path":"/metadata/labels/sluice.dev~1hold"}]`))
+			releasedBy := func(user string) error { return clientFor(as(user)).Patch(ctx, plain(namespace, "held"), release) }
+
+			Eventually(releasedBy).WithArguments("system:serviceaccount:" + namespace + ":sluice-controller").
+				Should(MatchError(ContainSubstring("failed calling webhook")))
+			Eventually(releasedBy).WithArguments("system:serviceaccount:images:sluice-controller").Should(Succeed())
 		})
 	})
 })

@@ -89,7 +89,7 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 		must(typed.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 		must(controller.Create(ctx, &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.NodeImageSetSpec{NodeName: name}}))
 	}
-	agent := agentOn(t, config, typed, scheme, "node-a")
+	agent := agentOn(t, config, typed, scheme, namespace, "node-a")
 	own := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}}
 	others := &v1alpha1.NodeImageSet{ObjectMeta: metav1.ObjectMeta{Name: "node-b"}}
 	status := client.RawPatch("application/merge-patch+json", []byte(`{"status":{"observedGeneration":1}}`))
@@ -128,7 +128,7 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 	}
 
 	// A token that names no node is worth nothing, even if somebody makes one.
-	nobody := agentOn(t, config, typed, scheme, "")
+	nobody := agentOn(t, config, typed, scheme, namespace, "")
 	if err := nobody.Status().Patch(ctx, own, status); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "(none)") {
 		t.Errorf("a token without a node may answer for one: %v", err)
 	}
@@ -140,8 +140,8 @@ func impersonate(config *rest.Config, user string) *rest.Config {
 	return config
 }
 
-// agentOn is a client with a token of the agent's account, bound to the node.
-func agentOn(t *testing.T, config *rest.Config, admin client.Client, scheme *runtime.Scheme, node string) client.Client {
+// agentOn is a client with a token of the agent's account in the namespace, bound to the node.
+func agentOn(t *testing.T, config *rest.Config, admin client.Client, scheme *runtime.Scheme, namespace, node string) client.Client {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
 	if node != "" {

@@ -75,6 +75,9 @@ spec:
           image: {{ include "sluice.image" $labels }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
           args: {{- toYaml .args | nindent 12 }}
+          env:
+            - name: POD_NAMESPACE
+              valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
           resources: {{- toYaml .root.Values.controller.resources | nindent 12 }}
           securityContext: {{- include "sluice.containerSecurity" .root | nindent 12 }}
           {{- with .refusal }}
