@@ -178,7 +178,7 @@ type made struct {
 
 // newHandler makes a handler that knows one node and one image. failing says with which
 // error a kind cannot be read.
-func newHandler(t *testing.T, logged *bytes.Buffer, review func(*authenticationv1.TokenReview) error, failing func(kind string) error) made {
+func newHandler(t testing.TB, logged *bytes.Buffer, review func(*authenticationv1.TokenReview) error, failing func(kind string) error) made {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
