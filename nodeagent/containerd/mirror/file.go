@@ -6,6 +6,7 @@ package mirror
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,10 +48,12 @@ func parseFile(dir string, raw []byte) (file, error) {
 }
 
 // normalize makes the paths of a table absolute, and its keys lower case: containerd takes them in any.
+// Of a key that stands there in two, the one in lower case counts. For containerd it is the last, which
+// no map tells.
 func normalize(dir string, table map[string]any) map[string]any {
 	normal := map[string]any{}
-	for key, value := range table {
-		key = strings.ToLower(key)
+	for _, written := range slices.Sorted(maps.Keys(table)) { // upper case first
+		key, value := strings.ToLower(written), table[written]
 		if key == "ca" || key == "client" {
 			value = absolute(dir, value)
 		}
