@@ -16,11 +16,11 @@ import (
 const (
 	// maxSetBytes leaves a sixth of what etcd takes by default, 1.5 MiB, to spare.
 	maxSetBytes = 1280 << 10
-	// entryBytes is one image in the spec, in the status with the longest message, and in the
-	// managed fields of both, without what is counted below.
-	entryBytes = 2200
+	// entryBytes is one image in the spec and in the status with the longest message, without what is
+	// counted below. The managed fields of atomic lists do not grow with them.
+	entryBytes = 1750
 	// nameCopies is how often the name of an image stands there.
-	nameCopies = 4
+	nameCopies = 2
 	// requestIDBytes is one request ID in spec and status.
 	requestIDBytes = 2 * 9
 	// secretBytes is a reference to a Secret, without its names, and accountBytes how much longer one to
