@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/prometheus/procfs"
 	"k8s.io/client-go/rest"
@@ -23,6 +24,10 @@ import (
 
 // assetsVariable names the folder with the programs, as for every user of envtest.
 const assetsVariable = "KUBEBUILDER_ASSETS"
+
+// stopTimeout is how long a program may take to end: an API server with thousands of watches, or on a
+// busy machine, takes longer than the 20 s that envtest gives it.
+const stopTimeout = 2 * time.Minute
 
 // Server is a running API server.
 type Server struct {
@@ -56,8 +61,9 @@ func start(durable bool) (*Server, error) {
 		return nil, err
 	}
 	s.environment = &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join(s.Root, "config", "crd")},
-		ErrorIfCRDPathMissing: true,
+		CRDDirectoryPaths:       []string{filepath.Join(s.Root, "config", "crd")},
+		ErrorIfCRDPathMissing:   true,
+		ControlPlaneStopTimeout: stopTimeout,
 	}
 	server := s.environment.ControlPlane.GetAPIServer()
 	server.Configure().Append("disable-admission-plugins", "TaintNodesByCondition")

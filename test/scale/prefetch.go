@@ -23,6 +23,10 @@ import (
 	"github.com/sluice-dev/sluice/test/figures"
 )
 
+// concurrentHolds is how many nodes are prepared at a time. If all of them were, the API server would
+// work on requests that it has to give up, and agents would send them again.
+const concurrentHolds = 4
+
 // digestOf is the digest of an image without content.
 func digestOf(name string) string { return digest.FromString(name).String() }
 
@@ -128,8 +132,7 @@ func (r *rig) untilReady(ctx context.Context, prefetch *v1alpha1.ImagePrefetch) 
 		}
 		watch.Stop()
 	}
-	known, _ := r.truth.ready()
-	return fmt.Errorf("ImagePrefetch %s was not Ready, %d nodes had reported its images: %w", prefetch.Name, known, context.Cause(ctx))
+	return fmt.Errorf("ImagePrefetch %s was not Ready, %d nodes had reported its images: %w", prefetch.Name, r.truth.ready(), context.Cause(ctx))
 }
 
 func isReady(p *v1alpha1.ImagePrefetch) bool {
@@ -139,17 +142,7 @@ func isReady(p *v1alpha1.ImagePrefetch) bool {
 
 // untilNodesReady waits until so many nodes have reported what is expected.
 func (r *rig) untilNodesReady(ctx context.Context, count int) error {
-	for {
-		ready, more := r.truth.ready()
-		if ready >= count {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d of %d nodes have reported their images: %w", ready, count, context.Cause(ctx))
-		case <-more:
-		}
-	}
+	return r.truth.until(ctx, func() bool { return r.truth.ready() >= count })
 }
 
 // hold gives each measured node so many images, if it has fewer: while no controller runs, it writes
@@ -177,14 +170,20 @@ func (r *rig) hold(ctx context.Context, results *figures.Results, count int) err
 	}
 	r.truth.expect(images)
 	group, waiting := errgroup.WithContext(ctx)
-	group.SetLimit(concurrentSetups)
+	group.SetLimit(concurrentHolds)
 	for _, node := range r.measured {
-		group.Go(func() error { return r.ask(waiting, node, images) })
+		group.Go(func() error {
+			if err := r.ask(waiting, node, images); err != nil {
+				return err
+			}
+			return r.truth.until(waiting, func() bool { return r.truth.isReady(node.Name) })
+		})
 	}
-	if err := errors.Join(group.Wait(), r.untilNodesReady(ctx, r.opts.nodes)); err != nil {
+	if err := group.Wait(); err != nil {
 		return fmt.Errorf("prepare nodes that hold %d images: %w", count, err)
 	}
 	r.held = append(r.held, images...)
+	r.truth.expect(nil) // the nodes reported before there was anybody to know
 	return r.measure(ctx, results, fmt.Sprintf("start_%d", count), func(ctx context.Context) error {
 		return errors.Join(r.controllers.start(ctx), r.untilReady(ctx, prefetch))
 	})

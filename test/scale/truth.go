@@ -4,6 +4,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -51,11 +53,35 @@ func (t *truth) record(node string, reported []v1alpha1.NodeImageStatus, now tim
 	t.changed = make(chan struct{})
 }
 
-// ready is how many nodes are, and a channel that is closed when one more is.
-func (t *truth) ready() (nodes int, more <-chan struct{}) {
+// ready is how many nodes are.
+func (t *truth) ready() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.readyAt), t.changed
+	return len(t.readyAt)
+}
+
+// isReady reports whether a node is.
+func (t *truth) isReady(node string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nodes[node]
+}
+
+// until waits until a condition is met, which it asks for whenever one more node is ready.
+func (t *truth) until(ctx context.Context, met func() bool) error {
+	for {
+		t.mu.Lock()
+		changed := t.changed
+		t.mu.Unlock()
+		if met() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d nodes have reported their images: %w", t.ready(), context.Cause(ctx))
+		case <-changed:
+		}
+	}
 }
 
 // behind is for how long a count of ready nodes has been wrong.
