@@ -80,14 +80,19 @@ func main() {
 	opts.register(pflag.CommandLine)
 	pflag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	ctrl.SetLogger(logr.Discard()) // the clients' logs; what is to be told is printed
-	klog.SetLogger(logr.Discard())
+	discardLogs()
 	err := run(ctx, &opts, pflag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
 		os.Exit(1)
 	}
+}
+
+// discardLogs leaves out what clients log. What is to be told is printed.
+func discardLogs() {
+	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
 }
 
 func run(ctx context.Context, opts *options, names []string) (err error) {

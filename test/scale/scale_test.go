@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,11 @@ import (
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/test/figures"
 )
+
+func TestMain(m *testing.M) {
+	discardLogs()
+	os.Exit(m.Run())
+}
 
 func TestChoose(t *testing.T) {
 	for _, c := range []struct {
