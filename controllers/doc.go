@@ -11,7 +11,7 @@
 //     internal/hold, which the webhook shares.
 //   - credentials serves registry credentials to the agents: those for an image to the nodes
 //     that pull it. internal/keyring reads them from pull secrets.
-//   - certificate keeps the serving certificate of a SelfManaged installation.
+//   - certificate has the serving certificate, and publishes its CA. With SelfManaged it makes both.
 //   - installation checks an installation, updates the CRDs and, before an uninstallation,
 //     releases rollouts and removes pins.
 package controllers

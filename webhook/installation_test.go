@@ -51,9 +51,9 @@ var _ = Describe("AwaitWebhooks", Serial, func() {
 	}
 
 	It("waits until the API server trusts the webhooks", func(ctx SpecContext) {
-		other, err := admission.WriteCertificate(GinkgoT().TempDir(), net.IPv4(127, 0, 0, 1))
+		other, err := admission.NewCertificate(net.IPv4(127, 0, 0, 1))
 		Expect(err).NotTo(HaveOccurred())
-		install(ctx, other)
+		install(ctx, other.Text)
 		ended, answers := await(ctx)
 		Eventually(answers).Should(Receive(MatchError(ContainSubstring("failed to verify certificate"))))
 		Eventually(answers).Should(Receive(MatchError(ContainSubstring("failed to verify certificate"))), "it asks again")

@@ -5,6 +5,7 @@ package webhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -36,8 +37,6 @@ const (
 type Options struct {
 	// BindAddress is HOST:PORT or :PORT. Empty: there are no webhooks.
 	BindAddress string
-	// CertDir is the folder of tls.crt and tls.key, which are read again when they change.
-	CertDir string
 	// DefaultPolicy applies to a namespace that no PrefetchPolicy selects.
 	DefaultPolicy policy.Default
 }
@@ -53,9 +52,6 @@ func (o Options) Validate() error {
 	}
 	if _, _, err := splitAddress(o.BindAddress); err != nil {
 		problems = append(problems, fmt.Errorf("--webhook-bind-address must be HOST:PORT or :PORT: %w", err))
-	}
-	if o.CertDir == "" {
-		problems = append(problems, errors.New("--cert-dir must be set: webhooks are served over HTTPS only"))
 	}
 	return errors.Join(problems...)
 }
@@ -77,9 +73,12 @@ type ClusterReader interface {
 	Read(ctx context.Context, deployment *appsv1.Deployment, named *v1alpha1.ImagePrefetch) (cluster hold.Cluster, until time.Time, err error)
 }
 
+// GetCertificate returns the certificate to serve with, as in a tls.Config.
+type GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
 // NewServer returns the server for the manager that is passed to SetupWithManager; nil without a
 // bind address.
-func NewServer(o Options) (webhook.Server, error) {
+func NewServer(o Options, certificate GetCertificate) (webhook.Server, error) {
 	if o.BindAddress == "" {
 		return nil, nil
 	}
@@ -87,7 +86,9 @@ func NewServer(o Options) (webhook.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the address of the webhooks: %w", err)
 	}
-	return webhook.NewServer(webhook.Options{Host: host, Port: port, CertDir: o.CertDir}), nil
+	return webhook.NewServer(webhook.Options{Host: host, Port: port, TLSOpts: []func(*tls.Config){
+		func(config *tls.Config) { config.GetCertificate = certificate },
+	}}), nil
 }
 
 // +kubebuilder:rbac:groups=sluice.dev,resources=imageprefetches;prefetchpolicies,verbs=list;watch

@@ -49,7 +49,7 @@ var (
 	scheme     = runtime.NewScheme()
 	stopServer func()
 	address    string
-	certDir    string
+	serving    *admission.Certificate
 )
 
 func TestWebhooks(t *testing.T) {
@@ -75,13 +75,12 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	controller = clientFor(as(controllerAccount))
 	stranger = clientFor(as("stranger", "system:masters"))
 
-	certDir = GinkgoT().TempDir()
-	ca, err := admission.WriteCertificate(certDir, net.IPv4(127, 0, 0, 1))
+	serving, err = admission.NewCertificate(net.IPv4(127, 0, 0, 1))
 	Expect(err).NotTo(HaveOccurred())
 	address = freeAddress()
 	serve()
 	DeferCleanup(func() { stopServer() })
-	Expect(admission.Install(ctx, api, server.Root, "https://"+address, ca)).To(Succeed())
+	Expect(admission.Install(ctx, api, server.Root, "https://"+address, serving.Text)).To(Succeed())
 	untilAsked(ctx)
 })
 
@@ -110,9 +109,9 @@ func freeAddress() string {
 // serve starts the webhooks, with the rights of the controller.
 func serve() {
 	GinkgoHelper()
-	options := webhook.Options{BindAddress: address, CertDir: certDir, DefaultPolicy: policy.DefaultDeny}
+	options := webhook.Options{BindAddress: address, DefaultPolicy: policy.DefaultDeny}
 	Expect(options.Validate()).To(Succeed())
-	webhooks, err := webhook.NewServer(options)
+	webhooks, err := webhook.NewServer(options, serving.Get)
 	Expect(err).NotTo(HaveOccurred())
 	manager, err := ctrl.NewManager(as(controllerAccount), ctrl.Options{
 		Scheme: scheme, WebhookServer: webhooks,

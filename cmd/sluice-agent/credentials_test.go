@@ -51,8 +51,8 @@ func TestCredentialFlags(t *testing.T) {
 	}{
 		{"every pull is anonymous by default", "", credentials.Options{}, ""},
 		{
-			"an endpoint", "--credentials-url=https://sluice:9444 --credentials-token-file=/token --credentials-ca-file=/ca.crt",
-			credentials.Options{URL: "https://sluice:9444", TokenFile: "/token", CAFile: "/ca.crt"}, "",
+			"an endpoint", "--credentials-url=https://sluice:9444 --credentials-token-file=/token --credentials-ca-configmap=sluice-system/ca",
+			credentials.Options{URL: "https://sluice:9444", TokenFile: "/token", CAConfigMap: "sluice-system/ca"}, "",
 		},
 		{
 			"no token for an endpoint in the clear", "--credentials-url=http://sluice:9444 --credentials-token-file=/token",

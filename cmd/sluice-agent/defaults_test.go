@@ -16,5 +16,5 @@ func TestDefaultsAreThoseOfTheChartAndItsGuide(t *testing.T) {
 	var options Options
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	options.addFlags(flags)
-	defaults.Flags(t, "../..", "agent", flags, "node-name", "credentials-url", "credentials-token-file", "credentials-ca-file")
+	defaults.Flags(t, "../..", "agent", flags, "node-name", "credentials-url", "credentials-token-file", "credentials-ca-configmap")
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/cmd/restconfig"
+	"github.com/sluice-dev/sluice/internal/objectkey"
 	"github.com/sluice-dev/sluice/nodeagent"
 	"github.com/sluice-dev/sluice/nodeagent/containerd"
 	"github.com/sluice-dev/sluice/nodeagent/credentialprovider"
@@ -114,7 +116,7 @@ const mirrorStartTimeout = time.Minute
 
 func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("register the API kinds: %w", err)
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
@@ -135,9 +137,9 @@ func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	var secrets nodeagent.Credentials
-	if options.Credentials.URL != "" {
-		secrets = credentials.New(options.Credentials)
+	secrets, err := newCredentials(mgr, options.Credentials)
+	if err != nil {
+		return nil, err
 	}
 	var nodeCredentials nodeagent.NodeCredentials
 	if options.CredentialProvider.Enabled() {
@@ -165,6 +167,21 @@ func addAgent(mgr ctrl.Manager, containers nodeagent.Runtime, options Options) (
 		return nil, fmt.Errorf("set up the reconciler: %w", err)
 	}
 	return agent, nil
+}
+
+// newCredentials returns the client of the credential endpoint; nil if there is none.
+func newCredentials(mgr ctrl.Manager, options credentials.Options) (nodeagent.Credentials, error) {
+	if options.URL == "" {
+		return nil, nil
+	}
+	if options.CAConfigMap == "" {
+		return credentials.New(options, nil), nil
+	}
+	configMap, err := objectkey.Parse(options.CAConfigMap)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.New(options, nodeagent.CAReader(mgr.GetAPIReader(), configMap)), nil
 }
 
 // addProbes adds the health checks. The agent is alive as long as the process answers.

@@ -98,8 +98,8 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"https://HOST:PORT of the controller's credential endpoint; empty pulls everything without credentials")
 	flags.StringVar(&o.Credentials.TokenFile, "credentials-token-file", "",
 		"file with a token of the agent's service account for the endpoint's audience, which is read for each request")
-	flags.StringVar(&o.Credentials.CAFile, "credentials-ca-file", "",
-		"file with the certificates that the endpoint's is checked against, which is read for each request; empty: those of the system")
+	flags.StringVar(&o.Credentials.CAConfigMap, "credentials-ca-configmap", "",
+		"NAMESPACE/NAME of the ConfigMap with the certificates that the endpoint's is checked against (ca.crt), which is read for each request; empty: those of the system")
 	flags.StringVar(&o.CredentialProvider.Config, "image-credential-provider-config", "",
 		"the kubelet's file of this name, or folder of files, with the credential providers of the node; empty runs none")
 	flags.StringVar(&o.CredentialProvider.BinDir, "image-credential-provider-bin-dir", "",

@@ -4,40 +4,40 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/installation"
+	"github.com/sluice-dev/sluice/internal/objectkey"
 )
 
-// keepCertificate adds to the manager what makes and renews the serving certificate. When it
-// returns, there is a certificate.
-func keepCertificate(ctx context.Context, mgr ctrl.Manager, options Options) error {
-	secret, err := certificate.ParseSecret(options.SelfManagedCertificate)
+// newKeeper returns what has the serving certificate, once the manager runs it; nil if nothing is served.
+func newKeeper(config *rest.Config, scheme *runtime.Scheme, options Options) (*certificate.Keeper, error) {
+	if options.CertificateSecret == "" {
+		return nil, nil
+	}
+	secret, err := objectkey.Parse(options.CertificateSecret)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Not the manager's client, which would list and watch secrets.
-	direct, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme()})
+	direct, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
-		return fmt.Errorf("make a client: %w", err)
+		return nil, fmt.Errorf("make a client: %w", err)
 	}
 	service := "sluice-controller." + secret.Namespace + ".svc"
-	keeper := &certificate.Keeper{
+	return &certificate.Keeper{
 		Client:               direct,
 		Secret:               secret,
-		Dir:                  options.CertDir,
+		CA:                   client.ObjectKey{Namespace: secret.Namespace, Name: installation.CAConfigMap},
+		SelfManaged:          options.SelfManagedCertificate,
 		Names:                []string{service, service + ".cluster.local"},
 		WebhookConfiguration: installation.WebhookConfiguration,
 		Clock:                clock.RealClock{},
-	}
-	if err := keeper.Ensure(ctx); err != nil {
-		return err
-	}
-	return mgr.Add(keeper)
+	}, nil
 }

@@ -21,16 +21,16 @@ func TestCredentialFlags(t *testing.T) {
 			credentials.Options{Audience: "sluice.dev/credentials", AgentServiceAccount: "sluice-system/sluice-agent"}, "",
 		},
 		{
-			reason: "the endpoint serves the controller's certificate",
-			line:   "--credentials-bind-address=:9444 --cert-dir=/tls --agent-service-account=other/agent --credentials-audience=mine",
-			want:   credentials.Options{BindAddress: ":9444", CertDir: "/tls", Audience: "mine", AgentServiceAccount: "other/agent"},
+			reason: "an endpoint for another account",
+			line:   "--credentials-bind-address=:9444 --certificate-secret=sluice-system/tls --agent-service-account=other/agent --credentials-audience=mine",
+			want:   credentials.Options{BindAddress: ":9444", Audience: "mine", AgentServiceAccount: "other/agent"},
 		},
 		{
 			"it does not serve in the clear", "--credentials-bind-address=:9444",
-			credentials.Options{}, "--cert-dir must be set: the credential endpoint serves HTTPS only",
+			credentials.Options{}, "--credentials-bind-address needs --certificate-secret: credentials are served over HTTPS only",
 		},
 		{
-			"nor every account", "--credentials-bind-address=:9444 --cert-dir=/tls --agent-service-account=agent",
+			"nor every account", "--credentials-bind-address=:9444 --certificate-secret=sluice-system/tls --agent-service-account=agent",
 			credentials.Options{}, `--agent-service-account must be NAMESPACE/NAME, not "agent"`,
 		},
 	} {

@@ -19,7 +19,7 @@ func TestDefaultsAreThoseOfTheChartAndItsGuide(t *testing.T) {
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	options.addFlags(flags)
 	defaults.Flags(t, "../..", "controller", flags,
-		"webhook-bind-address", "credentials-bind-address", "cert-dir", "agent-daemonset")
+		"webhook-bind-address", "credentials-bind-address", "certificate-secret", "agent-daemonset")
 }
 
 // The chart does not set these addresses, but names their ports.

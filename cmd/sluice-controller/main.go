@@ -27,6 +27,7 @@ import (
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
 	"github.com/sluice-dev/sluice/cmd/restconfig"
+	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution"
 	"github.com/sluice-dev/sluice/controllers/gate"
@@ -79,13 +80,21 @@ func run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := newManager(config, options)
+	scheme, err := newScheme()
 	if err != nil {
 		return err
 	}
-	if options.SelfManagedCertificate != "" {
-		if err := keepCertificate(ctx, mgr, options); err != nil {
-			return fmt.Errorf("keep the serving certificate: %w", err)
+	keeper, err := newKeeper(config, scheme, options)
+	if err != nil {
+		return fmt.Errorf("set up the serving certificate: %w", err)
+	}
+	mgr, err := newManager(config, scheme, keeper, options)
+	if err != nil {
+		return err
+	}
+	if keeper != nil {
+		if err := mgr.Add(keeper); err != nil {
+			return fmt.Errorf("add the serving certificate: %w", err)
 		}
 	}
 	if err := addDistribution(mgr, options); err != nil {
@@ -104,27 +113,23 @@ func run(ctx context.Context, options Options) error {
 		}
 	}
 	if options.Credentials.BindAddress != "" {
-		if _, err := credentials.SetupWithManager(mgr, options.Credentials); err != nil {
+		if _, err := credentials.SetupWithManager(mgr, options.Credentials, keeper.GetCertificate); err != nil {
 			return fmt.Errorf("set up the credential endpoint: %w", err)
 		}
 	}
-	if err := addProbes(mgr, options); err != nil {
+	if err := addProbes(mgr, keeper, options); err != nil {
 		return fmt.Errorf("add health checks: %w", err)
 	}
 	ctrl.Log.Info("Started sluice-controller", "version", version)
 	return mgr.Start(ctx)
 }
 
-func newManager(config *rest.Config, options Options) (ctrl.Manager, error) {
-	scheme, err := newScheme()
-	if err != nil {
-		return nil, err
-	}
+func newManager(config *rest.Config, scheme *runtime.Scheme, keeper *certificate.Keeper, options Options) (ctrl.Manager, error) {
 	cacheOptions := distribution.CacheOptions()
 	if err := gate.AddToCache(&cacheOptions, options.agents()); err != nil {
 		return nil, fmt.Errorf("set up the cache: %w", err)
 	}
-	webhookServer, err := webhook.NewServer(options.Webhook)
+	webhookServer, err := webhook.NewServer(options.Webhook, keeper.GetCertificate)
 	if err != nil {
 		return nil, fmt.Errorf("set up the webhook server: %w", err)
 	}
@@ -218,8 +223,8 @@ func addGate(mgr ctrl.Manager, cluster *gate.ClusterReader) error {
 }
 
 // addProbes adds the health checks. The controller is alive as long as the process answers, and
-// ready when its cache is synced and its webhooks listen.
-func addProbes(mgr ctrl.Manager, options Options) error {
+// ready when its cache is synced, it has a certificate and its webhooks listen.
+func addProbes(mgr ctrl.Manager, keeper *certificate.Keeper, options Options) error {
 	err := mgr.AddHealthzCheck("ping", healthz.Ping)
 	err = errors.Join(err, mgr.AddReadyzCheck("cache", func(request *http.Request) error {
 		// A synced cache answers at once, so this does not wait.
@@ -230,6 +235,9 @@ func addProbes(mgr ctrl.Manager, options Options) error {
 		}
 		return nil
 	}))
+	if keeper != nil {
+		err = errors.Join(err, mgr.AddReadyzCheck("certificate", keeper.Ready))
+	}
 	if options.Webhook.BindAddress != "" {
 		err = errors.Join(err, mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()))
 	}

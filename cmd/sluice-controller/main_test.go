@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/sluice-dev/sluice/controllers/installation"
 	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
@@ -48,6 +49,7 @@ func TestRun(t *testing.T) {
 	options, err := parse([]string{
 		"--kubeconfig=" + kubeconfig, "--leader-elect-namespace=sluice-system",
 		"--health-probe-bind-address=" + health, "--metrics-bind-address=" + figures,
+		"--credentials-bind-address=127.0.0.1:0", "--certificate-secret=sluice-system/tls", "--self-managed-certificate",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +64,15 @@ func TestRun(t *testing.T) {
 	// The controller works only once it holds the lease.
 	await(ctx, t, "http://"+figures+"/metrics", "sluice_seeds_replaced_total 0")
 	await(ctx, t, "http://"+figures+"/metrics", `leader_election_master_status{name="sluice-controller"} 1`)
+	// It was ready, so it has a certificate, and has told of the CA.
+	secret, err := clients.CoreV1().Secrets("sluice-system").Get(ctx, "tls", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	published, err := clients.CoreV1().ConfigMaps("sluice-system").Get(ctx, installation.CAConfigMap, metav1.GetOptions{})
+	if err != nil || published.Data["ca.crt"] != string(secret.Data["ca.crt"]) {
+		t.Errorf("published is %v, %v", published, err)
+	}
 	lease, err := clients.CoordinationV1().Leases("sluice-system").Get(ctx, "sluice-controller", metav1.GetOptions{})
 	if err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
 		t.Errorf("the lease is %v, %v", lease, err)

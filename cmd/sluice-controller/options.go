@@ -6,19 +6,19 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/cmd/restconfig"
-	"github.com/sluice-dev/sluice/controllers/certificate"
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/controllers/distribution/plan"
+	"github.com/sluice-dev/sluice/controllers/installation"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/internal/duration"
 	"github.com/sluice-dev/sluice/internal/logging"
+	"github.com/sluice-dev/sluice/internal/objectkey"
 	"github.com/sluice-dev/sluice/internal/policy"
 	"github.com/sluice-dev/sluice/webhook"
 )
@@ -46,8 +46,8 @@ type Options struct {
 
 	NodeLocalRepositories []string
 
-	CertDir                string
-	SelfManagedCertificate string
+	CertificateSecret      string
+	SelfManagedCertificate bool
 
 	Credentials credentials.Options
 	Webhook     webhook.Options
@@ -68,7 +68,6 @@ func parse(args []string) (Options, error) {
 	if flags.NArg() > 0 {
 		return Options{}, fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
 	}
-	o.Credentials.CertDir, o.Webhook.CertDir = o.CertDir, o.CertDir
 	if o.Version {
 		return o, nil
 	}
@@ -112,10 +111,11 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"address of the HTTPS endpoint of the admission webhooks, such as :9443; empty serves none, and nothing is held")
 	flags.StringVar((*string)(&o.Webhook.DefaultPolicy), "default-policy", string(policy.DefaultAllow),
 		"what a namespace that no PrefetchPolicy selects may prefetch: Allow (everything) or Deny (nothing)")
-	flags.StringVar(&o.CertDir, "cert-dir", "",
-		"folder with tls.crt and tls.key, which are read again when they change")
-	flags.StringVar(&o.SelfManagedCertificate, "self-managed-certificate", "",
-		"NAMESPACE/NAME of a secret to keep a certificate in that the controller makes and renews itself, and writes to --cert-dir; empty leaves that to others")
+	flags.StringVar(&o.CertificateSecret, "certificate-secret", "",
+		"NAMESPACE/NAME of the secret with the certificate for HTTPS (tls.crt, tls.key) and its CA (ca.crt), which is read again when it changes; "+
+			"the CA is published in the ConfigMap "+installation.CAConfigMap+" of that namespace")
+	flags.BoolVar(&o.SelfManagedCertificate, "self-managed-certificate", false,
+		"make and renew what is in --certificate-secret, and put the CA into the webhook configurations; without it, others do")
 	flags.BoolVar(&o.LeaderElect, "leader-elect", true,
 		"act only while holding the lease, so that several replicas can run")
 	flags.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "",
@@ -143,18 +143,23 @@ func (o Options) Validate() error {
 	reject(o.SeedTimeout < minSeedTimeout, "--seed-timeout must be %s or more, such as 2m, not %s",
 		duration.Format(minSeedTimeout), duration.Format(o.SeedTimeout))
 	reject(o.AgentTimeout <= 0, "--agent-timeout must be more than 0, such as 1m, not %s", duration.Format(o.AgentTimeout))
-	reject(o.AgentDaemonSet != "" && o.agents().Name == "", "--agent-daemonset must be NAMESPACE/NAME, not %q", o.AgentDaemonSet)
+	if o.AgentDaemonSet != "" {
+		_, err := objectkey.Parse(o.AgentDaemonSet)
+		reject(err != nil, "--agent-daemonset %w", err)
+	}
 	fallback := plan.MirrorFallback(o.MirrorFallback)
 	reject(fallback != plan.FallbackUpstream && fallback != plan.FallbackNever,
 		"--mirror-fallback must be %s or %s, not %q", plan.FallbackUpstream, plan.FallbackNever, o.MirrorFallback)
 	_, err := policy.ParseRepositories(o.NodeLocalRepositories)
 	reject(err != nil, "--node-local-repositories: %w", err)
 	problems = append(problems, o.Credentials.Validate(), o.Webhook.Validate())
-	if o.SelfManagedCertificate != "" {
-		_, err := certificate.ParseSecret(o.SelfManagedCertificate)
-		reject(err != nil, "--self-managed-certificate must be NAMESPACE/NAME, not %q", o.SelfManagedCertificate)
-		reject(o.CertDir == "", "--self-managed-certificate needs --cert-dir")
+	if o.CertificateSecret != "" {
+		_, err := objectkey.Parse(o.CertificateSecret)
+		reject(err != nil, "--certificate-secret %w", err)
 	}
+	reject(o.Webhook.BindAddress != "" && o.CertificateSecret == "", "--webhook-bind-address needs --certificate-secret: webhooks are served over HTTPS only")
+	reject(o.Credentials.BindAddress != "" && o.CertificateSecret == "", "--credentials-bind-address needs --certificate-secret: credentials are served over HTTPS only")
+	reject(o.SelfManagedCertificate && o.CertificateSecret == "", "--self-managed-certificate needs --certificate-secret")
 	return errors.Join(append(problems, o.Log.Validate())...)
 }
 
@@ -173,9 +178,6 @@ func (o Options) Limits() plan.Limits {
 
 // agents is the key of the agents' DaemonSet; empty if none is named, or the name is malformed.
 func (o Options) agents() client.ObjectKey {
-	namespace, name, found := strings.Cut(o.AgentDaemonSet, "/")
-	if !found || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return client.ObjectKey{}
-	}
-	return client.ObjectKey{Namespace: namespace, Name: name}
+	key, _ := objectkey.Parse(o.AgentDaemonSet)
+	return key
 }

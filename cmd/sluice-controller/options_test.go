@@ -61,20 +61,21 @@ func TestVersionNeedsNoOtherFlag(t *testing.T) {
 
 func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 	for line, want := range map[string]string{
-		"--upstream-pullers=0":                           "--upstream-pullers must be 1 or more, not 0",
-		"--fanout=0":                                     "--fanout must be 1 or more, not 0",
-		"--max-concurrent-pulls=-1":                      "--max-concurrent-pulls must be 0 (no limit) or more, not -1",
-		"--seed-timeout=9s":                              "--seed-timeout must be 10s or more, such as 2m, not 9s",
-		"--agent-timeout=-1s":                            "--agent-timeout must be more than 0, such as 1m, not -1s",
-		"--mirror-fallback=upstream":                     `--mirror-fallback must be Upstream or Never, not "upstream"`,
-		"--node-local-repositories=app":                  `--node-local-repositories: "app" is ambiguous: name the registry, such as "docker.io/library/app"`,
-		"--self-managed-certificate=tls --cert-dir=/tls": `--self-managed-certificate must be NAMESPACE/NAME, not "tls"`,
-		"--self-managed-certificate=a/tls":               "--self-managed-certificate needs --cert-dir",
-		"--log-format=xml":                               `--log-format must be json or text, not "xml"`,
-		"--verbosity=-1":                                 "--verbosity must be 0 or more, not -1",
-		"--fanout=0 -v -1":                               "--fanout must be 1 or more, not 0\n--verbosity must be 0 or more, not -1",
-		"--nonsense":                                     "unknown flag: --nonsense",
-		"serve":                                          `unexpected argument "serve": there are only flags`,
+		"--upstream-pullers=0":          "--upstream-pullers must be 1 or more, not 0",
+		"--fanout=0":                    "--fanout must be 1 or more, not 0",
+		"--max-concurrent-pulls=-1":     "--max-concurrent-pulls must be 0 (no limit) or more, not -1",
+		"--seed-timeout=9s":             "--seed-timeout must be 10s or more, such as 2m, not 9s",
+		"--agent-timeout=-1s":           "--agent-timeout must be more than 0, such as 1m, not -1s",
+		"--mirror-fallback=upstream":    `--mirror-fallback must be Upstream or Never, not "upstream"`,
+		"--node-local-repositories=app": `--node-local-repositories: "app" is ambiguous: name the registry, such as "docker.io/library/app"`,
+		"--certificate-secret=tls":      `--certificate-secret must be NAMESPACE/NAME, not "tls"`,
+		"--self-managed-certificate":    "--self-managed-certificate needs --certificate-secret",
+		"--agent-daemonset=agents":      `--agent-daemonset must be NAMESPACE/NAME, not "agents"`,
+		"--log-format=xml":              `--log-format must be json or text, not "xml"`,
+		"--verbosity=-1":                "--verbosity must be 0 or more, not -1",
+		"--fanout=0 -v -1":              "--fanout must be 1 or more, not 0\n--verbosity must be 0 or more, not -1",
+		"--nonsense":                    "unknown flag: --nonsense",
+		"serve":                         `unexpected argument "serve": there are only flags`,
 	} {
 		_, err := parse(strings.Fields(line))
 		if err == nil || err.Error() != want {

@@ -6,14 +6,13 @@ package certificate
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+	"net/http"
+	"sync/atomic"
 	"time"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,153 +22,155 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// interval bounds how long another's change to the Secret or to the webhook configurations goes
-// unnoticed.
-const interval = 10 * time.Second
+const (
+	// interval bounds how long another's change to the Secret, the ConfigMap or the webhook
+	// configurations goes unnoticed.
+	interval = 10 * time.Second
+	// settle is the time between telling of a new CA and serving with it. An agent that has read the
+	// ConfigMap before has made its connection by then, and API servers have read the webhook
+	// configurations. It is also the pause before another try.
+	settle = 2 * time.Second
+	// forgetAfter is how long the CA before stays trusted. The other replicas need interval and settle
+	// to serve with the new one; the rest is for one that could not read for a while.
+	forgetAfter = 10 * time.Minute
+)
 
-// Keeper keeps the certificate valid and in place. It is a manager.Runnable that runs on every
-// replica.
+// errNone is the answer to a client while there is no certificate.
+var errNone = errors.New("there is no serving certificate yet")
+
+// +kubebuilder:rbac:groups="",namespace=sluice-system,resources=secrets,resourceNames=sluice-controller-tls,verbs=get
+// +kubebuilder:rbac:groups="",namespace=sluice-system,resources=configmaps,resourceNames=sluice-controller-ca,verbs=get;update
+// +kubebuilder:rbac:groups="",namespace=sluice-system,resources=configmaps,verbs=create
+
+// Keeper has the certificate to serve with, and tells clients of its CA. It is a manager.Runnable that
+// runs on every replica.
 type Keeper struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Secret is the Secret that has the certificate.
+	// Secret is the Secret that has the certificate and its CA.
 	Secret client.ObjectKey
-	// Dir is the folder for tls.crt and tls.key.
-	Dir string
+	// CA is the ConfigMap that the agents read. It has the CA, and nothing else.
+	CA client.ObjectKey
+	// SelfManaged has the Keeper make and renew what is in the Secret, and put the CA into the webhook
+	// configurations. Otherwise cert-manager does both.
+	SelfManaged bool
 	// Names are the DNS names of the controller's Service.
 	Names []string
 	// WebhookConfiguration is the name of both configurations that need the CA.
 	WebhookConfiguration string
 	// Clock is compared with the dates of the certificates.
-	Clock clock.WithTicker
-}
+	Clock clock.Clock
 
-// ParseSecret parses NAMESPACE/NAME.
-func ParseSecret(text string) (client.ObjectKey, error) {
-	namespace, name, ok := strings.Cut(text, "/")
-	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return client.ObjectKey{}, fmt.Errorf("%q is not NAMESPACE/NAME", text)
-	}
-	return client.ObjectKey{Namespace: namespace, Name: name}, nil
+	served atomic.Pointer[tls.Certificate]
+	ca     []byte    // what clients were told last, by this replica
+	told   time.Time // when that was new
 }
 
 // NeedLeaderElection is false: every replica serves.
 func (k *Keeper) NeedLeaderElection() bool { return false }
 
+// GetCertificate is for a tls.Config. It fails while there is no certificate yet.
+func (k *Keeper) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if served := k.served.Load(); served != nil {
+		return served, nil
+	}
+	return nil, errNone
+}
+
+// Ready is a health check that fails while there is no certificate yet.
+func (k *Keeper) Ready(*http.Request) error {
+	_, err := k.GetCertificate(nil)
+	return err
+}
+
 // Start runs until ctx ends. It retries after an error, and has time for that: certificates are
 // renewed a month before they end.
 func (k *Keeper) Start(ctx context.Context) error {
-	ticker := k.Clock.NewTicker(interval)
-	defer ticker.Stop()
 	for {
-		if err := k.Ensure(ctx); err != nil && ctx.Err() == nil {
+		pause := interval
+		switch settled, err := k.pass(ctx); {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
 			log.FromContext(ctx).Error(err, "Could not keep the certificate")
+			pause = settle
+		case !settled:
+			pause = settle
 		}
+		timer := k.Clock.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
-		case <-ticker.C():
+		case <-timer.C():
 		}
 	}
 }
 
-// Ensure puts the certificate into the Secret and the folder, and the CA into the webhook
-// configurations. Once it has returned without an error, servers can start.
-func (k *Keeper) Ensure(ctx context.Context) error {
-	content, err := k.ensureSecret(ctx)
+// pass tells clients of the CA in the Secret, and serves with the certificate in it. It has not settled
+// while it waits to serve with a CA that clients have just been told of. A replica that serves nothing
+// yet does not wait: nobody counts on it.
+func (k *Keeper) pass(ctx context.Context) (settled bool, err error) {
+	content, err := k.readSecret(ctx)
 	if err != nil {
-		return fmt.Errorf("keep the certificate in secret %s: %w", k.Secret, err)
+		return false, fmt.Errorf("read the certificate in secret %s: %w", k.Secret, err)
 	}
-	if err := k.writeFiles(content); err != nil {
-		return fmt.Errorf("write the certificate: %w", err)
+	pair, err := content.pair()
+	if err != nil {
+		return false, fmt.Errorf("take the certificate from secret %s: %w", k.Secret, err)
 	}
-	if err := k.injectCA(ctx, content[caCertKey]); err != nil {
-		return fmt.Errorf("put the CA into the webhook configurations: %w", err)
+	ca := content[caCertKey]
+	known := bytes.Equal(k.ca, ca)
+	if err := k.tell(ctx, ca, known && k.Clock.Since(k.told) >= forgetAfter); err != nil {
+		return false, err
 	}
-	return nil
+	if !known {
+		k.ca, k.told = ca, k.Clock.Now()
+	}
+	before := k.served.Load()
+	if before != nil && k.Clock.Since(k.told) < settle {
+		return false, nil
+	}
+	if before == nil || !before.Leaf.Equal(pair.Leaf) {
+		k.served.Store(pair)
+		log.FromContext(ctx).Info("Took the serving certificate", "secret", k.Secret, "notAfter", pair.Leaf.NotAfter)
+	}
+	return true, nil
 }
 
-// ensureSecret returns the content of the Secret, after it has renewed what is missing or about to
-// end. Replicas may do so at the same time: the one that writes first decides for all.
-func (k *Keeper) ensureSecret(ctx context.Context) (next material, err error) {
-	isRetriable := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
-	err = retry.OnError(retry.DefaultRetry, isRetriable, func() error {
+// readSecret returns the content of the Secret; with SelfManaged, after it has renewed what is missing
+// or about to end. Replicas may do so at the same time: the one that writes first decides for all.
+func (k *Keeper) readSecret(ctx context.Context) (content material, err error) {
+	err = retryWrites(func() error {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.Secret.Namespace, Name: k.Secret.Name}}
 		err := k.Client.Get(ctx, k.Secret, secret)
+		if !k.SelfManaged {
+			content = secret.Data
+			return err
+		}
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
 		absent := err != nil
 		stored := material(secret.Data)
-		if next, err = stored.renewed(k.Clock.Now(), k.Names); err != nil {
+		if content, err = stored.renewed(k.Clock.Now(), k.Names); err != nil {
 			return err
 		}
-		if stored.equal(next) {
+		if stored.equal(content) {
 			return nil
 		}
-		secret.Data = next
+		secret.Data = content
 		if absent {
 			secret.Type = corev1.SecretTypeTLS
 			return k.Client.Create(ctx, secret)
 		}
 		return k.Client.Update(ctx, secret)
 	})
-	return next, err
+	return content, err
 }
 
-// writeFiles writes the key before the certificate. A server that reads between the two finds that
-// they do not match, and reads again when the certificate changes.
-func (k *Keeper) writeFiles(content material) error {
-	for _, name := range []string{leafKeyKey, leafCertKey} {
-		path := filepath.Join(k.Dir, name)
-		if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, content[name]) {
-			continue
-		}
-		temporary := path + ".new"
-		if err := os.WriteFile(temporary, content[name], 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(temporary, path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// injectCA writes the CA into the webhook configurations, so that the API server trusts the webhooks.
-// A configuration that does not exist is left out.
-func (k *Keeper) injectCA(ctx context.Context, ca []byte) error {
-	meta := metav1.ObjectMeta{Name: k.WebhookConfiguration}
-	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: meta}
-	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: meta}
-	return errors.Join(
-		k.setCA(ctx, mutating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
-			for i := range mutating.Webhooks {
-				configs = append(configs, &mutating.Webhooks[i].ClientConfig)
-			}
-			return configs
-		}, ca),
-		k.setCA(ctx, validating, func() (configs []*admissionregistrationv1.WebhookClientConfig) {
-			for i := range validating.Webhooks {
-				configs = append(configs, &validating.Webhooks[i].ClientConfig)
-			}
-			return configs
-		}, ca))
-}
-
-func (k *Keeper) setCA(ctx context.Context, configuration client.Object, configs func() []*admissionregistrationv1.WebhookClientConfig, ca []byte) error {
-	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		if err := k.Client.Get(ctx, client.ObjectKeyFromObject(configuration), configuration); err != nil {
-			return client.IgnoreNotFound(err)
-		}
-		changed := false
-		for _, config := range configs() {
-			changed = changed || !bytes.Equal(config.CABundle, ca)
-			config.CABundle = ca
-		}
-		if !changed {
-			return nil
-		}
-		return k.Client.Update(ctx, configuration)
-	})
+// retryWrites reads and writes again when another replica has written in between.
+func retryWrites(try func() error) error {
+	lost := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+	return retry.OnError(retry.DefaultRetry, lost, try)
 }

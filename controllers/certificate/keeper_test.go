@@ -5,98 +5,34 @@ package certificate_test
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"os"
-	"path/filepath"
-	"testing"
+	"errors"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"golang.org/x/sync/errgroup"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	clocktesting "k8s.io/utils/clock/testing"
-	"k8s.io/utils/ptr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/controllers/certificate"
-	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
-var api client.Client
-
-func TestKeeper(t *testing.T) {
-	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(20 * time.Second)
-	EnforceDefaultTimeoutsWhenUsingContexts()
-	RunSpecs(t, "Certificate")
-}
-
-var _ = BeforeSuite(func() {
-	server, err := apiserver.Start()
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(server.Stop()).To(Succeed()) })
-	api, err = client.New(server.Config, client.Options{})
-	Expect(err).NotTo(HaveOccurred())
-})
-
 var _ = Describe("Keeper", func() {
-	const service = "sluice-controller.default.svc"
-	var clock *clocktesting.FakeClock
-
-	newKeeper := func() *certificate.Keeper {
-		return &certificate.Keeper{
-			Client:               api,
-			Secret:               client.ObjectKey{Namespace: "default", Name: "tls"},
-			Dir:                  GinkgoT().TempDir(),
-			Names:                []string{service},
-			WebhookConfiguration: "sluice",
-			Clock:                clock,
-		}
-	}
-	secret := func(ctx context.Context) *corev1.Secret {
-		GinkgoHelper()
-		s := &corev1.Secret{}
-		Expect(api.Get(ctx, client.ObjectKey{Namespace: "default", Name: "tls"}, s)).To(Succeed())
-		return s
-	}
-
-	BeforeEach(func() { clock = clocktesting.NewFakeClock(time.Now()) })
-	AfterEach(func(ctx SpecContext) {
-		Expect(client.IgnoreNotFound(api.Delete(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tls"}}))).To(Succeed())
-	})
-
 	It("gives replicas that start at the same time one certificate, which clients with the CA accept", func(ctx SpecContext) {
 		keepers := []*certificate.Keeper{newKeeper(), newKeeper(), newKeeper()}
 		var group errgroup.Group
 		for _, keeper := range keepers {
-			group.Go(func() error { return keeper.Ensure(ctx) })
+			group.Go(func() error { _, err := keeper.Pass(ctx); return err })
 		}
 		Expect(group.Wait()).To(Succeed())
 
-		roots := x509.NewCertPool()
-		Expect(roots.AppendCertsFromPEM(secret(ctx).Data["ca.crt"])).To(BeTrue())
+		roots := trusted(published(ctx).Data["ca.crt"])
 		for _, keeper := range keepers {
-			pair, err := tls.LoadX509KeyPair(filepath.Join(keeper.Dir, "tls.crt"), filepath.Join(keeper.Dir, "tls.key"))
-			Expect(err).NotTo(HaveOccurred())
-			Expect(pair.Certificate[0]).To(Equal(certificateOf(keepers[0]).Certificate[0]))
-			_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: service})
+			Expect(servedBy(keeper)).To(Equal(servedBy(keepers[0])))
+			_, err := servedBy(keeper).Verify(x509.VerifyOptions{Roots: roots, DNSName: service})
 			Expect(err).NotTo(HaveOccurred())
 		}
-	})
-
-	It("leaves the CA's key in the Secret alone", func(ctx SpecContext) {
-		keeper := newKeeper()
-		Expect(keeper.Ensure(ctx)).To(Succeed())
-		files, err := filepath.Glob(filepath.Join(keeper.Dir, "*"))
-		Expect(err).NotTo(HaveOccurred())
-		Expect(files).To(ConsistOf(HaveSuffix("/tls.crt"), HaveSuffix("/tls.key")))
-		info, err := os.Stat(filepath.Join(keeper.Dir, "tls.key"))
-		Expect(err).NotTo(HaveOccurred())
-		Expect(info.Mode().Perm()).To(Equal(os.FileMode(0o600)))
 	})
 
 	It("renews the certificate before it ends, without being told", func(ctx SpecContext) {
@@ -105,58 +41,211 @@ var _ = Describe("Keeper", func() {
 		done := make(chan error)
 		go func() { done <- keeper.Start(running) }()
 		Eventually(clock.HasWaiters).Should(BeTrue())
-		served := func() ([]byte, error) { return os.ReadFile(filepath.Join(keeper.Dir, "tls.crt")) }
-		Eventually(served).ShouldNot(BeEmpty())
-		first, err := served()
-		Expect(err).NotTo(HaveOccurred())
+		first := servedBy(keeper)
+		Expect(first).NotTo(BeNil())
 
 		clock.Step(61 * 24 * time.Hour)
 
-		Eventually(served).ShouldNot(Equal(first))
+		Eventually(func() *x509.Certificate { return servedBy(keeper) }).ShouldNot(Equal(first))
 		stop()
 		Expect(<-done).To(Succeed())
 	})
 
+	It("is not ready before cert-manager has issued a certificate, and is soon after", func(ctx SpecContext) {
+		keeper := newReader()
+		running, stop := context.WithCancel(ctx)
+		done := make(chan error)
+		go func() { done <- keeper.Start(running) }()
+		Eventually(clock.HasWaiters).Should(BeTrue())
+		Expect(keeper.Ready(nil)).To(MatchError("there is no serving certificate yet"))
+
+		issue(ctx)
+		clock.Step(certificate.Settle)
+
+		Eventually(func() error { return keeper.Ready(nil) }).Should(Succeed())
+		stop()
+		Expect(<-done).To(Succeed())
+	})
+
+	It("goes on with the certificate that it has while there is none in the Secret", func(ctx SpecContext) {
+		issue(ctx)
+		keeper := newReader()
+		Expect(pass(ctx, keeper)).To(BeTrue())
+		served := servedBy(keeper)
+		Expect(api.Delete(ctx, secret(ctx))).To(Succeed())
+
+		_, err := keeper.Pass(ctx)
+
+		Expect(err).To(MatchError(apierrors.IsNotFound, "is not found"))
+		Expect(servedBy(keeper)).To(Equal(served))
+	})
+
+	It("says what is wrong with the Secret of an issuer that gives no CA", func(ctx SpecContext) {
+		issue(ctx)
+		incomplete := secret(ctx)
+		delete(incomplete.Data, "ca.crt")
+		Expect(api.Update(ctx, incomplete)).To(Succeed())
+
+		_, err := newReader().Pass(ctx)
+
+		Expect(err).To(MatchError("take the certificate from secret default/tls: there is no certificate in ca.crt: the issuer must put its CA there"))
+	})
+
+	It("leaves the Secret and the webhook configurations to cert-manager", func(ctx SpecContext) {
+		_, _, bundles := createWebhooks(ctx)
+		keeper := newReader()
+		_, err := keeper.Pass(ctx)
+		Expect(err).To(MatchError(apierrors.IsNotFound, "is not found"))
+		issue(ctx)
+		before := secret(ctx)
+		clock.Step(10 * 365 * 24 * time.Hour)
+		Expect(pass(ctx, keeper)).To(BeTrue())
+		Expect(secret(ctx)).To(Equal(before))
+		Expect(bundles()).To(HaveEach(BeEmpty()))
+	})
+
+	It("publishes the CA, and nothing else", func(ctx SpecContext) {
+		ca := string(issue(ctx))
+		stored := secret(ctx)
+		stored.Data["ca.crt"] = append(stored.Data["ca.crt"], stored.Data["tls.key"]...)
+		Expect(api.Update(ctx, stored)).To(Succeed())
+		pass(ctx, newReader())
+		Expect(published(ctx).Data).To(Equal(map[string]string{"ca.crt": ca}))
+		Expect(published(ctx).BinaryData).To(BeEmpty())
+	})
+
+	It("puts back what somebody takes out of the ConfigMap, and writes nothing that is right", func(ctx SpecContext) {
+		ca := string(issue(ctx))
+		keeper := newReader()
+		pass(ctx, keeper)
+		before := published(ctx)
+		pass(ctx, keeper)
+		Expect(published(ctx).ResourceVersion).To(Equal(before.ResourceVersion))
+
+		edited := published(ctx)
+		edited.Data = map[string]string{"ca.crt": "nonsense", "other": "text"}
+		Expect(api.Update(ctx, edited)).To(Succeed())
+		pass(ctx, keeper)
+		Expect(published(ctx).Data).To(Equal(map[string]string{"ca.crt": ca}))
+
+		Expect(api.Delete(ctx, published(ctx))).To(Succeed())
+		pass(ctx, keeper)
+		Expect(published(ctx).Data).To(Equal(map[string]string{"ca.crt": ca}))
+	})
+
 	It("puts the CA into the webhook configurations, and puts it back when somebody removes it", func(ctx SpecContext) {
-		config := admissionregistrationv1.WebhookClientConfig{Service: &admissionregistrationv1.ServiceReference{Namespace: "default", Name: "s"}}
-		meta := metav1.ObjectMeta{Name: "sluice"}
-		mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: meta, Webhooks: []admissionregistrationv1.MutatingWebhook{
-			{Name: "a.example.org", ClientConfig: config, SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}},
-		}}
-		validating := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: meta, Webhooks: []admissionregistrationv1.ValidatingWebhook{
-			{Name: "b.example.org", ClientConfig: config, SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}},
-			{Name: "c.example.org", ClientConfig: config, SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}},
-		}}
-		for _, object := range []client.Object{mutating, validating} {
-			Expect(api.Create(ctx, object)).To(Succeed())
-			DeferCleanup(func(ctx SpecContext) { Expect(api.Delete(ctx, object)).To(Succeed()) })
-		}
+		mutating, validating, bundles := createWebhooks(ctx)
 		keeper := newKeeper()
-		Expect(keeper.Ensure(ctx)).To(Succeed())
-		bundles := func() [][]byte {
-			GinkgoHelper()
-			Expect(api.Get(ctx, client.ObjectKeyFromObject(mutating), mutating)).To(Succeed())
-			Expect(api.Get(ctx, client.ObjectKeyFromObject(validating), validating)).To(Succeed())
-			return [][]byte{mutating.Webhooks[0].ClientConfig.CABundle, validating.Webhooks[0].ClientConfig.CABundle, validating.Webhooks[1].ClientConfig.CABundle}
-		}
+		pass(ctx, keeper)
 		ca := secret(ctx).Data["ca.crt"]
 		Expect(bundles()).To(HaveEach(ca))
 
 		validating.Webhooks[1].ClientConfig.CABundle = nil
 		Expect(api.Update(ctx, validating)).To(Succeed())
-		Expect(keeper.Ensure(ctx)).To(Succeed())
+		pass(ctx, keeper)
 		Expect(bundles()).To(HaveEach(ca))
 
 		before := mutating.ResourceVersion
-		Expect(keeper.Ensure(ctx)).To(Succeed())
+		pass(ctx, keeper)
 		Expect(bundles()).To(HaveEach(ca))
 		Expect(mutating.ResourceVersion).To(Equal(before), "what is right is not written again")
 	})
 })
 
-func certificateOf(keeper *certificate.Keeper) tls.Certificate {
-	GinkgoHelper()
-	pair, err := tls.LoadX509KeyPair(filepath.Join(keeper.Dir, "tls.crt"), filepath.Join(keeper.Dir, "tls.key"))
-	Expect(err).NotTo(HaveOccurred())
-	return pair
+// Two replicas learn of a new CA one after the other. At each moment a client that has read the
+// ConfigMap must trust whichever replica it meets, and one that has read it just before, too.
+var _ = Describe("A CA with another key", func() {
+	var replicas []*certificate.Keeper
+
+	// expectTrust expects clients who know the texts to accept all replicas.
+	expectTrust := func(texts ...string) {
+		GinkgoHelper()
+		for _, replica := range replicas {
+			_, err := servedBy(replica).Verify(x509.VerifyOptions{Roots: trusted(texts...)})
+			Expect(err).NotTo(HaveOccurred())
+		}
+	}
+	text := func(ctx context.Context) string { return published(ctx).Data["ca.crt"] }
+
+	BeforeEach(func(ctx SpecContext) {
+		replicas = []*certificate.Keeper{newReader(), newReader()}
+		issue(ctx)
+		for _, replica := range replicas {
+			Expect(pass(ctx, replica)).To(BeTrue())
+		}
+		clock.Step(certificate.ForgetAfter)
+	})
+
+	It("is trusted before anybody serves with it, and the old one until everybody does", func(ctx SpecContext) {
+		before := text(ctx)
+		first, second := replicas[0], replicas[1]
+		issue(ctx)
+
+		Expect(pass(ctx, first)).To(BeFalse(), "it is not served with yet")
+		expectTrust(before)
+		expectTrust(text(ctx))
+
+		clock.Step(certificate.Settle)
+		Expect(pass(ctx, first)).To(BeTrue())
+		Expect(servedBy(first)).NotTo(Equal(servedBy(second)))
+		expectTrust(text(ctx))
+
+		clock.Step(certificate.Interval)
+		Expect(pass(ctx, second)).To(BeFalse())
+		expectTrust(text(ctx))
+		clock.Step(certificate.Settle)
+		Expect(pass(ctx, second)).To(BeTrue())
+		Expect(servedBy(first)).To(Equal(servedBy(second)))
+		expectTrust(text(ctx))
+	})
+
+	It("is the only one that is trusted ten minutes later", func(ctx SpecContext) {
+		before := text(ctx)
+		after := string(issue(ctx))
+		pass(ctx, replicas[0])
+		Expect(text(ctx)).To(Equal(before + after))
+
+		clock.Step(certificate.ForgetAfter - time.Second)
+		pass(ctx, replicas[0])
+		pass(ctx, replicas[1])
+		Expect(text(ctx)).To(Equal(before + after))
+		clock.Step(time.Second)
+		pass(ctx, replicas[0])
+		Expect(text(ctx)).To(Equal(after))
+		pass(ctx, replicas[1])
+		Expect(text(ctx)).To(Equal(after))
+	})
+
+	It("is in the webhook configurations together with the old one, where the controller keeps those", func(ctx SpecContext) {
+		for _, replica := range replicas {
+			replica.SelfManaged = true
+		}
+		_, _, bundles := createWebhooks(ctx)
+		before := text(ctx)
+		Expect(api.Delete(ctx, secret(ctx))).To(Succeed())
+		pass(ctx, replicas[0])
+		Expect(bundles()).To(HaveEach([]byte(before + string(secret(ctx).Data["ca.crt"]))))
+		expectTrust(string(bundles()[0]))
+	})
+
+	It("is not served with where it could not be published", func(ctx SpecContext) {
+		served := servedBy(replicas[0])
+		replicas[0].Client = readOnly{api}
+		issue(ctx)
+		for range 2 {
+			_, err := replicas[0].Pass(ctx)
+			Expect(err).To(MatchError("publish the CA in ConfigMap default/ca: no rights"))
+			clock.Step(certificate.Settle)
+		}
+		Expect(servedBy(replicas[0])).To(Equal(served))
+	})
+})
+
+var errNoRights = errors.New("no rights")
+
+// readOnly is a client without the right to update.
+type readOnly struct{ client.Client }
+
+func (readOnly) Update(context.Context, client.Object, ...client.UpdateOption) error {
+	return errNoRights
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -29,13 +30,16 @@ const (
 	skew = 5 * time.Minute
 )
 
-// Keys of the Secret, as cert-manager names them, and one for the CA's key.
+// Keys of the Secret, as cert-manager names them, and one for the CA's key. The ConfigMap has the first.
 const (
 	caCertKey   = "ca.crt"
 	caKeyKey    = "ca.key"
 	leafCertKey = "tls.crt"
 	leafKeyKey  = "tls.key"
 )
+
+// certificateBlock is the type of a certificate's block in PEM.
+const certificateBlock = "CERTIFICATE"
 
 // material is the content of the Secret, in PEM.
 type material map[string][]byte
@@ -105,6 +109,15 @@ func serves(leaf, ca *x509.Certificate, names []string, at time.Time) bool {
 	})
 }
 
+// pair is the certificate to serve with.
+func (m material) pair() (*tls.Certificate, error) {
+	if len(certificates(m[caCertKey])) == 0 {
+		return nil, fmt.Errorf("there is no certificate in %s: the issuer must put its CA there", caCertKey)
+	}
+	pair, err := tls.X509KeyPair(m[leafCertKey], m[leafKeyKey])
+	return &pair, err
+}
+
 // equal reports whether both have the same content.
 func (m material) equal(other material) bool {
 	for _, key := range []string{caCertKey, caKeyKey, leafCertKey, leafKeyKey} {
@@ -127,7 +140,7 @@ func sign(now time.Time, template, parent *x509.Certificate, key, by *ecdsa.Priv
 		return nil, nil, err
 	}
 	certificate, err := x509.ParseCertificate(der)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), certificate, err
+	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: der}), certificate, err
 }
 
 func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
@@ -140,12 +153,12 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 
 // parsePair parses a certificate and its key.
 func parsePair(certificate, key []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	certificateBlock, _ := pem.Decode(certificate)
+	block, _ := pem.Decode(certificate)
 	keyBlock, _ := pem.Decode(key)
-	if certificateBlock == nil || keyBlock == nil {
+	if block == nil || keyBlock == nil {
 		return nil, nil, errors.New("not PEM")
 	}
-	parsed, err := x509.ParseCertificate(certificateBlock.Bytes)
+	parsed, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return nil, nil, err
 	}

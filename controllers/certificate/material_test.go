@@ -112,14 +112,3 @@ func TestCAOnlySigns(t *testing.T) {
 		t.Errorf("the CA is %+v", ca)
 	}
 }
-
-func TestParseSecret(t *testing.T) {
-	if key, err := ParseSecret("sluice-system/tls"); err != nil || key.Namespace != "sluice-system" || key.Name != "tls" {
-		t.Errorf("%v, %v", key, err)
-	}
-	for _, text := range []string{"", "tls", "/tls", "sluice-system/", "a/b/c"} {
-		if _, err := ParseSecret(text); err == nil {
-			t.Errorf("%q was taken", text)
-		}
-	}
-}

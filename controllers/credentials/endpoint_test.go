@@ -330,16 +330,6 @@ var _ = Describe("Credential endpoint", func() {
 		Expect(response.StatusCode).To(Equal(http.StatusBadRequest))
 	})
 
-	It("serves a renewed certificate", func(ctx SpecContext) {
-		serial := writeCertificate()
-		Eventually(func(g Gomega) {
-			connection, err := tls.Dial("tcp", strings.TrimPrefix(endpoint, "https://"), &tls.Config{RootCAs: pool()})
-			g.Expect(err).NotTo(HaveOccurred())
-			g.Expect(connection.ConnectionState().PeerCertificates[0].SerialNumber).To(Equal(serial))
-			g.Expect(connection.Close()).To(Succeed())
-		}).WithContext(ctx).WithTimeout(20 * time.Second).Should(Succeed())
-	})
-
 	AfterEach(func(ctx SpecContext) {
 		// Whatever a spec asked for: neither a password nor its base64 may be in logs, Events or
 		// statuses.

@@ -19,8 +19,6 @@ type Options struct {
 	// BindAddress is HOST:PORT or :PORT. If it is empty, there is no endpoint, and images that
 	// need credentials cannot be prefetched.
 	BindAddress string
-	// CertDir is the folder of tls.crt and tls.key, which are read again when they change.
-	CertDir string
 	// Audience is the one that a token must be issued for.
 	Audience string
 	// AgentServiceAccount is NAMESPACE/NAME of the only service account that gets an answer.
@@ -35,9 +33,6 @@ func (o Options) Validate() error {
 	var problems []error
 	if _, _, err := net.SplitHostPort(o.BindAddress); err != nil {
 		problems = append(problems, fmt.Errorf("--credentials-bind-address must be HOST:PORT or :PORT: %w", err))
-	}
-	if o.CertDir == "" {
-		problems = append(problems, errors.New("--cert-dir must be set: the credential endpoint serves HTTPS only"))
 	}
 	if o.Audience == "" {
 		problems = append(problems, fmt.Errorf("--credentials-audience must be set; the usual one is %s", credentialapi.Audience))

@@ -9,7 +9,7 @@ import (
 )
 
 func TestOptionsSayWhatIsMissing(t *testing.T) {
-	good := Options{BindAddress: ":9444", CertDir: "/certs", Audience: "sluice.dev/credentials", AgentServiceAccount: "sluice-system/sluice-agent"}
+	good := Options{BindAddress: ":9444", Audience: "sluice.dev/credentials", AgentServiceAccount: "sluice-system/sluice-agent"}
 	for _, tt := range []struct {
 		reason string
 		change func(*Options)
@@ -18,7 +18,6 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 		{"as it should be", func(*Options) {}, ""},
 		{"no endpoint needs nothing", func(o *Options) { *o = Options{} }, ""},
 		{"an address without a port", func(o *Options) { o.BindAddress = "localhost" }, "--credentials-bind-address"},
-		{"no certificates", func(o *Options) { o.CertDir = "" }, "HTTPS only"},
 		{"no audience", func(o *Options) { o.Audience = "" }, "sluice.dev/credentials"},
 		{"no service account", func(o *Options) { o.AgentServiceAccount = "" }, "NAMESPACE/NAME"},
 		{"a service account without its namespace", func(o *Options) { o.AgentServiceAccount = "sluice-agent" }, "NAMESPACE/NAME"},

@@ -11,13 +11,11 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 )
 
 // The bounds of a request: it has a token of a few KiB and the name of an image, and its slowest
@@ -33,24 +31,23 @@ const (
 // Server serves the endpoint on every replica of the controller, whether it leads or not, because
 // it writes nothing but Events. It is a manager.Runnable.
 type Server struct {
-	log      logr.Logger
-	listener net.Listener
-	certs    *certwatcher.CertWatcher
-	handler  http.Handler
+	log         logr.Logger
+	listener    net.Listener
+	certificate GetCertificate
+	handler     http.Handler
 }
 
-// NewServer loads the certificate and listens. So a wrong address or a missing certificate is an
-// error before anything is served. Connections are answered once Start runs.
-func NewServer(o Options, handler *Handler) (*Server, error) {
-	certs, err := certwatcher.New(filepath.Join(o.CertDir, "tls.crt"), filepath.Join(o.CertDir, "tls.key"))
-	if err != nil {
-		return nil, fmt.Errorf("load certificate of the credential endpoint: %w", err)
-	}
+// GetCertificate returns the certificate to serve with, as in a tls.Config.
+type GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// NewServer listens. So a wrong address is an error before anything is served. Connections are
+// answered once Start runs.
+func NewServer(o Options, certificate GetCertificate, handler *Handler) (*Server, error) {
 	listener, err := net.Listen("tcp", o.BindAddress)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the credential endpoint: %w", err)
 	}
-	return &Server{log: handler.Log, listener: listener, certs: certs, handler: handler}, nil
+	return &Server{log: handler.Log, listener: listener, certificate: certificate, handler: handler}, nil
 }
 
 // Addr is the address that the server listens on.
@@ -70,11 +67,10 @@ func (s *Server) Start(ctx context.Context) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		// Both ends are Sluice's, so no older TLS is needed. A pull makes one request, so HTTP/2
 		// would save nothing, and there are attacks that need it.
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.certs.GetCertificate, NextProtos: []string{"http/1.1"}},
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.certificate, NextProtos: []string{"http/1.1"}},
 		ErrorLog:  log.New(connectionLog{s.log}, "", 0),
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.certs.Start(ctx) })
 	group.Go(func() error {
 		s.log.Info("Started credential endpoint", "address", s.listener.Addr().String())
 		if err := server.ServeTLS(s.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {

@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// SetupWithManager makes the manager serve the endpoint on every replica.
-func SetupWithManager(mgr ctrl.Manager, o Options) (*Server, error) {
+// SetupWithManager makes the manager serve the endpoint on every replica, with the certificate.
+func SetupWithManager(mgr ctrl.Manager, o Options, certificate GetCertificate) (*Server, error) {
 	endpointMetrics, err := NewMetrics(metrics.Registry)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics of the credential endpoint: %w", err)
@@ -20,7 +20,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options) (*Server, error) {
 	// the handler gets the API reader.
 	handler := NewHandler(o, mgr.GetClient(), mgr.GetAPIReader(), mgr.GetEventRecorder("sluice-credentials"),
 		endpointMetrics, mgr.GetLogger().WithName("credentials"))
-	server, err := NewServer(o, handler)
+	server, err := NewServer(o, certificate, handler)
 	if err != nil {
 		return nil, err
 	}

@@ -6,19 +6,12 @@ package credentials_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +34,7 @@ import (
 	"github.com/sluice-dev/sluice/controllers/credentials"
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/internal/logging"
+	"github.com/sluice-dev/sluice/test/admission"
 	"github.com/sluice-dev/sluice/test/apiserver"
 )
 
@@ -54,7 +48,7 @@ var (
 	server   *apiserver.Server
 	api      client.Client // as an administrator
 	endpoint string
-	certDir  string
+	serving  *admission.Certificate
 	logs     = &buffer{}
 )
 
@@ -113,8 +107,9 @@ func controllerConfig(ctx context.Context, config *rest.Config) *rest.Config {
 }
 
 func serve(scheme *runtime.Scheme, config *rest.Config) {
-	certDir = GinkgoT().TempDir()
-	writeCertificate()
+	var err error
+	serving, err = admission.NewCertificate(net.IPv4(127, 0, 0, 1))
+	Expect(err).NotTo(HaveOccurred())
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
 		Metrics:                metricsserver.Options{BindAddress: "0"},
@@ -123,14 +118,13 @@ func serve(scheme *runtime.Scheme, config *rest.Config) {
 	Expect(err).NotTo(HaveOccurred())
 	options := credentials.Options{
 		BindAddress:         "127.0.0.1:0",
-		CertDir:             certDir,
 		Audience:            credentialapi.Audience,
 		AgentServiceAccount: system + "/" + agent,
 	}
 	Expect(options.Validate()).To(Succeed())
-	serving, err := credentials.SetupWithManager(manager, options)
+	server, err := credentials.SetupWithManager(manager, options, serving.Get)
 	Expect(err).NotTo(HaveOccurred())
-	endpoint = "https://" + serving.Addr().String()
+	endpoint = "https://" + server.Addr().String()
 
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error)
@@ -228,38 +222,9 @@ func post(ctx context.Context, token, body string) answer {
 
 func pool() *x509.CertPool {
 	GinkgoHelper()
-	content, err := os.ReadFile(filepath.Join(certDir, "tls.crt"))
-	Expect(err).NotTo(HaveOccurred())
 	certificates := x509.NewCertPool()
-	Expect(certificates.AppendCertsFromPEM(content)).To(BeTrue())
+	Expect(certificates.AppendCertsFromPEM(serving.Text)).To(BeTrue())
 	return certificates
-}
-
-// writeCertificate replaces the certificate that the endpoint serves, and returns
-// its serial number.
-func writeCertificate() *big.Int {
-	GinkgoHelper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	Expect(err).NotTo(HaveOccurred())
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		NotBefore:             time.Now().Add(-time.Minute),
-		NotAfter:              time.Now().Add(time.Hour),
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	Expect(err).NotTo(HaveOccurred())
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	Expect(err).NotTo(HaveOccurred())
-	for name, block := range map[string]*pem.Block{
-		"tls.key": {Type: "PRIVATE KEY", Bytes: private},
-		"tls.crt": {Type: "CERTIFICATE", Bytes: der},
-	} {
-		Expect(os.WriteFile(filepath.Join(certDir, name), pem.EncodeToMemory(block), 0o600)).To(Succeed())
-	}
-	return template.SerialNumber
 }
 
 // buffer can be read while others write to it.

@@ -14,6 +14,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -26,6 +27,9 @@ import (
 
 // WebhookConfiguration is the name of both configurations of Sluice's webhooks.
 const WebhookConfiguration = "sluice"
+
+// CAConfigMap is the name of the ConfigMap in which the controllers publish the CA of their certificate.
+const CAConfigMap = "sluice-controller-ca"
 
 // deploymentPage is how many Deployments are read at a time.
 const deploymentPage = 500
@@ -70,7 +74,7 @@ func (u *Uninstaller) pass(ctx context.Context) (int, error) {
 	total := 0
 	var errs []error
 	for _, step := range []func(context.Context) (int, error){
-		u.deleteWebhooks, u.stopControllers, u.deleteLease, u.release, u.deleteNodeImageSets,
+		u.deleteWebhooks, u.stopControllers, u.deleteOwn, u.release, u.deleteNodeImageSets,
 	} {
 		n, err := step(ctx)
 		total += n
@@ -110,17 +114,21 @@ func (u *Uninstaller) stopControllers(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// deleteLease deletes the Lease of the leader election. A controller that has not ended may create it
-// again, so each pass deletes it.
-func (u *Uninstaller) deleteLease(ctx context.Context) (int, error) {
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: u.Controller.Namespace, Name: u.Controller.Name}}
-	switch err := u.Client.Delete(ctx, lease); {
-	case apierrors.IsNotFound(err):
-		return 0, nil
-	case err != nil:
-		return 0, fmt.Errorf("delete the Lease of the controllers: %w", err)
+// deleteOwn deletes what the controllers keep beside them: the Lease of the leader election, and the
+// ConfigMap with the CA. A controller that has not ended may create them again, so each pass deletes them.
+func (u *Uninstaller) deleteOwn(ctx context.Context) (n int, err error) {
+	for _, object := range []client.Object{
+		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: u.Controller.Namespace, Name: u.Controller.Name}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: u.Controller.Namespace, Name: CAConfigMap}},
+	} {
+		switch err := u.Client.Delete(ctx, object); {
+		case err == nil:
+			n++
+		case !apierrors.IsNotFound(err):
+			return n, fmt.Errorf("delete %T %q of the controllers: %w", object, object.GetName(), err)
+		}
 	}
-	return 1, nil
+	return n, nil
 }
 
 // release takes every hold off. A Deployment that its owner paused stays paused. All Deployments are

@@ -94,11 +94,12 @@ var _ = Describe("Uninstaller", func() {
 		Expect(gone(ctx, others)).To(BeFalse())
 	})
 
-	It("stops the controllers, and deletes their Lease and every NodeImageSet", func(ctx SpecContext) {
+	It("stops the controllers, and deletes their Lease, their CA and every NodeImageSet", func(ctx SpecContext) {
 		controller := deployment("sluice-controller", false)
 		set := nodeImageSet("node-a")
 		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "sluice-controller"}}
-		create(ctx, controller, set, lease)
+		ca := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: installation.CAConfigMap}}
+		create(ctx, controller, set, lease, ca)
 
 		Expect(uninstaller.Run(ctx)).To(Succeed())
 
@@ -106,6 +107,7 @@ var _ = Describe("Uninstaller", func() {
 		Expect(controller.Spec.Replicas).To(HaveValue(BeZero()))
 		Expect(gone(ctx, set)).To(BeTrue())
 		Expect(gone(ctx, lease)).To(BeTrue())
+		Expect(gone(ctx, ca)).To(BeTrue())
 	})
 
 	It("also undoes what is done while it runs", func(ctx SpecContext) {

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package credentials asks the controller's credential endpoint for the credentials of images that
-// this node is to pull. It keeps no state: each call reads the agent's token and the controller's
-// CA from their files, which the kubelet renews, and makes its own connection. That is cheap
-// enough, since there is one call for each pull from the upstream.
+// this node is to pull. It keeps no state: each call reads the agent's token from its file, which the
+// kubelet renews, and the controller's CA, and makes its own connection. That is cheap enough, since
+// there is one call for each pull from the upstream.
 package credentials
 
 import (
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/sluice-dev/sluice/internal/credentialapi"
+	"github.com/sluice-dev/sluice/internal/objectkey"
 	"github.com/sluice-dev/sluice/nodeagent"
 )
 
@@ -39,9 +40,9 @@ type Options struct {
 	URL string
 	// TokenFile has a token of the agent's service account for the endpoint's audience.
 	TokenFile string
-	// CAFile has the certificates, in PEM, that sign the endpoint's certificate. If it is empty,
-	// they are those of the system.
-	CAFile string
+	// CAConfigMap is NAMESPACE/NAME of the ConfigMap that has the certificates which sign the
+	// endpoint's. If it is empty, they are those of the system.
+	CAConfigMap string
 }
 
 // Validate returns an error that names each option that is missing or malformed.
@@ -58,14 +59,25 @@ func (o Options) Validate() error {
 	if o.TokenFile == "" {
 		problems = append(problems, errors.New("--credentials-token-file must be set: the endpoint answers nobody without a token"))
 	}
+	if o.CAConfigMap != "" {
+		if _, err := objectkey.Parse(o.CAConfigMap); err != nil {
+			problems = append(problems, fmt.Errorf("--credentials-ca-configmap %w", err))
+		}
+	}
 	return errors.Join(problems...)
 }
 
-// Client is a nodeagent.Credentials.
-type Client struct{ options Options }
+// CA returns the certificates, in PEM, that sign the endpoint's certificate.
+type CA func(ctx context.Context) ([]byte, error)
 
-// New returns a client of the endpoint.
-func New(o Options) *Client { return &Client{options: o} }
+// Client is a nodeagent.Credentials.
+type Client struct {
+	options Options
+	ca      CA
+}
+
+// New returns a client of the endpoint. Without a CA it trusts those of the system.
+func New(o Options, ca CA) *Client { return &Client{options: o, ca: ca} }
 
 // For returns the credentials for an image of the node's NodeImageSet, in the order to try them.
 // Its errors wrap nodeagent.ErrCredentialsDenied if the endpoint denies them, and otherwise
@@ -78,7 +90,7 @@ func (c *Client) For(ctx context.Context, image string) ([]nodeagent.Credential,
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	transport, err := c.transport()
+	transport, err := c.transport(ctx)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -117,16 +129,16 @@ func (c *Client) request(ctx context.Context, image string) (*http.Request, erro
 	return request, nil
 }
 
-func (c *Client) transport() (*http.Transport, error) {
+func (c *Client) transport(ctx context.Context) (*http.Transport, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
-	if c.options.CAFile != "" {
-		certificates, err := os.ReadFile(c.options.CAFile)
+	if c.ca != nil {
+		certificates, err := c.ca(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("read CA: %w", err)
+			return nil, fmt.Errorf("read the endpoint's CA: %w", err)
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(certificates) {
-			return nil, fmt.Errorf("read CA: no certificate in %s", c.options.CAFile)
+			return nil, fmt.Errorf("read the endpoint's CA: no certificate in ConfigMap %s", c.options.CAConfigMap)
 		}
 	}
 	// The endpoint is in the cluster, so the node's proxy is not for it.

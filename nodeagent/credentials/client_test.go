@@ -72,13 +72,15 @@ func TestTheClientReadsItsTokenForEachRequest(t *testing.T) {
 
 func TestTheClientReadsItsCAForEachRequest(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, credentialapi.Response{}) })
-	good := read(t, client.options.CAFile)
+	good := client.ca
 
-	write(t, client.options.CAFile, otherCA(t))
+	client.ca = published(otherCA(t))
 	if _, err := client.For(t.Context(), image); !errors.Is(err, nodeagent.ErrCredentialsUnavailable) || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("err = %v, want one about the certificate", err)
 	}
-	write(t, client.options.CAFile, good)
+	client.ca = good
+	ask(t, client)
+	client.ca = published(otherCA(t) + publishedBy(t, good))
 	ask(t, client)
 }
 
@@ -127,9 +129,13 @@ func TestTheErrorSaysWhichKindOfFailureItIs(t *testing.T) {
 			}, nodeagent.ErrCredentialsUnavailable, "header",
 		},
 		{
-			"no CA file yet", deny(401, credentialapi.ReasonUnauthorized), func(t *testing.T, c *Client) {
-				write(t, c.options.CAFile, "")
-			}, nodeagent.ErrCredentialsUnavailable, "read CA",
+			"no CA yet", deny(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) {
+				c.ca = func(context.Context) ([]byte, error) { return nil, errors.New("not found") }
+			}, nodeagent.ErrCredentialsUnavailable, "read the endpoint's CA: not found",
+		},
+		{
+			"an empty CA", deny(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) { c.ca = published("") },
+			nodeagent.ErrCredentialsUnavailable, "no certificate in ConfigMap sluice-system/ca",
 		},
 		{
 			"no endpoint there", deny(401, credentialapi.ReasonUnauthorized), func(_ *testing.T, c *Client) {
@@ -214,7 +220,7 @@ func TestValidate(t *testing.T) {
 		options Options
 		want    string
 	}{
-		{"as it should be", Options{URL: "https://sluice.sluice-system.svc:9444", TokenFile: "/token", CAFile: "/ca"}, ""},
+		{"as it should be", Options{URL: "https://sluice.sluice-system.svc:9444", TokenFile: "/token", CAConfigMap: "sluice-system/ca"}, ""},
 		{"a slash at the end", Options{URL: "https://sluice.sluice-system.svc/", TokenFile: "/token"}, ""},
 		{"no endpoint needs nothing", Options{}, ""},
 		{"in the clear", Options{URL: "http://sluice", TokenFile: "/token"}, "https://HOST"},
@@ -223,6 +229,7 @@ func TestValidate(t *testing.T) {
 		{"a path", Options{URL: "https://sluice/v1/credentials", TokenFile: "/token"}, "https://HOST"},
 		{"a password in the URL", Options{URL: "https://me:p4ssw0rd@sluice", TokenFile: "/token"}, "https://HOST"},
 		{"no token", Options{URL: "https://sluice"}, "--credentials-token-file"},
+		{"a ConfigMap of no namespace", Options{URL: "https://sluice", TokenFile: "/token", CAConfigMap: "ca"}, `--credentials-ca-configmap must be NAMESPACE/NAME, not "ca"`},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
 			err := tt.options.Validate()
@@ -243,14 +250,26 @@ func newClient(t *testing.T, handler http.HandlerFunc) *Client {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	dir := t.TempDir()
-	options := Options{URL: server.URL, TokenFile: filepath.Join(dir, "token"), CAFile: filepath.Join(dir, "ca.crt")}
+	options := Options{URL: server.URL, TokenFile: filepath.Join(t.TempDir(), "token"), CAConfigMap: "sluice-system/ca"}
 	write(t, options.TokenFile, "first\n")
-	write(t, options.CAFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	if err := options.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	return New(options)
+	return New(options, published(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))))
+}
+
+// published is a CA that is there.
+func published(text string) CA {
+	return func(context.Context) ([]byte, error) { return []byte(text), nil }
+}
+
+func publishedBy(t *testing.T, ca CA) string {
+	t.Helper()
+	text, err := ca(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // otherCA is a certificate that has not signed the server's.
@@ -286,13 +305,4 @@ func write(t *testing.T, file, content string) {
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func read(t *testing.T, file string) string {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }

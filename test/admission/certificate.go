@@ -7,18 +7,24 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 )
 
-// WriteCertificate writes tls.crt and tls.key for an address to a folder. The
-// certificate is its own authority, and is returned.
-func WriteCertificate(dir string, ip net.IP) ([]byte, error) {
+// Certificate is one that is its own authority.
+type Certificate struct {
+	// Text and Key are in PEM.
+	Text, Key []byte
+
+	pair tls.Certificate
+}
+
+// NewCertificate returns a certificate for an address.
+func NewCertificate(ip net.IP) (*Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -41,14 +47,13 @@ func WriteCertificate(dir string, ip net.IP) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, content := range map[string][]byte{
-		"tls.crt": certificate,
-		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			return nil, err
-		}
+	c := &Certificate{
+		Text: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		Key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 	}
-	return certificate, nil
+	c.pair, err = tls.X509KeyPair(c.Text, c.Key)
+	return c, err
 }
+
+// Get is for a tls.Config.
+func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.pair, nil }

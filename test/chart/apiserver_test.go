@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sluice-dev/sluice/api/v1alpha1"
+	"github.com/sluice-dev/sluice/nodeagent"
 )
 
 // everything are values that render every template.
@@ -102,6 +103,13 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 		t.Errorf("the agent sees %d NodeImageSets of its own", len(sets.Items))
 	}
 	must(agent.Status().Patch(ctx, own, status))
+	for _, name := range []string{"sluice-controller-ca", "other"} {
+		must(typed.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: map[string]string{"ca.crt": name}}))
+	}
+	ca, err := nodeagent.CAReader(agent, client.ObjectKey{Namespace: namespace, Name: "sluice-controller-ca"})(ctx)
+	if err != nil || string(ca) != "sluice-controller-ca" {
+		t.Errorf("the agent reads %q as the CA, %v", ca, err)
+	}
 
 	for what, try := range map[string]func() error{
 		"answer for another node":         func() error { return agent.Status().Patch(ctx, others, status) },
@@ -111,6 +119,9 @@ func TestAgentMayAnswerForItsNodeOnly(t *testing.T) {
 		"make a NodeImageSet":             func() error { return agent.Create(ctx, others.DeepCopy()) },
 		"read a Secret": func() error {
 			return agent.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "registry"}, &corev1.Secret{})
+		},
+		"read another ConfigMap": func() error {
+			return agent.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "other"}, &corev1.ConfigMap{})
 		},
 		"list Secrets":          func() error { return agent.List(ctx, &corev1.SecretList{}) },
 		"list Pods":             func() error { return agent.List(ctx, &corev1.PodList{}) },

@@ -158,16 +158,45 @@ func TestTheCredentialProvidersOfTheNodeAreMountedWhenAskedFor(t *testing.T) {
 	}
 }
 
-func TestAgentGetsTheCAAndNotTheKey(t *testing.T) {
-	pods := render(t, "").pods(t)
-	for _, volume := range pods[agentPod].Spec.Volumes {
-		if volume.Secret == nil {
-			continue
-		}
-		if len(volume.Secret.Items) != 1 || volume.Secret.Items[0].Key != "ca.crt" {
-			t.Errorf("the agent gets %v of the secret %s", volume.Secret.Items, volume.Secret.SecretName)
+// A kubelet may read each Secret that a Pod of its node names, whichever keys of it the Pod mounts.
+func TestNoPodNamesASecret(t *testing.T) {
+	for _, values := range []string{"", "certificate: {source: SelfManaged}", "certificate: {issuerRef: {name: ours}}", everything} {
+		for name, pod := range render(t, values).pods(t) {
+			for _, reference := range secretsIn(pod) {
+				t.Errorf("%s names a Secret with %q: %s", name, values, reference)
+			}
 		}
 	}
+}
+
+// secretsIn are the places where a Pod names a Secret, but for its imagePullSecrets.
+func secretsIn(pod corev1.PodTemplateSpec) (found []string) {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Secret != nil {
+			found = append(found, "volume "+volume.Name)
+		}
+		if volume.Projected == nil {
+			continue
+		}
+		for _, source := range volume.Projected.Sources {
+			if source.Secret != nil {
+				found = append(found, "volume "+volume.Name)
+			}
+		}
+	}
+	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		for _, source := range container.EnvFrom {
+			if source.SecretRef != nil {
+				found = append(found, "environment of "+container.Name)
+			}
+		}
+		for _, variable := range container.Env {
+			if variable.ValueFrom != nil && variable.ValueFrom.SecretKeyRef != nil {
+				found = append(found, "variable "+variable.Name)
+			}
+		}
+	}
+	return found
 }
 
 // The sources and what the chart makes of them say the same.

@@ -30,6 +30,7 @@ func apiServer(t *testing.T, crds ...string) (*rest.Config, client.Client, []byt
 		t.Fatal(err)
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: programs.AssetsDir, CRDDirectoryPaths: crds, ErrorIfCRDPathMissing: true}
+	env.ControlPlane.GetAPIServer().Configure().Set("authorization-mode", "Node", "RBAC")
 	config, err := env.Start()
 	if err != nil {
 		t.Fatal(err)

@@ -178,6 +178,8 @@ func TestValues(t *testing.T) {
 
 		{"certificate: {source: SelfManaged}", absent("Certificate", "sluice-controller-tls")},
 		{"certificate: {source: SelfManaged}", absent("Issuer", "sluice-ca")},
+		{"certificate: {source: SelfManaged}", hasFlag(controllerPod, "--self-managed-certificate=true")},
+		{"certificate: {source: CertManager}", hasFlag(controllerPod, "--self-managed-certificate=false")},
 		{"certificate: {source: SelfManaged}", present("Role", "sluice-controller-certificate")},
 		{"certificate: {source: CertManager}", absent("Role", "sluice-controller-certificate")},
 		{"certificate: {issuerRef: {name: ours, kind: ClusterIssuer}}", absent("Issuer", "sluice-ca")},

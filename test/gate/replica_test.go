@@ -60,8 +60,8 @@ func startReplica(address string, edits ...func(*ctrl.Options)) *replica {
 // controller, if it is wanted.
 func startParts(address string, controller bool, edits ...func(*ctrl.Options)) *replica {
 	GinkgoHelper()
-	hooks := webhook.Options{BindAddress: address, CertDir: certDir, DefaultPolicy: policy.DefaultAllow}
-	server, err := webhook.NewServer(hooks)
+	hooks := webhook.Options{BindAddress: address, DefaultPolicy: policy.DefaultAllow}
+	server, err := webhook.NewServer(hooks, serving.Get)
 	Expect(err).NotTo(HaveOccurred())
 	options := ctrl.Options{
 		Scheme:                 scheme,

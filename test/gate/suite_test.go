@@ -37,7 +37,7 @@ var (
 	nodes        = &kubelets{nodes: map[string]bool{}}
 	sluice       *replica // the replica that webhooks are served by
 	scheme       = runtime.NewScheme()
-	certDir      string
+	serving      *admission.Certificate
 )
 
 func TestGate(t *testing.T) {
@@ -77,12 +77,11 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	go nodes.run(beating)
 	nodes.add(ctx, "node-1", "web")
 
-	certDir = GinkgoT().TempDir()
-	ca, err := admission.WriteCertificate(certDir, net.ParseIP(control.GatewayIP))
+	serving, err = admission.NewCertificate(net.ParseIP(control.GatewayIP))
 	Expect(err).NotTo(HaveOccurred())
 	sluice = startReplica(freeAddress())
 	DeferCleanup(func() { sluice.stop() })
-	Expect(admission.Install(ctx, api, root, "https://"+sluice.address, ca)).To(Succeed())
+	Expect(admission.Install(ctx, api, root, "https://"+sluice.address, serving.Text)).To(Succeed())
 	Eventually(func(g Gomega) {
 		out, _, err := kubectl(ctx, deploymentYAML("default", "probe", "a"), "create", "--dry-run=server", "-o", "jsonpath={.spec.paused}", "-f", "-")
 		g.Expect(err).NotTo(HaveOccurred())

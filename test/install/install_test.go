@@ -33,7 +33,7 @@ import (
 
 // policies let the default namespace prefetch from one corner of the registry.
 const policies = `
-
+image: {pullSecrets: [{name: pull}]}
 policies:
   team:
     namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}
@@ -68,6 +68,11 @@ var _ = Describe("An installation", Ordered, func() {
 		notes := upgrade(ctx, "--set=crds.upgrade=false")
 		Expect(notes).To(ContainSubstring("no Spegel was found"))
 		allReady(ctx)
+	})
+
+	It("gives no kubelet the controller's private key, nor any Secret but its Pods' pull secret", func(ctx SpecContext) {
+		create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: install.Namespace, Name: pullSecret}})
+		expectNodesToReadNoSecret(ctx)
 	})
 
 	It("does what the samples are for: rejects, prefetches, holds and lets go without a pull", func(ctx SpecContext) {
@@ -131,13 +136,27 @@ var _ = Describe("An installation", Ordered, func() {
 		before, running := secret(ctx).Data["tls.crt"], runs(ctx, "controller")
 		renew(ctx)
 		Eventually(func() []byte { return secret(ctx).Data["tls.crt"] }).ShouldNot(Equal(before))
-		// The kubelet brings the new one into the Pods with its next look at them.
 		for _, pod := range pods(ctx, "controller") {
-			Eventually(served(ctx, pod, "9443")).WithTimeout(3*time.Minute).Should(Equal(leafOf(secret(ctx))), pod.Name)
-			Eventually(served(ctx, pod, "9444")).WithTimeout(time.Minute).Should(Equal(leafOf(secret(ctx))), pod.Name)
+			Eventually(served(ctx, pod, "9443")).Should(Equal(leafOf(secret(ctx))), pod.Name)
+			Eventually(served(ctx, pod, "9444")).Should(Equal(leafOf(secret(ctx))), pod.Name)
 		}
 		writes.more(ctx, 20)
 		Expect(writes.stop(ctx)).To(BeEmpty())
+		Expect(runs(ctx, "controller")).To(Equal(running), "without a restart")
+	})
+
+	It("takes the certificates of an issuer with another CA and back, and no agent distrusts a controller", func(ctx SpecContext) {
+		createOwnIssuer(ctx)
+		asked, running := startCalls(ctx), runs(ctx, "controller")
+		first := secret(ctx).Data["ca.crt"]
+		upgrade(ctx, "--set=certificate.issuerRef.name=own")
+		second := eventuallyServeWithAnotherCA(ctx, first)
+		asked.more(ctx, 10)
+		expectNodesToReadNoSecret(ctx)
+		upgrade(ctx)
+		Expect(eventuallyServeWithAnotherCA(ctx, second)).To(Equal(first))
+		asked.more(ctx, 10)
+		Expect(asked.stop()).To(BeEmpty())
 		Expect(runs(ctx, "controller")).To(Equal(running), "without a restart")
 	})
 
@@ -271,6 +290,10 @@ var _ = Describe("An installation", Ordered, func() {
 			"the pull secret of a tenant": func() error {
 				return agent.Get(ctx, client.ObjectKey{Namespace: "default", Name: "registry"}, &corev1.Secret{})
 			},
+			"another ConfigMap": func() error {
+				return agent.Get(ctx, client.ObjectKey{Namespace: install.Namespace, Name: "kube-root-ca.crt"}, &corev1.ConfigMap{})
+			},
+			"ConfigMaps":              func() error { return agent.List(ctx, &corev1.ConfigMapList{}, client.InNamespace(install.Namespace)) },
 			"Secrets":                 func() error { return agent.List(ctx, &corev1.SecretList{}) },
 			"Pods":                    func() error { return agent.List(ctx, &corev1.PodList{}) },
 			"its Node":                func() error { return agent.Get(ctx, client.ObjectKey{Name: own.Spec.NodeName}, &corev1.Node{}) },
@@ -303,7 +326,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
 		Expect(ours.Spec.Paused).To(BeTrue())
 		// As docs/install.md says, cert-manager leaves these.
-		Eventually(leftovers).WithArguments(ctx).Should(ConsistOf("*v1.Secret sluice-ca", "*v1.Secret sluice-controller-tls"))
+		Eventually(leftovers).WithArguments(ctx).Should(ConsistOf("*v1.Secret sluice-ca", "*v1.Secret sluice-controller-tls", "*v1.Secret "+pullSecret))
 		for _, node := range site.Cluster.Nodes() {
 			out, err := node.Ctr(ctx, "images", "list", "labels.\"io.cri-containerd.pinned\"==pinned", "--quiet")
 			Expect(err).NotTo(HaveOccurred())
@@ -323,6 +346,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(upgrade(ctx, selfManaged)).NotTo(ContainSubstring("no Spegel was found"))
 		Expect(printerColumns(ctx)).To(ContainElement("Failed"), "the CRDs that were left are brought up to date")
 		allReady(ctx)
+		expectNodesToReadNoSecret(ctx)
 		name := push(ctx, "team/again:v1", images.MiB)
 		again := createGated(ctx, "again", "again", name, 1)
 		Expect(again.Spec.Paused).To(BeTrue())
@@ -340,6 +364,17 @@ var _ = Describe("An installation", Ordered, func() {
 		for _, pod := range pods(ctx, "controller") {
 			Eventually(served(ctx, pod, "9443")).Should(Equal(renewed), pod.Name)
 		}
+	})
+
+	It("makes a CA with another key when its Secret is gone, and neither agents nor the API server distrust it", func(ctx SpecContext) {
+		asked, writes := startCalls(ctx), startLoad(ctx)
+		before := secret(ctx)
+		Expect(site.Client.Delete(ctx, before)).To(Succeed())
+		eventuallyServeWithAnotherCA(ctx, before.Data["ca.crt"])
+		asked.more(ctx, 10)
+		writes.more(ctx, 20)
+		Expect(asked.stop()).To(BeEmpty())
+		Expect(writes.stop(ctx)).To(BeEmpty())
 	})
 
 	It("brings a kind that the version before did not have", func(ctx SpecContext) {

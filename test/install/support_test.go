@@ -201,7 +201,7 @@ func served(ctx context.Context, pod corev1.Pod, port string) func(Gomega) []byt
 	return func(g Gomega) []byte {
 		roots := x509.NewCertPool()
 		g.Expect(roots.AppendCertsFromPEM(secret(ctx).Data["ca.crt"])).To(BeTrue())
-		dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: "sluice-controller." + install.Namespace + ".svc"}}
+		dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: serverName}}
 		connection, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(pod.Status.PodIP, port))
 		g.Expect(err).NotTo(HaveOccurred())
 		defer func() { _ = connection.Close() }()

@@ -13,6 +13,8 @@ import (
 	"strconv"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluice-dev/sluice/internal/credentialapi"
 	"github.com/sluice-dev/sluice/test/admission"
@@ -33,30 +35,38 @@ func (s *Stack) credentialEndpoint(controller int) (string, error) {
 	return net.JoinHostPort(apiServer.Hostname(), strconv.Itoa(firstCredentialsPort+controller)), nil
 }
 
-// certDir is the folder with the controllers' serving certificate.
-func (s *Stack) certDir() string { return filepath.Join(s.Cluster.Dir, "sluice-tls") }
+// certificateSecret has the controllers' serving certificate, and caConfigMap its CA, which they publish.
+const (
+	certificateSecret = "sluice-controller-tls"
+	caConfigMap       = "sluice-controller-ca"
+)
 
-// certify writes a serving certificate for the controllers, which is its own CA,
-// and returns it.
-func (s *Stack) certify() ([]byte, error) {
+// certify makes the Secret with a serving certificate for the controllers, which is its own CA.
+func (s *Stack) certify(ctx context.Context) error {
 	endpoint, err := s.credentialEndpoint(0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	host, _, err := net.SplitHostPort(endpoint)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.MkdirAll(s.certDir(), 0o700); err != nil {
-		return nil, err
+	serving, err := admission.NewCertificate(net.ParseIP(host))
+	if err != nil {
+		return err
 	}
-	return admission.WriteCertificate(s.certDir(), net.ParseIP(host))
+	s.ca = serving.Text
+	return s.Client.Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: certificateSecret},
+		Type:       corev1.SecretTypeTLS,
+		Data:       map[string][]byte{"tls.crt": serving.Text, "tls.key": serving.Key, "ca.crt": serving.Text},
+	})
 }
 
 // credentialFlags have a controller serve the endpoint.
 func (s *Stack) credentialFlags(controller int) ([]string, error) {
 	endpoint, err := s.credentialEndpoint(controller)
-	return []string{"--credentials-bind-address=" + endpoint, "--cert-dir=" + s.certDir()}, err
+	return []string{"--credentials-bind-address=" + endpoint, "--certificate-secret=" + Namespace + "/" + certificateSecret}, err
 }
 
 // agentCredentialFlags have a node's agent ask the endpoint, with a token as the
@@ -76,7 +86,7 @@ func (s *Stack) agentCredentialFlags(ctx context.Context, node *cluster.Node, bo
 	}
 	return []string{
 		"--credentials-url=https://" + endpoint,
-		"--credentials-ca-file=" + filepath.Join(s.certDir(), "tls.crt"),
+		"--credentials-ca-configmap=" + Namespace + "/" + caConfigMap,
 		"--credentials-token-file=" + file,
 	}, nil
 }

@@ -70,6 +70,7 @@ type Stack struct {
 	options  Options
 	programs programs
 	config   *rest.Config
+	ca       []byte // of the controllers' certificate
 
 	mu          sync.Mutex
 	controllers []*cluster.Process
@@ -143,8 +144,7 @@ func (s *Stack) install(ctx context.Context) error {
 	if _, err := s.Cluster.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"); err != nil {
 		return err
 	}
-	ca, err := s.certify()
-	if err != nil {
+	if err := s.certify(ctx); err != nil {
 		return fmt.Errorf("certify the controllers: %w", err)
 	}
 	for range s.options.Controllers {
@@ -153,7 +153,7 @@ func (s *Stack) install(ctx context.Context) error {
 		}
 	}
 	if s.options.Webhooks {
-		if err := s.installWebhooks(ctx, root, ca); err != nil {
+		if err := s.installWebhooks(ctx, root); err != nil {
 			return fmt.Errorf("install the webhooks: %w", err)
 		}
 	}

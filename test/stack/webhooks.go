@@ -10,8 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -51,12 +49,8 @@ func (s *Stack) Webhook(path string) (url string, c *http.Client, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	certificate, err := os.ReadFile(filepath.Join(s.certDir(), "tls.crt"))
-	if err != nil {
-		return "", nil, err
-	}
 	trusted := x509.NewCertPool()
-	trusted.AppendCertsFromPEM(certificate)
+	trusted.AppendCertsFromPEM(s.ca)
 	return "https://" + address + path, &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: trusted}, ForceAttemptHTTP2: true,
 	}}, nil
@@ -64,12 +58,12 @@ func (s *Stack) Webhook(path string) (url string, c *http.Client, err error) {
 
 // installWebhooks applies config/webhook and waits until the API server asks them:
 // it takes up a new configuration a moment later.
-func (s *Stack) installWebhooks(ctx context.Context, root string, ca []byte) error {
+func (s *Stack) installWebhooks(ctx context.Context, root string) error {
 	address, err := s.webhookAddress(0)
 	if err != nil {
 		return err
 	}
-	if err := admission.Install(ctx, s.Client, root, "https://"+address, ca); err != nil {
+	if err := admission.Install(ctx, s.Client, root, "https://"+address, s.ca); err != nil {
 		return err
 	}
 	const bound, interval = 30 * time.Second, 100 * time.Millisecond
