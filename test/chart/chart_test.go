@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -197,6 +198,33 @@ func secretsIn(pod corev1.PodTemplateSpec) (found []string) {
 		}
 	}
 	return found
+}
+
+// What docs/install.md says about nodes for the controllers does what it says.
+func TestControllersArePlacedAsTheGuideSays(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(guide), "\n### Where the controllers run\n")
+	_, section, _ = strings.Cut(section, "\n```yaml\n")
+	values, _, _ := strings.Cut(section, "```")
+	const label = "node-restriction.kubernetes.io/dedicated"
+	taint := corev1.Taint{Key: "dedicated", Value: "sluice", Effect: corev1.TaintEffectNoSchedule}
+	for name, pod := range render(t, values).pods(t) {
+		there := pod.Spec.NodeSelector[label] == "sluice"
+		if want := name != agentPod; there != want {
+			t.Errorf("%s has the node selector: %t, want %t", name, there, want)
+		}
+		if pod.Spec.NodeSelector[corev1.LabelOSStable] != "linux" {
+			t.Errorf("%s lost the default: %v", name, pod.Spec.NodeSelector)
+		}
+		if !slices.ContainsFunc(pod.Spec.Tolerations, func(toleration corev1.Toleration) bool {
+			return toleration.ToleratesTaint(logr.Discard(), &taint, false)
+		}) {
+			t.Errorf("%s does not tolerate the taint", name)
+		}
+	}
 }
 
 // The sources and what the chart makes of them say the same.

@@ -106,6 +106,14 @@ func TestValues(t *testing.T) {
 			values: "controller: {affinity: {nodeAffinity: {}}}",
 			check:  pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity == nil }),
 		},
+		{
+			values: "controller: {affinity: {nodeAffinity: {}}}",
+			check:  pod("Job/sluice-uninstall", func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity != nil }),
+		},
+		{
+			values: "controller: {nodeSelector: {infra: 'yes'}}",
+			check:  pod("Job/sluice-startup-check", func(p corev1.PodTemplateSpec) bool { return p.Spec.NodeSelector["infra"] == "yes" }),
+		},
 		{"controller: {affinity: {}}", pod(controllerPod, func(p corev1.PodTemplateSpec) bool { return p.Spec.Affinity.PodAntiAffinity != nil })},
 		{
 			values: "controller: {topologySpreadConstraints: [{maxSkew: 2, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]}",
