@@ -35,7 +35,7 @@ func appliedAsObjects() {
 	template := func(ctx context.Context, name string, args ...string) string {
 		GinkgoHelper()
 		out, err := site.Helm(ctx, append([]string{"template", install.Release, site.Chart, "--namespace=" + install.Namespace,
-			"--set=image.tag=" + install.Version, "--set=agent.minFreeDisk=0%", "--set=certificate.source=SelfManaged"}, args...)...)
+			"--kube-version=1.36.0", "--set=image.tag=" + install.Version, "--set=agent.minFreeDisk=0%", "--set=certificate.source=SelfManaged"}, args...)...)
 		Expect(err).NotTo(HaveOccurred())
 		path := filepath.Join(dir, name+".yaml")
 		Expect(os.WriteFile(path, []byte(out), 0o600)).To(Succeed())
