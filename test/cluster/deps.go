@@ -25,6 +25,7 @@ var debianPackages = []struct {
 	{"util-linux", inPath("nsenter")},
 	{"nftables", inPath("nft")},
 	{"btrfs-progs", inPath("mkfs.btrfs")},
+	{"e2fsprogs", inPath("mkfs.ext4")},
 }
 
 // errNotRoot says in one line what is wrong and what to run instead.

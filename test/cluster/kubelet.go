@@ -133,15 +133,17 @@ func (n *Node) kubeletConfig() map[string]any {
 		"enforceNodeAllocatable": []string{},
 		"failCgroupV1":           false,
 		"failSwapOn":             false,
-		// Nodes share the host's disk, whose level is not theirs to judge.
-		"imageGCHighThresholdPercent": 100,
-		"imageGCLowThresholdPercent":  99,
-		"evictionHard": map[string]string{
-			"imagefs.available": "0%", "imagefs.inodesFree": "0%",
-			"nodefs.available": "0%", "nodefs.inodesFree": "0%",
-			"memory.available": "0%",
-		},
 	}
+	// Nodes share the host's disk, whose level is not theirs to judge. Images may have one of their own,
+	// for which the kubelet's defaults hold.
+	eviction := map[string]string{"nodefs.available": "0%", "nodefs.inodesFree": "0%", "memory.available": "0%"}
+	if slices.ContainsFunc(n.options.Disks, func(d Disk) bool { return d.Path == ContainerdRoot }) {
+		eviction["imagefs.available"], eviction["imagefs.inodesFree"] = "15%", "5%"
+	} else {
+		eviction["imagefs.available"], eviction["imagefs.inodesFree"] = "0%", "0%"
+		config["imageGCHighThresholdPercent"], config["imageGCLowThresholdPercent"] = 100, 99
+	}
+	config["evictionHard"] = eviction
 	if n.cluster.options.Services {
 		config["clusterDNS"] = []string{n.cluster.GatewayIP}
 		config["clusterDomain"] = clusterDomain

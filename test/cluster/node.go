@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +32,22 @@ type NodeOptions struct {
 	Snapshotter string
 	// Taints are in the kubelet's notation: key=value:effect.
 	Taints []string
+	// Disks are file systems of the node's own. The first is mounted first.
+	Disks []Disk
+}
+
+// ContainerdRoot is the folder of containerd's content and snapshots on a node.
+const ContainerdRoot = "/var/lib/containerd"
+
+// Disk is an ext4 file system of a node. What is on it is seen on the node alone, and not under
+// Node.Dir.
+type Disk struct {
+	// Path is where the node has it mounted, such as ContainerdRoot.
+	Path string
+	// Bytes is its size. It takes only what is written.
+	Bytes int64
+	// Inodes is how many there are; mkfs decides if 0.
+	Inodes int64
 }
 
 // Node is a machine with containerd, and unless the cluster is without a
@@ -113,6 +131,11 @@ func (n *Node) PowerOn(ctx context.Context) error {
 	if err := n.writeFiles(); err != nil {
 		return fmt.Errorf("write files of %s: %w", n.Name, err)
 	}
+	for _, disk := range n.options.Disks {
+		if err := n.makeDisk(ctx, disk); err != nil {
+			return err
+		}
+	}
 	m, err := startMachine(n.cluster.bin, n.Name, n.cgroup(), n.mounts())
 	if err != nil {
 		return err
@@ -163,7 +186,7 @@ func (n *Node) mounts() []mount.Mount {
 		mount.Bind(in("etc/cni"), "/etc/cni"),
 		mount.Bind(in("etc/kubernetes"), "/etc/kubernetes"),
 		mount.Overlay("/var/lib", in("overlay/lib"), in("overlay/lib.work")),
-		mount.Bind(in("var/lib/containerd"), "/var/lib/containerd"),
+		mount.Bind(in("var/lib/containerd"), ContainerdRoot),
 		mount.Bind(in("var/lib/kubelet"), "/var/lib/kubelet"),
 		mount.Bind(in("var/lib/cni"), "/var/lib/cni"),
 		mount.Bind(in("var/log"), "/var/log"),
@@ -173,7 +196,36 @@ func (n *Node) mounts() []mount.Mount {
 	for name := range kernelSettings {
 		mounts = append(mounts, mount.Bind(in("sysctl/"+name), "/proc/sys/"+name))
 	}
+	for _, disk := range n.options.Disks {
+		mounts = append(mounts, mount.Loop(n.diskFile(disk), disk.Path))
+	}
 	return mounts
+}
+
+func (n *Node) diskFile(disk Disk) string {
+	return filepath.Join(n.Dir, "disks", strings.ReplaceAll(strings.Trim(disk.Path, "/"), "/", "-"))
+}
+
+// makeDisk makes the file of a disk that is mounted for the first time.
+func (n *Node) makeDisk(ctx context.Context, disk Disk) error {
+	name := n.diskFile(disk)
+	if _, err := os.Stat(name); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	// Nothing is to be written before it is used. Of a node that loses its power the kernel still
+	// unmounts it, so that it needs no journal.
+	args := []string{"-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"}
+	if disk.Inodes > 0 {
+		args = append(args, "-N", strconv.FormatInt(disk.Inodes, 10))
+	}
+	args = append(args, name, fmt.Sprintf("%dk", disk.Bytes/1024))
+	if out, err := exec.CommandContext(ctx, "mkfs.ext4", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("make disk for %s: %w: %s", disk.Path, err, out)
+	}
+	return nil
 }
 
 // writeFiles makes all that mounts shows, and the configuration.
@@ -243,8 +295,18 @@ func (n *Node) Ctr(ctx context.Context, args ...string) (string, error) {
 // Import reads images from an archive (of images.WriteArchive, say) into the
 // node's containerd, so that Pods find them.
 func (n *Node) Import(ctx context.Context, archive io.Reader) error {
+	return n.importImages(ctx, archive)
+}
+
+// ImportPacked is Import without unpacking, which the first Pod would have to wait for.
+func (n *Node) ImportPacked(ctx context.Context, archive io.Reader) error {
+	return n.importImages(ctx, archive, "--no-unpack")
+}
+
+func (n *Node) importImages(ctx context.Context, archive io.Reader, flags ...string) error {
 	ctr := filepath.Join(n.cluster.bin.ContainerdDir, "ctr")
-	_, err := n.machine.run(ctx, archive, ctr, "--namespace", "k8s.io", "images", "import", "--local", "-")
+	args := append([]string{"--namespace", "k8s.io", "images", "import", "--local"}, flags...)
+	_, err := n.machine.run(ctx, archive, ctr, append(args, "-")...)
 	return err
 }
 

@@ -249,3 +249,14 @@ func unpack(t *testing.T, r io.Reader, dir string) {
 		}
 	}
 }
+
+func TestLayersThatAreLargerThanTheyLook(t *testing.T) {
+	for name, layer := range map[string]v1.Layer{"zeros": Zeros("zeros", 3*MiB+7), "files": Empty("empty", 5000)} {
+		if err := validate.Layer(layer); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if blob, err := layer.Size(); err != nil || blob > 300*KiB {
+			t.Errorf("%s: a blob of %d bytes, %v", name, blob, err)
+		}
+	}
+}

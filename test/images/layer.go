@@ -38,6 +38,28 @@ func Layers(name string, n int, size int64) []v1.Layer {
 	return layers
 }
 
+// Zeros returns a layer with one file, named as the layer, of size zeros. The blob is a thousand times
+// smaller.
+func Zeros(name string, size int64) v1.Layer {
+	l := newLayer(name, 0o644, size, func() io.Reader { return io.LimitReader(zeros{}, size) })
+	l.level = gzip.BestSpeed
+	return l
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// Empty returns a layer of n empty files, named name-0, name-1 and so on.
+func Empty(name string, n int) v1.Layer {
+	l := newLayer(name, 0o644, 0, func() io.Reader { return bytes.NewReader(nil) })
+	l.level, l.files = gzip.BestSpeed, n
+	return l
+}
+
 // programLayer returns a layer with the file as an executable at the root.
 func programLayer(binaryPath string) (v1.Layer, error) {
 	program, err := os.ReadFile(binaryPath)
@@ -49,10 +71,12 @@ func programLayer(binaryPath string) (v1.Layer, error) {
 	}), nil
 }
 
-// layer is a tar of one file, made again for each reader.
+// layer is a tar of one file, or of several with the same content, made again for each reader.
 type layer struct {
 	header  tar.Header
 	content func() io.Reader
+	files   int // their names end in their number; 0 is one file with its own name
+	level   int // of gzip
 	sums    func() (sums, error)
 }
 
@@ -61,6 +85,7 @@ var _ v1.Layer = &layer{}
 type sums struct {
 	digest, diffID v1.Hash
 	size           int64
+	blob           []byte // of a layer that is compressed, which is small, and slow to make again
 }
 
 func newLayer(name string, mode, size int64, content func() io.Reader) *layer {
@@ -73,12 +98,18 @@ func newLayer(name string, mode, size int64, content func() io.Reader) *layer {
 }
 
 func (l *layer) writeTar(w io.Writer) error {
-	tw := tar.NewWriter(w)
-	if err := tw.WriteHeader(&l.header); err != nil {
-		return err
-	}
-	if _, err := io.CopyBuffer(tw, l.content(), make([]byte, copyBuffer)); err != nil {
-		return err
+	tw, buffer := tar.NewWriter(w), make([]byte, copyBuffer)
+	for i := range max(1, l.files) {
+		header := l.header
+		if l.files > 0 {
+			header.Name = fmt.Sprintf("%s-%d", header.Name, i)
+		}
+		if err := tw.WriteHeader(&header); err != nil {
+			return err
+		}
+		if _, err := io.CopyBuffer(tw, l.content(), buffer); err != nil {
+			return err
+		}
 	}
 	return tw.Close()
 }
@@ -100,7 +131,12 @@ func (l *layer) writeGzip(w io.Writer) error {
 func (l *layer) sum() (sums, error) {
 	compressed, plain := sha256.New(), sha256.New()
 	var size counter
-	zw, err := gzip.NewWriterLevel(io.MultiWriter(compressed, &size), gzip.NoCompression)
+	var blob bytes.Buffer
+	to := io.MultiWriter(compressed, &size)
+	if l.level != gzip.NoCompression {
+		to = io.MultiWriter(to, &blob)
+	}
+	zw, err := gzip.NewWriterLevel(to, l.level)
 	if err != nil {
 		return sums{}, err
 	}
@@ -114,6 +150,7 @@ func (l *layer) sum() (sums, error) {
 		digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(compressed.Sum(nil))},
 		diffID: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(plain.Sum(nil))},
 		size:   int64(size),
+		blob:   blob.Bytes(),
 	}, nil
 }
 
@@ -139,7 +176,13 @@ func (l *layer) Size() (int64, error) {
 func (l *layer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
 
 // Compressed implements v1.Layer.
-func (l *layer) Compressed() (io.ReadCloser, error) { return stream(l.writeGzip), nil }
+func (l *layer) Compressed() (io.ReadCloser, error) {
+	if l.level == gzip.NoCompression {
+		return stream(l.writeGzip), nil
+	}
+	s, err := l.sums()
+	return io.NopCloser(bytes.NewReader(s.blob)), err
+}
 
 // Uncompressed implements v1.Layer.
 func (l *layer) Uncompressed() (io.ReadCloser, error) { return stream(l.writeTar), nil }

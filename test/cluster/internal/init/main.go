@@ -10,6 +10,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,7 +40,7 @@ func run() error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, m := range mounts {
-		if err := unix.Mount(m.Source, m.Target, m.Type, m.Flags, m.Data); err != nil {
+		if err := show(m); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", m.Source, m.Target, err)
 		}
 	}
@@ -52,6 +53,54 @@ func run() error {
 	fmt.Println("ready")
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+func show(m mount.Mount) error {
+	if m.Loop {
+		device, err := attach(m.Source)
+		if err != nil {
+			return fmt.Errorf("attach to a loop device: %w", err)
+		}
+		defer func() { _ = device.Close() }()
+		if err := os.MkdirAll(m.Target, 0o755); err != nil {
+			return err
+		}
+		m.Source = device.Name()
+	}
+	return unix.Mount(m.Source, m.Target, m.Type, m.Flags, m.Data)
+}
+
+// attach makes a file a loop device, which ends when it is closed and mounted nowhere.
+func attach(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = control.Close() }()
+	for {
+		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, fmt.Errorf("find a free one: %w", err)
+		}
+		device, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", number), os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		config := unix.LoopConfig{Fd: uint32(file.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
+		err = unix.IoctlLoopConfigure(int(device.Fd()), &config)
+		if err == nil {
+			return device, nil
+		}
+		_ = device.Close()
+		if !errors.Is(err, unix.EBUSY) { // another machine was faster
+			return nil, err
+		}
+	}
 }
 
 func reap() {

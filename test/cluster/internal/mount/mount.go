@@ -15,6 +15,8 @@ type Mount struct {
 	Source, Target, Type string
 	Flags                uintptr
 	Data                 string
+	// Loop: Source is a file with a file system. Target is made if it is not there.
+	Loop bool
 }
 
 // Bind shows source at target.
@@ -34,4 +36,10 @@ func Overlay(target, upper, work string) Mount {
 // Proc shows the processes of the machine's own PID namespace.
 func Proc() Mount {
 	return Mount{Source: "proc", Target: "/proc", Type: "proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC}
+}
+
+// Loop shows the ext4 file system in a file. The kernel lets go of the file when the last machine
+// that shows it has ended.
+func Loop(file, target string) Mount {
+	return Mount{Source: file, Target: target, Type: "ext4", Data: "noinit_itable", Loop: true}
 }
