@@ -23,8 +23,9 @@ type Runtime interface {
 
 	// Pull fetches what is missing and records the names, so that Check finds the image. Content
 	// that was fetched before an error stays for the next try, until Retain no longer lists the
-	// image. Pull calls onProgress at each progress; the caller's timeout is for the time between
-	// two calls. onProgress must not block.
+	// image; after ErrInsufficientDisk nothing stays of what was written. For room it may delete images
+	// that pulls have brought, that Retain no longer lists, and that nothing uses. Pull calls onProgress
+	// at each progress; the caller's timeout is for the time between two calls. onProgress must not block.
 	Pull(ctx context.Context, req PullRequest, onProgress func(Progress)) (Result, error)
 
 	// Retain sets the runtime's pins to the names of the pinned images, and keeps the unfinished

@@ -59,6 +59,8 @@ type localContent struct {
 	// there.
 	size, missing int64
 	unpacked      bool
+	// packed is the compressed size of the layers that are yet to be unpacked.
+	packed int64
 }
 
 func (c localContent) complete() bool {
@@ -91,8 +93,38 @@ func (r *Runtime) inspect(ctx context.Context, target ocispec.Descriptor) (local
 			local.missing += desc.Size
 		}
 	}
-	local.unpacked, err = r.isUnpacked(ctx, manifest.Config)
+	if local.unpacked, err = r.isUnpacked(ctx, manifest.Config); err != nil || local.unpacked {
+		return local, err
+	}
+	local.packed, err = r.packedSize(ctx, manifest)
 	return local, err
+}
+
+// packedSize is the compressed size of the layers without a snapshot. Without a config, which names the
+// snapshots, that is all.
+func (r *Runtime) packedSize(ctx context.Context, manifest ocispec.Manifest) (size int64, err error) {
+	diffIDs, err := images.RootFS(ctx, r.store(), manifest.Config)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return 0, err
+	}
+	daemon, err := r.daemon(ctx)
+	if err != nil {
+		return 0, err
+	}
+	chain := identity.ChainIDs(diffIDs)
+	for i, layer := range manifest.Layers {
+		if i < len(chain) {
+			_, err := r.client.SnapshotService(daemon.snapshotter).Stat(ctx, chain[i].String())
+			if err == nil {
+				continue
+			}
+			if !errdefs.IsNotFound(err) {
+				return 0, err
+			}
+		}
+		size += layer.Size
+	}
+	return size, nil
 }
 
 // forPlatform leaves of the children of an index the one manifest for the node's platform.

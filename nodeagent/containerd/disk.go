@@ -7,10 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-dev/sluice/nodeagent"
 )
@@ -19,102 +18,220 @@ import (
 // estimate, since no manifest tells; for most images it is between 2 and 3.
 const unpackedFactor = 2.5
 
-// minFreeInodes is the share of free inodes below which the kubelet begins to delete images
-// (imagefs.inodesFree). The check is of the present share only: no manifest tells how many inodes
-// an image takes.
-const minFreeInodes = 0.05
-
-// disk remembers which pulls have reserved space.
-type disk struct {
-	mu    sync.Mutex
-	pulls map[*meter]bool // that have reserved space
+// need is what a pull takes, as far as it is known.
+type need struct {
+	// content is in bytes that are yet to be fetched.
+	content int64
+	// snapshots is what is yet to be unpacked.
+	snapshots amount
 }
 
-// reservedByOthers is the space that running pulls other than m's will still take. The caller holds
-// the lock.
-func (d *disk) reservedByOthers(m *meter) (sum int64) {
-	for other := range d.pulls {
-		outstanding := other.outstanding()
-		if outstanding == 0 {
-			delete(d.pulls, other)
-		}
-		if other != m {
-			sum += outstanding
-		}
+func (n need) max(other need) need {
+	return need{content: max(n.content, other.content), snapshots: n.snapshots.max(other.snapshots)}
+}
+
+// on is the part of it that a file system has to take.
+func (n need) on(f filesystem) (sum amount) {
+	if f.content {
+		sum.bytes += n.content
+	}
+	if f.snapshots {
+		sum = sum.plus(n.snapshots)
 	}
 	return sum
 }
 
-// reserve records the pull and its reservation. The caller holds the lock.
-func (d *disk) reserve(m *meter, bytes int64) {
-	if d.pulls == nil {
-		d.pulls = map[*meter]bool{}
-	}
-	d.pulls[m] = true
-	m.reserve(bytes)
+// expect is what an image takes of which this is there.
+func expect(local localContent) need {
+	return need{content: local.missing, snapshots: amount{bytes: local.packed}.times(unpackedFactor)}
 }
 
-// reserveDisk reserves space for what a pull still misses. It returns ErrInsufficientDisk if that,
-// with the reservations of the other pulls, would take a filesystem below MinFreeDisk, where the
-// kubelet begins to delete images.
-func (r *Runtime) reserveDisk(ctx context.Context, m *meter, missing int64) error {
-	if r.MinFreeDisk <= 0 || missing == 0 {
+// disk shares the room on the node's file systems out to pulls.
+type disk struct {
+	mu       sync.Mutex
+	accounts map[*account]bool // of the pulls that run
+	victim   *account          // the pull that was stopped to save the others, until it is undone
+	lessons  lessons
+	wanted   map[string]bool // the names of the spec's images; nil before they are known
+
+	choosing bool       // somebody is choosing the victim
+	clearing sync.Mutex // held by who makes room
+}
+
+// account is one pull's part of the disk. Make it with openAccount.
+type account struct {
+	image nodeagent.PullRequest
+	meter *meter
+	// ctx is the pull's, which stop ends.
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	// watched is closed when the disk is no longer watched for it; nil before it was.
+	watched chan struct{}
+
+	// The disk's lock is for the fields below.
+
+	leaseID  string // empty before there is one
+	digest   digest.Digest
+	reserved need
+	// pulledBefore is what the pull had received when it reserved.
+	pulledBefore int64
+	// freeBefore is what was free when it reserved, by the folder of the file system, and drop by how much
+	// that had become less when the pull was stopped.
+	freeBefore map[string]amount
+	drop       amount
+	// before is what its snapshots had when it began, of an earlier try, and taken what they had when
+	// the victim was chosen; nil before that.
+	before amount
+	taken  *amount
+}
+
+// outstanding is what the pull will still take of what it has reserved. Only received bytes make it
+// smaller, because nothing tells cheaply how much was unpacked. So it is too large near the end.
+func (a *account) outstanding() need {
+	n := a.reserved
+	n.content = max(0, n.content-a.meter.pulledBytes()+a.pulledBefore)
+	return n
+}
+
+// openAccount begins a pull, which is to write under the account's context. The caller calls close.
+func (d *disk) openAccount(ctx context.Context, image nodeagent.PullRequest, m *meter) *account {
+	a := &account{image: image, digest: image.Digest, meter: m}
+	a.ctx, a.stop = context.WithCancelCause(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accounts == nil {
+		d.accounts = map[*account]bool{}
+	}
+	d.accounts[a] = true
+	return a
+}
+
+// endWatch returns when the disk is no longer watched for the pull, and why the pull was ended, if it was.
+func (a *account) endWatch() (stopped error) {
+	stopped = context.Cause(a.ctx)
+	a.stop(nil)
+	if a.watched != nil {
+		<-a.watched
+	}
+	return stopped
+}
+
+func (d *disk) setLease(a *account, id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a.leaseID = id
+}
+
+// identify takes up what a pull's image is, where the request did not say.
+func (d *disk) identify(a *account, dgst digest.Digest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a.digest = dgst
+}
+
+func (d *disk) close(a *account) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.accounts, a)
+	if d.victim == a {
+		d.victim = nil
+	}
+}
+
+// reserveDisk reserves what a pull of that digest is to write, and watches the disk from then on. It
+// returns ErrInsufficientDisk if that, with what the other pulls have reserved, would take a file system to
+// its line, and nothing can be given up for it.
+func (r *Runtime) reserveDisk(ctx context.Context, a *account, d digest.Digest, n need) error {
+	r.disk.identify(a, d)
+	if n == (need{}) {
 		return nil
+	}
+	if err := r.disk.checkFull(d); err != nil || r.MinFreeDisk <= 0 {
+		return err
 	}
 	daemon, err := r.daemon(ctx)
 	if err != nil {
 		return err
 	}
+	n = r.disk.correct(d, n)
+	for {
+		short, err := r.tryReserve(daemon, a, n)
+		if err != nil {
+			return err
+		}
+		if short == nil {
+			break
+		}
+		if freed, err := r.makeRoom(ctx, short.missing().bytes); err != nil || !freed {
+			r.disk.noteRefused(d, n)
+			return errors.Join(short, err)
+		}
+	}
+	if a.watched == nil {
+		r.watchDisk(daemon, a)
+	}
+	return nil
+}
+
+// reserveKnown is reserveDisk before anything is asked for, if the image did not fit lately.
+func (r *Runtime) reserveKnown(ctx context.Context, a *account, d digest.Digest) error {
+	return r.reserveDisk(ctx, a, d, r.disk.refusedNeed(d))
+}
+
+// tryReserve returns what there is too little of, or nil.
+func (r *Runtime) tryReserve(daemon daemonFacts, a *account, n need) (*shortage, error) {
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
 	// The reservations are read before the free space: a byte that arrives in between then counts
 	// twice. In the other order it would not count at all.
-	reserved := r.disk.reservedByOthers(m)
-	for _, dir := range daemon.dirs {
-		if _, err := r.checkDisk(dir, missing, reserved); err != nil {
-			return err
+	reserved := make([]need, 0, len(r.disk.accounts))
+	for other := range r.disk.accounts {
+		if other != a {
+			reserved = append(reserved, other.outstanding())
 		}
 	}
-	r.disk.reserve(m, sizeOnDisk(missing))
-	return nil
-}
-
-// checkDisk checks the filesystem of a directory. It returns the share of it that is free; one that is
-// not mounted here has none, which is no error.
-func (r *Runtime) checkDisk(dir string, missing, reserved int64) (free float64, err error) {
-	var stat unix.Statfs_t
-	err = unix.Statfs(dir, &stat)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
+	filesystems, err := r.lookUp(daemon)
 	if err != nil {
-		return 0, fmt.Errorf("look up free space of %q: %w", dir, err)
+		return nil, err
 	}
-	free = float64(stat.Bavail) / float64(stat.Blocks)
-	if err := checkSpace(dir, missing, reserved, int64(stat.Bavail)*stat.Bsize, int64(stat.Blocks)*stat.Bsize, r.MinFreeDisk); err != nil {
-		return free, err
+	for _, f := range filesystems {
+		short := shortage{filesystem: f, need: n.on(f)}
+		for _, other := range reserved {
+			short.reserved = short.reserved.plus(other.on(f))
+		}
+		if short.need != (amount{}) && short.missing() != (amount{}) {
+			return &short, nil
+		}
 	}
-	return free, checkInodes(dir, stat.Ffree, stat.Files)
+	a.reserved, a.pulledBefore, a.freeBefore = n, a.meter.pulledBytes(), map[string]amount{}
+	for _, f := range filesystems {
+		a.freeBefore[f.dir] = f.free
+	}
+	return nil, nil
 }
 
-// sizeOnDisk is the space that compressed content takes together with its unpacked form.
-func sizeOnDisk(bytes int64) int64 { return int64(float64(bytes) * (1 + unpackedFactor)) }
-
-// checkInodes accepts a filesystem that does not count its inodes, whose total is 0.
-func checkInodes(dir string, free, total uint64) error {
-	if float64(free) >= float64(total)*minFreeInodes {
-		return nil
-	}
-	return fmt.Errorf("%w: %d of %d inodes are free on %s, of which %.0f %% must stay free",
-		nodeagent.ErrInsufficientDisk, free, total, dir, 100*minFreeInodes)
+// shortage is an ErrInsufficientDisk.
+type shortage struct {
+	filesystem
+	need, reserved amount // by the pull, and by others
 }
 
-// checkSpace assumes that content and snapshots are on one filesystem, as they nearly always are.
-func checkSpace(dir string, missing, reserved, free, total int64, minFreeShare float64) error {
-	after := free - reserved - sizeOnDisk(missing)
-	if float64(after) >= float64(total)*minFreeShare {
-		return nil
-	}
-	return fmt.Errorf("%w: %d bytes to pull on %s with %d of %d bytes free, of which other pulls take %d and %.0f %% must stay free",
-		nodeagent.ErrInsufficientDisk, missing, dir, free, total, reserved, 100*minFreeShare)
+// missing is what must be freed.
+func (s *shortage) missing() amount {
+	return s.need.plus(s.reserved).minus(s.room()).max(amount{})
 }
+
+func (s *shortage) Unwrap() error { return nodeagent.ErrInsufficientDisk }
+
+func (s *shortage) Error() string {
+	if missing := s.missing(); missing.bytes == 0 {
+		return fmt.Sprintf("%v: %d inodes must be freed on %s: it has %d of %d free, of which %d must stay free; the image may take %d, and other pulls %d",
+			nodeagent.ErrInsufficientDisk, missing.inodes, s.dir, s.free.inodes, s.total.inodes, s.line.plus(s.margin()).inodes, s.need.inodes, s.reserved.inodes)
+	}
+	return fmt.Sprintf("%v: %s must be freed on %s: it has %s of %s free, of which %s must stay free; the image may take %s, and other pulls %s",
+		nodeagent.ErrInsufficientDisk, mebibytes(s.missing().bytes), s.dir, mebibytes(s.free.bytes), mebibytes(s.total.bytes),
+		mebibytes(s.line.plus(s.margin()).bytes), mebibytes(s.need.bytes), mebibytes(s.reserved.bytes))
+}
+
+// mebibytes is a number of bytes, rounded up, so that a message does not change with each of them.
+func mebibytes(bytes int64) string { return fmt.Sprintf("%d MiB", (bytes+1<<20-1)>>20) }

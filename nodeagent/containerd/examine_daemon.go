@@ -50,7 +50,7 @@ func (r *Runtime) examineDaemon(ctx context.Context) []nodeagent.Finding {
 		examineSnapshotter(daemon.snapshotter, configured.snapshotters),
 		examineConfigPath(configured.registryPath, r.RegistryConfigPath),
 		examineDiscard(configured.discard),
-		r.examineDisk(daemon.dirs))
+		r.examineDisk(daemon))
 }
 
 // daemonSoon is daemon, but waits for CRI, which begins to answer later than the rest of the daemon.
@@ -193,29 +193,38 @@ func examineDiscard(text string) nodeagent.Finding {
 	}
 }
 
-// examineDisk looks whether the agent sees the disk, and whether there is room on it for any image.
-func (r *Runtime) examineDisk(dirs []string) nodeagent.Finding {
+// examineDisk looks whether the agent sees the file systems, and whether there is room on them for any
+// image.
+func (r *Runtime) examineDisk(daemon daemonFacts) nodeagent.Finding {
 	const subject = "disk"
 	if r.MinFreeDisk <= 0 {
 		return good(subject, "is not checked, as --min-free-disk=0 says")
 	}
+	filesystems, err := r.lookUp(daemon)
+	if err != nil {
+		return failure(subject, "%v", err)
+	}
+	if daemon.evictsErr != nil {
+		return warning(subject, "%v: name the kubelet's configuration in agent.kubeletConfig", daemon.evictsErr)
+	}
 	var seen []string
-	for _, dir := range dirs {
-		free, err := r.checkDisk(dir, 0, 0)
-		if errors.Is(err, nodeagent.ErrInsufficientDisk) {
-			return failure(subject, "less than %.0f %% of the bytes or %.0f %% of the inodes are free at %s, so that nothing is pulled: "+
-				"free some, or lower agent.minFreeDisk", 100*r.MinFreeDisk, 100*minFreeInodes, dir)
+	for _, f := range filesystems {
+		must := 100 * float64(f.line.bytes) / float64(f.total.bytes)
+		if !f.room().covers(amount{}) {
+			return failure(subject, "less than %.0f %% of the bytes or %.0f %% of the inodes, or just that, are free at %s, so that nothing is pulled: "+
+				"free some, or lower agent.minFreeDisk", must, 100*float64(f.line.inodes)/float64(max(1, f.total.inodes)), f.dir)
 		}
-		if err != nil {
-			return failure(subject, "%v", err)
-		}
-		if free > 0 {
-			seen = append(seen, fmt.Sprintf("%.0f %% at %s", 100*free, dir))
+		seen = append(seen, fmt.Sprintf("%.0f %% at %s, of which %.0f %% must stay free", 100*float64(f.free.bytes)/float64(f.total.bytes), f.dir, must))
+	}
+	for _, dir := range []string{daemon.contentDir, daemon.snapshotDir} {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return warning(subject, "%s is not mounted here, so that no pull is kept from filling its file system: "+
+				"set agent.containerd.root to containerd's root, and agent.containerd.snapshots to a snapshotter's folder elsewhere", dir)
 		}
 	}
-	if len(seen) == 0 {
-		return warning(subject, "none of %s is mounted here, so that no pull is kept from filling it: set agent.containerd.root to containerd's root",
-			strings.Join(dirs, ", "))
+	text := "free: " + strings.Join(seen, "; ")
+	if daemon.evicts.ImageGCPercent > 0 {
+		text += fmt.Sprintf("; the kubelet deletes unused images from %d %% use on", daemon.evicts.ImageGCPercent)
 	}
-	return good(subject, "free: %s; %.0f %% must stay free", strings.Join(seen, ", "), 100*r.MinFreeDisk)
+	return good(subject, "%s", text)
 }

@@ -146,12 +146,13 @@ func TestWhetherLayersAreThrownAway(t *testing.T) {
 func TestADiskThatIsNotSeen(t *testing.T) {
 	here, away := t.TempDir(), t.TempDir()+"/away"
 	r := &Runtime{Options: Options{MinFreeDisk: 1e-9}}
-	expectFinding(t, "neither folder", r.examineDisk([]string{away, away}), nodeagent.SeverityWarning, "set agent.containerd.root")
-	expectFinding(t, "one is enough", r.examineDisk([]string{here, away}), nodeagent.SeverityOK, here)
+	expectFinding(t, "both folders", r.examineDisk(daemonFacts{contentDir: here, snapshotDir: here}), nodeagent.SeverityOK, here)
+	expectFinding(t, "neither folder", r.examineDisk(daemonFacts{contentDir: away, snapshotDir: away}), nodeagent.SeverityWarning, "set agent.containerd.root")
+	expectFinding(t, "not the snapshotter's", r.examineDisk(daemonFacts{contentDir: here, snapshotDir: away}), nodeagent.SeverityWarning, away)
 	r.MinFreeDisk = 0.999999
-	expectFinding(t, "too little is free", r.examineDisk([]string{here}), nodeagent.SeverityError, "nothing is pulled")
+	expectFinding(t, "too little is free", r.examineDisk(daemonFacts{contentDir: here, snapshotDir: here}), nodeagent.SeverityError, "nothing is pulled")
 	r.MinFreeDisk = 0
-	expectFinding(t, "the check is off", r.examineDisk([]string{away}), nodeagent.SeverityOK, "not checked")
+	expectFinding(t, "the check is off", r.examineDisk(daemonFacts{contentDir: away, snapshotDir: away}), nodeagent.SeverityOK, "not checked")
 }
 
 func TestAMirrorThatDoesNotAnswer(t *testing.T) {

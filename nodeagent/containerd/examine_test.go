@@ -121,7 +121,7 @@ var _ = Describe("sluice-agent --check", Serial, func() {
 			Equal("ok snapshotter overlayfs"),
 			Equal("ok config_path /etc/containerd/certs.d"),
 			Equal("ok discard_unpacked_layers false"),
-			MatchRegexp(`^ok disk free: \d+ % at /var/lib/containerd/.*content, .*; 15 % must stay free$`),
+			MatchRegexp(`^ok disk free: \d+ % at /var/lib/containerd/.*overlayfs, of which 15 % must stay free$`),
 			Equal("ok scratch path /run/sluice/check can be written"),
 			Equal("ok certificate authorities those of the system are seen here"),
 			Equal("ok hosts.toml of _default names "+n.MirrorURL()),
@@ -212,7 +212,7 @@ var _ = Describe("sluice-agent --check", Serial, func() {
 	},
 		Entry("no socket", "--containerd-address=/run/other.sock", "error containerd has no socket /run/other.sock: ", SpecTimeout(specTimeout)),
 		Entry("too little space", "--min-free-disk=99.999%",
-			"error disk less than 100 % of the bytes or 5 % of the inodes are free at /var/lib/containerd/", SpecTimeout(specTimeout)),
+			"error disk less than 100 % of the bytes or 5 % of the inodes, or just that, are free at /var/lib/containerd/", SpecTimeout(specTimeout)),
 		Entry("a folder that cannot be written", "--scratch-path=/proc/sluice", "error scratch path make directory for hosts.toml files: mkdir /proc/sluice", SpecTimeout(specTimeout)),
 	)
 

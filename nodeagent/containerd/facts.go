@@ -15,6 +15,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/sluice-dev/sluice/nodeagent"
+	"github.com/sluice-dev/sluice/nodeagent/eviction"
 )
 
 // factsTimeout is for all questions about the daemon's configuration.
@@ -30,8 +31,11 @@ type facts struct {
 type daemonFacts struct {
 	// snapshotter is the one that CRI unpacks images into.
 	snapshotter string
-	// dirs are where content and snapshots are.
-	dirs []string
+	// contentDir and snapshotDir are where content and snapshots are.
+	contentDir, snapshotDir string
+	// evicts is what the kubelet wants to be free, and evictsErr why that is not known.
+	evicts    eviction.Thresholds
+	evictsErr error
 	// leavesPacked reports whether the transfer service does not unpack into the snapshotter, because its
 	// own configuration does not list it.
 	leavesPacked bool
@@ -61,22 +65,18 @@ func (r *Runtime) daemon(ctx context.Context) (daemonFacts, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
 	defer cancel()
-	snapshotter, err := r.snapshotterOfCRI(ctx)
+	var known daemonFacts
+	var err error
+	if known.snapshotter, known.snapshotDir, err = r.snapshotterOfCRI(ctx); err != nil {
+		return daemonFacts{}, err
+	}
+	roots, err := r.pluginRoots(ctx, "type==io.containerd.content.v1")
 	if err != nil {
 		return daemonFacts{}, err
 	}
-	known := daemonFacts{snapshotter: snapshotter}
-	for _, filter := range []string{
-		"type==io.containerd.content.v1",
-		"type==" + snapshotterType + ",id==" + snapshotter,
-	} {
-		roots, err := r.pluginRoots(ctx, filter)
-		if err != nil {
-			return daemonFacts{}, err
-		}
-		for _, dir := range roots {
-			known.dirs = append(known.dirs, dir)
-		}
+	known.contentDir = roots["content"]
+	if r.KubeletConfig != "" {
+		known.evicts, known.evictsErr = eviction.Read(r.KubeletConfig)
 	}
 	r.facts.known = &known
 	return known, nil
@@ -85,36 +85,35 @@ func (r *Runtime) daemon(ctx context.Context) (daemonFacts, error) {
 // snapshotterType is the type of containerd's plugins that are snapshotters.
 const snapshotterType = "io.containerd.snapshotter.v1"
 
-// snapshotterOfCRI finds out which snapshotter CRI unpacks into. CRI does not say it by name, but
+// snapshotterOfCRI finds out which snapshotter CRI unpacks into, and where that has its snapshots. CRI does not say it by name, but
 // where the images are: in the directory of the snapshotter or, for one that names no directory,
 // in one that is named after it.
-func (r *Runtime) snapshotterOfCRI(ctx context.Context) (string, error) {
+func (r *Runtime) snapshotterOfCRI(ctx context.Context) (name, dir string, err error) {
 	connection, err := r.connection()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	answer, err := cri.NewImageServiceClient(connection).ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
 	if err != nil {
 		// CRI begins to answer later than the rest of the daemon.
-		return "", fmt.Errorf("%w: ask CRI where its images are: %w", nodeagent.ErrRuntimeUnavailable, err)
+		return "", "", fmt.Errorf("%w: ask CRI where its images are: %w", nodeagent.ErrRuntimeUnavailable, err)
 	}
-	dir := ""
 	if filesystems := answer.GetImageFilesystems(); len(filesystems) > 0 {
 		dir = filesystems[0].GetFsId().GetMountpoint() // of the snapshotter of CRI's own configuration
 	}
 	roots, err := r.pluginRoots(ctx, "type=="+snapshotterType)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	for id, root := range roots {
 		if root == dir {
-			return id, nil
+			return id, dir, nil
 		}
 	}
 	if name, ok := strings.CutPrefix(filepath.Base(dir), snapshotterType+"."); ok {
-		return name, nil
+		return name, dir, nil
 	}
-	return "", fmt.Errorf("%w: CRI keeps its images in %q, which is no snapshotter's directory", nodeagent.ErrRuntimeUnavailable, dir)
+	return "", "", fmt.Errorf("%w: CRI keeps its images in %q, which is no snapshotter's directory", nodeagent.ErrRuntimeUnavailable, dir)
 }
 
 // connection is for the services of CRI.

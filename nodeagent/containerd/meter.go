@@ -35,7 +35,6 @@ type meter struct {
 	sizeKnown     bool
 	othersOffsets map[digest.Digest]int64 // bytes received by the pulls that this one waits for
 	othersMoved   bool                    // an offset of theirs has changed since the last notify
-	reservedUpTo  int64                   // the reservation on the disk ends at so many pulled bytes
 }
 
 func newMeter(onProgress func(nodeagent.Progress)) *meter {
@@ -58,13 +57,11 @@ func (m *meter) run() {
 	}
 }
 
-// stop passes on the last progress and ends the reservation. onProgress is not called after it
-// returns.
+// stop passes on the last progress. onProgress is not called after it returns.
 func (m *meter) stop() {
 	close(m.quit)
 	<-m.ended
 	m.notify()
-	m.reserve(0)
 }
 
 // notify calls onProgress if there was progress since the last call.
@@ -111,21 +108,6 @@ func (m *meter) observeOther(d digest.Digest, offset int64) {
 	}
 	m.othersMoved = m.othersMoved || m.othersOffsets[d] != offset
 	m.othersOffsets[d] = offset
-}
-
-// reserve sets how much space on the disk the pull will take from now on.
-func (m *meter) reserve(bytes int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.reservedUpTo = bytes + m.current.PulledBytes
-}
-
-// outstanding is the part of the reservation that is not yet taken. Only received bytes make it
-// smaller, because nothing tells how much was unpacked. So it is too large near the end of a pull.
-func (m *meter) outstanding() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return max(0, m.reservedUpTo-m.current.PulledBytes)
 }
 
 // setBytes replaces the count of pulled bytes by an exact one.

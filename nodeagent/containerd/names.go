@@ -20,15 +20,16 @@ const (
 	pinnedLabel, pinnedValue   = "io.cri-containerd.pinned", "pinned"
 )
 
-// Sluice's own labels: ourPinLabel is on a record that Sluice has pinned, and leaseLabel, on a
-// lease, names its image.
+// Sluice's own labels: ourPinLabel is on a record that Sluice has pinned, broughtLabel on one that it has
+// made, and leaseLabel, on a lease, names its image.
 const (
-	ourPinLabel, ourPinValue = "sluice.dev/pinned", "true"
-	leaseLabel               = "sluice.dev/image"
+	ourPinLabel, ourPinValue   = "sluice.dev/pinned", "true"
+	broughtLabel, broughtValue = "sluice.dev/brought", "true"
+	leaseLabel                 = "sluice.dev/image"
 )
 
 func recordLabels(pinned bool) map[string]string {
-	labels := map[string]string{managedLabel: managedValue}
+	labels := map[string]string{managedLabel: managedValue, broughtLabel: broughtValue}
 	if pinned {
 		labels[pinnedLabel], labels[ourPinLabel] = pinnedValue, ourPinValue
 	}
@@ -86,15 +87,18 @@ func wrapName(name string, err error) error {
 }
 
 // changedFields lists the fields to update. A pin that another client has set gets no label of
-// ours, so that it stays when our pins are taken off.
+// ours, so that it stays when our pins are taken off; nor does a record that another client has made,
+// unless it is moved.
 func changedFields(old, wanted images.Image) []string {
 	var fields []string
-	if old.Target.Digest != wanted.Target.Digest {
+	moved := old.Target.Digest != wanted.Target.Digest
+	if moved {
 		fields = append(fields, "target")
 	}
 	othersPin := old.Labels[pinnedLabel] == pinnedValue && old.Labels[ourPinLabel] == ""
 	for label, value := range wanted.Labels {
-		if old.Labels[label] != value && !(label == ourPinLabel && othersPin) {
+		notOurs := label == ourPinLabel && othersPin || label == broughtLabel && !moved
+		if old.Labels[label] != value && !notOurs {
 			fields = append(fields, "labels."+label)
 		}
 	}

@@ -52,7 +52,13 @@ server = %q
 // push moves the tag to another image, in registry and mirror.
 func (p *pair) push(name string, layers int, size int64) {
 	GinkgoHelper()
-	image, err := images.Image(images.Options{Layers: images.Layers(name, layers, size), Seed: name})
+	p.pushLayers(name, images.Layers(name, layers, size))
+}
+
+// pushLayers is push for layers of any kind.
+func (p *pair) pushLayers(name string, layers []v1.Layer) {
+	GinkgoHelper()
+	image, err := images.Image(images.Options{Layers: layers, Seed: name})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(p.registry.Push(p.repository+":v1", image)).To(Succeed())
 	Expect(p.mirror.Push(p.repository+":v1", image)).To(Succeed())

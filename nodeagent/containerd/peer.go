@@ -25,10 +25,13 @@ import (
 
 // pullAsPeer fetches the content from the mirrors, each blob as soon as they have it, and unpacks
 // each layer as soon as it is there.
-func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
-	m.setDigest(req.Digest)
-	if target, ok, err := r.findComplete(ctx, req.Digest, m); ok || err != nil {
+func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, a *account) (ocispec.Descriptor, error) {
+	a.meter.setDigest(req.Digest)
+	if target, ok, err := r.findComplete(ctx, req.Digest, a.meter); ok || err != nil {
 		return target, err
+	}
+	if err := r.reserveKnown(ctx, a, req.Digest); err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	hosts, err := r.waitForMirror(ctx, req)
 	if err != nil {
@@ -38,14 +41,14 @@ func (r *Runtime) pullAsPeer(ctx context.Context, req nodeagent.PullRequest, m *
 	if len(hosts.Mirrors) == 0 && hosts.Unusable != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%w: no mirror for %s can be used from the agent: %w", nodeagent.ErrNotOnMirror, req.Ref.Domain(), hosts.Unusable)
 	}
-	f := r.newFetcher(hosts, req, m)
+	f := r.newFetcher(hosts, req, a.meter)
 	target, known, err := r.describe(ctx, req.Digest)
 	if err == nil && !known {
 		target, err = f.fetchRoot(ctx, req.Digest)
 	}
 	var manifest *ocispec.Manifest
 	if err == nil {
-		manifest, err = r.fetchManifests(ctx, target, f, m)
+		manifest, err = r.fetchManifests(ctx, target, f, a)
 	}
 	if err == nil {
 		err = r.fetchContent(ctx, req, target, manifest, f)
@@ -93,7 +96,7 @@ func sourceLabel(ref imageref.Reference) map[string]string {
 
 // fetchManifests fetches the manifests, which tell the size of the image, and reserves the space on
 // the disk. It returns the manifest for the node's platform.
-func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, m *meter) (*ocispec.Manifest, error) {
+func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor, f *fetcher, a *account) (*ocispec.Manifest, error) {
 	store := r.store()
 	children := r.forPlatform(images.ChildrenHandler(store))
 	for desc := target; images.IsIndexType(desc.MediaType); {
@@ -113,8 +116,8 @@ func (r *Runtime) fetchManifests(ctx context.Context, target ocispec.Descriptor,
 	if err != nil {
 		return nil, err
 	}
-	m.setSize(local.size)
-	return local.manifest, r.reserveDisk(ctx, m, local.missing)
+	a.meter.setSize(local.size)
+	return local.manifest, r.reserveDisk(ctx, a, target.Digest, expect(local))
 }
 
 // fetchContent walks down from the target as containerd's own pulls do. It unpacks each layer as soon

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -37,28 +38,17 @@ var discard = func() *log.Entry {
 }()
 
 func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgress func(nodeagent.Progress)) (nodeagent.Result, error) {
-	leased, err := r.ensureLease(ctx, req.Ref)
-	if err != nil {
-		return nodeagent.Result{}, err
-	}
 	m := newMeter(onProgress)
 	defer m.stop()
-
-	var target ocispec.Descriptor
-	switch req.Policy {
-	case v1alpha1.RegistryPolicyMirror:
-		target, err = r.pullAsPeer(leased, req, m)
-	case v1alpha1.RegistryPolicyLocal:
-		target, err = r.findNamed(leased, req, m)
-	default:
-		target, err = r.pullAsSeed(leased, req, m)
-	}
+	a := r.disk.openAccount(ctx, req, m)
+	defer r.disk.close(a)
+	target, local, err := r.write(req, a)
+	stopped := a.endWatch()
 	if err != nil {
-		return nodeagent.Result{}, err
-	}
-	local, err := r.finish(leased, req, target)
-	if err != nil {
-		return nodeagent.Result{}, err
+		if stopped != nil && ctx.Err() == nil { // by the watch
+			err = stopped
+		}
+		return nodeagent.Result{}, r.settle(ctx, a, err)
 	}
 	// From here on the image records keep the content, and the lease has no use.
 	if err := r.deleteLeases(ctx, req.Ref); err != nil {
@@ -72,6 +62,28 @@ func (r *Runtime) pull(ctx context.Context, req nodeagent.PullRequest, onProgres
 		}
 	}
 	return result, nil
+}
+
+// write does all of a pull that writes to the disk. A lease keeps what it writes.
+func (r *Runtime) write(req nodeagent.PullRequest, a *account) (target ocispec.Descriptor, local localContent, err error) {
+	ctx, err := r.ensureLease(a.ctx, req.Ref)
+	if err != nil {
+		return target, local, err
+	}
+	id, _ := leases.FromContext(ctx)
+	r.disk.setLease(a, id)
+	switch req.Policy {
+	case v1alpha1.RegistryPolicyMirror:
+		target, err = r.pullAsPeer(ctx, req, a)
+	case v1alpha1.RegistryPolicyLocal:
+		target, err = r.findNamed(ctx, req, a.meter)
+	default:
+		target, err = r.pullAsSeed(ctx, req, a)
+	}
+	if err == nil {
+		local, err = r.finish(ctx, req, target, a)
+	}
+	return target, local, err
 }
 
 // findNamed finds what the image's name means on the node, and all of its content.
@@ -95,7 +107,7 @@ func (r *Runtime) findNamed(ctx context.Context, req nodeagent.PullRequest, m *m
 
 // finish checks that the content is complete, unpacks it if it is still packed, announces it to the
 // mirror, and records the image's names.
-func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor) (localContent, error) {
+func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target ocispec.Descriptor, a *account) (localContent, error) {
 	local, err := r.inspect(ctx, target)
 	if err != nil {
 		return localContent{}, err
@@ -107,6 +119,9 @@ func (r *Runtime) finish(ctx context.Context, req nodeagent.PullRequest, target 
 		return localContent{}, errors.New("content is missing after the pull")
 	}
 	if !local.unpacked {
+		if err := r.reserveDisk(ctx, a, target.Digest, expect(local)); err != nil {
+			return localContent{}, err
+		}
 		if err := r.unpack(ctx, target); err != nil {
 			return localContent{}, err
 		}

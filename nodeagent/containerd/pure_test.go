@@ -20,7 +20,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-dev/sluice/internal/imageref"
 	"github.com/sluice-dev/sluice/nodeagent"
@@ -37,100 +36,6 @@ func TestAtLeast(t *testing.T) {
 		if got := atLeast(version, minVersion); got != want {
 			t.Errorf("atLeast(%q) = %v, want %v", version, got, want)
 		}
-	}
-}
-
-func TestCheckSpace(t *testing.T) {
-	const gib = int64(1) << 30
-	for _, tt := range []struct {
-		reason                         string
-		missing, reserved, free, total int64
-		minFree                        float64
-		want                           bool
-	}{
-		{"plenty of space", gib, 0, 50 * gib, 100 * gib, 0.15, true},
-		{"the unpacked form counts too", 10 * gib, 0, 49 * gib, 100 * gib, 0.15, false},
-		{"just enough", 10 * gib, 0, 50 * gib, 100 * gib, 0.15, true},
-		{"what other pulls have reserved is not free", 10 * gib, 1, 50 * gib, 100 * gib, 0.15, false},
-		{"already below the limit", 1, 0, 10 * gib, 100 * gib, 0.15, false},
-		{"the administrator sets the limit", gib, 0, 10 * gib, 100 * gib, 0.05, true},
-	} {
-		t.Run(tt.reason, func(t *testing.T) {
-			err := checkSpace("/root", tt.missing, tt.reserved, tt.free, tt.total, tt.minFree)
-			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
-				t.Errorf("checkSpace: %v, want it to fit: %v", err, tt.want)
-			}
-		})
-	}
-}
-
-func TestCheckInodes(t *testing.T) {
-	for _, tt := range []struct {
-		reason      string
-		free, total uint64
-		want        bool
-	}{
-		{"plenty", 50, 100, true},
-		{"just enough", 5, 100, true},
-		{"below the kubelet's limit", 4, 100, false},
-		{"a filesystem without a fixed number of inodes counts none", 0, 0, true},
-	} {
-		t.Run(tt.reason, func(t *testing.T) {
-			err := checkInodes("/root", tt.free, tt.total)
-			if (err == nil) != tt.want || err != nil && !errors.Is(err, nodeagent.ErrInsufficientDisk) {
-				t.Errorf("checkInodes: %v, want it to fit: %v", err, tt.want)
-			}
-		})
-	}
-}
-
-func TestADiskThatIsNotMountedIsNotChecked(t *testing.T) {
-	r := &Runtime{Options: Options{MinFreeDisk: 0.15}}
-	r.facts.known = &daemonFacts{dirs: []string{t.TempDir() + "/content", t.TempDir() + "/snapshots"}}
-	m := newMeter(func(nodeagent.Progress) {})
-	defer m.stop()
-	if err := r.reserveDisk(t.Context(), m, 1); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestPullsThatRunAtTheSameTimeDoNotCountOnTheSameSpace(t *testing.T) {
-	root := t.TempDir()
-	var stat unix.Statfs_t
-	if err := unix.Statfs(root, &stat); err != nil {
-		t.Fatal(err)
-	}
-	// percent is one percent of the content that would fill the disk, once it is unpacked too.
-	percent := int64(float64(stat.Bavail) * float64(stat.Bsize) / (1 + unpackedFactor) / 100)
-	r := &Runtime{Options: Options{MinFreeDisk: 1e-9}}
-	r.facts.known = &daemonFacts{dirs: []string{root}}
-	pulls := map[string]*meter{}
-	for _, name := range []string{"a", "b", "c", "d"} {
-		pulls[name] = newMeter(func(nodeagent.Progress) {})
-	}
-	none := func() {}
-	for _, step := range []struct {
-		reason  string
-		happen  func()
-		pull    string
-		missing int64
-		want    bool
-	}{
-		{"the first pull has the whole disk", none, "a", 60, true},
-		{"the second gets no more than the first leaves", none, "b", 45, false},
-		{"the second has reserved nothing", none, "c", 30, true},
-		{"a pull that reserves again does not count twice", none, "a", 60, true},
-		{"a pull that ended reserves nothing", pulls["c"].stop, "b", 35, true},
-		{"there is too little left", none, "d", 15, false},
-		{"received bytes leave the reservation", func() { pulls["a"].addBytes(50 * percent) }, "d", 15, true},
-	} {
-		step.happen()
-		if err := r.reserveDisk(t.Context(), pulls[step.pull], step.missing*percent); (err == nil) != step.want {
-			t.Errorf("%s: %v, want it to fit: %v", step.reason, err, step.want)
-		}
-	}
-	for _, name := range []string{"a", "b", "d"} {
-		pulls[name].stop()
 	}
 }
 

@@ -104,15 +104,22 @@ func leaseID(ref imageref.Reference, at time.Time) string {
 // Retain implements nodeagent.Runtime.
 func (r *Runtime) Retain(ctx context.Context, retained []nodeagent.Retained) error {
 	pinned := map[string]bool{}
-	wanted := map[string]bool{}
+	wanted, names := map[string]bool{}, map[string]bool{}
 	for _, image := range retained {
 		wanted[image.Ref.String()] = true
+		names[image.Ref.String()] = true
+		if image.Digest != "" {
+			for _, name := range image.Ref.Names(image.Digest) {
+				names[name] = true
+			}
+		}
 		if image.Pinned && image.Digest != "" {
 			for _, name := range image.Ref.Names(image.Digest) {
 				pinned[name] = true
 			}
 		}
 	}
+	r.disk.setWanted(names)
 	if err := r.setPins(ctx, pinned); err != nil {
 		return r.translate(ctx, err)
 	}

@@ -14,8 +14,8 @@
 //	     Default        ▼          Mirror                  │
 //	   ┌────────────────┴────────────────┐                 │
 //	resolve the tag              fetch the manifests       │
-//	transfer and unpack,         check the disk            │
-//	check the disk meanwhile     fetch blobs, unpack layers│
+//	transfer and unpack,         reserve room on the disk  │
+//	reserve room meanwhile       fetch blobs, unpack layers│
 //	   │                                 │                 │
 //	   └────────────────┬────────────────┘                 │
 //	                    ▼                                  │
@@ -26,7 +26,8 @@
 //
 // A lease with the image's name keeps all content that a pull fetches, until the pull succeeds or
 // the image has been out of the spec for a while. So containerd's garbage collection takes nothing
-// between two tries, and no blob is fetched twice.
+// between two tries, and no blob is fetched twice. Where there is too little room on the disk, all of it
+// goes at once (disk.go, watchdisk.go, giveup.go).
 //
 // The daemon should keep discard_unpacked_layers = false, its default. An image without its layers
 // can run, but no mirror can serve it; here it does not count as present. So layers that the kubelet
@@ -71,8 +72,11 @@ type Options struct {
 	// MirrorRedirectHosts are the hosts to which mirrors may send a peer: their storage, or what gives
 	// out their tokens.
 	MirrorRedirectHosts []string
-	// MinFreeDisk is the share of a filesystem, 0 to 1, that a pull must leave free.
+	// MinFreeDisk is the share of a filesystem, 0 to 1, that pulls must leave free; 0 lets them take all.
 	MinFreeDisk float64
+	// KubeletConfig is the file with the kubelet's configuration, or empty. Where it asks for more than
+	// MinFreeDisk, that counts.
+	KubeletConfig string
 	// NoProgressTimeout is how long a mirror may send nothing within one request.
 	NoProgressTimeout time.Duration
 	// MirrorStartTimeout is how long after this process a mirror may come up for the first time, as

@@ -20,14 +20,14 @@ import (
 // pullAsSeed has the daemon pull as it does for the kubelet: from the mirrors what they have, and
 // from the registry the rest. Like the kubelet it tries the credentials one after the other, after
 // errors of every kind: an account may also be over its rate limit.
-func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, a *account) (ocispec.Descriptor, error) {
 	credentials := req.Credentials
 	if len(credentials) == 0 {
 		credentials = []nodeagent.Credential{{}}
 	}
 	var refusals, failures []error
 	for _, credential := range credentials {
-		target, err := r.pullWithCredential(ctx, req, credential, m)
+		target, err := r.pullWithCredential(ctx, req, credential, a)
 		switch {
 		case err == nil:
 			return target, nil
@@ -51,7 +51,7 @@ func (r *Runtime) pullAsSeed(ctx context.Context, req nodeagent.PullRequest, m *
 	return ocispec.Descriptor{}, fmt.Errorf("%w; other credentials: %s", errors.Join(failures...), errors.Join(refusals...).Error())
 }
 
-func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequest, credential nodeagent.Credential, a *account) (ocispec.Descriptor, error) {
 	hosts, err := r.readHosts(ctx, req, basicAuth(credential))
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -65,9 +65,13 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 		}
 	}
 	if want != "" {
-		m.setDigest(want)
-		if target, ok, err := r.findComplete(ctx, want, m); ok || err != nil {
+		a.meter.setDigest(want)
+		r.disk.identify(a, want)
+		if target, ok, err := r.findComplete(ctx, want, a.meter); ok || err != nil {
 			return target, err
+		}
+		if err := r.reserveKnown(ctx, a, want); err != nil {
+			return ocispec.Descriptor{}, err
 		}
 	}
 	from := origin{ref: req.Ref, hostsDir: hosts.Root(), credential: credential}
@@ -75,9 +79,9 @@ func (r *Runtime) pullWithCredential(ctx context.Context, req nodeagent.PullRequ
 		from.ref = req.Ref.WithDigest(want)
 	}
 	if req.Digest != "" { // another node may have it: what a tag means is new
-		r.fetchRootFirst(ctx, hosts, req, m)
+		r.fetchRootFirst(ctx, hosts, req, a.meter)
 	}
-	target, err := r.transferPastMirrors(ctx, hosts, req, from, m)
+	target, err := r.transferPastMirrors(ctx, hosts, req, from, a)
 	if err != nil {
 		return ocispec.Descriptor{}, r.diagnose(ctx, hosts, req, credential, err)
 	}
@@ -105,10 +109,10 @@ func (r *Runtime) fetchRootFirst(ctx context.Context, hosts *mirror.Hosts, req n
 // transferPastMirrors is transfer without mirrors that answer nothing: the daemon would wait for those
 // anew for each blob. But it may reach what the agent does not. So if nothing comes without them, it
 // tries with them.
-func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
-	before := m.pulledBytes()
+func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, req nodeagent.PullRequest, from origin, a *account) (ocispec.Descriptor, error) {
+	before := a.meter.pulledBytes()
 	defer func() {
-		if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && m.pulledBytes() == before {
+		if errors.Is(context.Cause(ctx), nodeagent.ErrNoProgress) && a.meter.pulledBytes() == before {
 			r.stuck.note(req.Ref.Domain()) // perhaps a mirror hangs as soon as it is asked for content
 		}
 	}()
@@ -124,16 +128,16 @@ func (r *Runtime) transferPastMirrors(ctx context.Context, hosts *mirror.Hosts, 
 		limited, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer time.AfterFunc(firstByteTimeout, func() {
-			if m.pulledBytes() == before {
+			if a.meter.pulledBytes() == before {
 				cancel()
 			}
 		}).Stop()
-		target, err := r.transfer(limited, req, without, m)
-		if err == nil || ctx.Err() != nil || m.pulledBytes() > before || isFinal(err) {
+		target, err := r.transfer(limited, req, without, a)
+		if err == nil || ctx.Err() != nil || a.meter.pulledBytes() > before || isFinal(err) {
 			return target, err
 		}
 	}
-	return r.transfer(ctx, req, from, m)
+	return r.transfer(ctx, req, from, a)
 }
 
 // firstByteTimeout is how long a transfer without the mirrors that answer nothing may receive nothing

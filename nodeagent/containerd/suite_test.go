@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == helperArgument {
 		os.Exit(pullOnNode(os.Args[2]))
 	}
+	if len(os.Args) == 3 && os.Args[1] == diskArgument {
+		os.Exit(diskOnNode(os.Args[2]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -76,10 +79,11 @@ func options() containerd.Options {
 // No spec leaves a goroutine behind; its registries do not either.
 var _ = BeforeEach(func() {
 	before := goleak.IgnoreCurrent()
-	// Daemons are restarted by specs, and the mirrors with them.
+	// Specs add nodes and restart daemons, and the mirrors with them.
 	daemons := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.startProcess.func2")
+	machines := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.startMachine.func2")
 	keepers := goleak.IgnoreAnyFunction("github.com/sluice-dev/sluice/test/cluster.(*Daemon).keep")
-	DeferCleanup(func() { Expect(goleak.Find(before, daemons, keepers)).To(Succeed()) })
+	DeferCleanup(func() { Expect(goleak.Find(before, daemons, machines, keepers)).To(Succeed()) })
 	var err error
 	direct, err = client.New(node.ContainerdSocket, client.WithDefaultNamespace(namespace))
 	Expect(err).NotTo(HaveOccurred())

@@ -25,9 +25,9 @@ const announceTimeout = 5 * time.Second
 
 // transfer pulls through the daemon's transfer service: by the digest if it is known, and otherwise
 // by the tag, which costs the registry one HEAD.
-func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, from origin, a *account) (ocispec.Descriptor, error) {
 	began := time.Now()
-	target, err := r.transferUnpacking(ctx, req, from, m)
+	target, err := r.transferUnpacking(ctx, req, from, a)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -36,31 +36,31 @@ func (r *Runtime) transfer(ctx context.Context, req nodeagent.PullRequest, from 
 		// A transfer with unpacking leaves out the layers whose snapshots are already there.
 		// Mirrors serve layers, so one without unpacking fetches those too.
 		from.ref = req.Ref.WithDigest(target.Digest)
-		_, err = r.transferFrom(ctx, req, from, m)
+		_, err = r.transferFrom(ctx, req, from, a)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	received, err := r.committedSince(ctx, target, began)
-	m.setBytes(received)
+	a.meter.setBytes(received)
 	return target, err
 }
 
 // transferUnpacking has the daemon unpack what it pulls, if its transfer service is configured for
 // the snapshotter. Otherwise it leaves the image packed.
-func (r *Runtime) transferUnpacking(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter) (ocispec.Descriptor, error) {
+func (r *Runtime) transferUnpacking(ctx context.Context, req nodeagent.PullRequest, from origin, a *account) (ocispec.Descriptor, error) {
 	daemon, err := r.daemon(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	if !daemon.leavesPacked {
-		target, err := r.transferFrom(ctx, req, from, m, image.WithUnpack(r.platform, daemon.snapshotter))
+		target, err := r.transferFrom(ctx, req, from, a, image.WithUnpack(r.platform, daemon.snapshotter))
 		if err == nil || !strings.Contains(err.Error(), noUnpackPlatform) {
 			return target, err
 		}
 		r.facts.noteLeavesPacked()
 	}
-	return r.transferFrom(ctx, req, from, m)
+	return r.transferFrom(ctx, req, from, a)
 }
 
 // noUnpackPlatform is what the transfer service says, before it fetches anything, if its
@@ -88,19 +88,19 @@ func (r *Runtime) committedSince(ctx context.Context, target ocispec.Descriptor,
 	return size, err
 }
 
-func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, from origin, m *meter, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
+func (r *Runtime) transferFrom(ctx context.Context, req nodeagent.PullRequest, from origin, a *account, opts ...image.StoreOpt) (ocispec.Descriptor, error) {
 	unfinished, err := r.client.ContentStore().ListStatuses(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("list unfinished ingests: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t := newTracker(m, unfinished)
+	t := newTracker(a.meter, unfinished)
 	defer t.close()
 	measured := make(chan struct{})
 	go func() {
 		defer close(measured)
-		cancel(r.reserveDiskForSeed(ctx, t, m))
+		cancel(r.reserveDiskForSeed(ctx, t, a))
 	}()
 	defer func() { <-measured }()
 	defer cancel(nil)
@@ -177,15 +177,18 @@ func (r *Runtime) announceReceived(ctx context.Context, ref imageref.Reference, 
 // reserveDiskForSeed waits until the manifests are there, sets the size of the image, and reserves
 // the space on the disk. It returns ErrInsufficientDisk or ErrImageInvalid at once, and nil when ctx
 // ends.
-func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, m *meter) error {
+func (r *Runtime) reserveDiskForSeed(ctx context.Context, t *tracker, a *account) error {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	for {
 		if target, ok := t.target(); ok {
+			if err := r.reserveKnown(ctx, a, target.Digest); isFinal(err) {
+				return err
+			}
 			local, err := r.inspect(ctx, target)
 			if err == nil && local.manifest != nil {
-				m.setSize(local.size)
-				if err := r.reserveDisk(ctx, m, local.missing); isFinal(err) {
+				a.meter.setSize(local.size)
+				if err := r.reserveDisk(ctx, a, target.Digest, expect(local)); isFinal(err) {
 					return err
 				}
 				<-ctx.Done()

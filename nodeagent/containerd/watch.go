@@ -44,6 +44,7 @@ func (r *Runtime) Watch(ctx context.Context, connected func(), changed func(node
 	connected()
 	lost := make(chan error, 1)
 	beside.Go(func() { lost <- pingUntilLost(ctx, r.checkVersion) })
+	beside.Go(func() { r.relieve(ctx) })
 	beside.Go(func() { examineRepeatedly(ctx, r.noticed, r.Examine, found) })
 	for {
 		select {
