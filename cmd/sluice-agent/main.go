@@ -104,6 +104,7 @@ func runtimeOptions(options Options) containerd.Options {
 		UpstreamHosts:       options.UpstreamHosts,
 		MirrorRedirectHosts: options.MirrorRedirectHosts,
 		MinFreeDisk:         options.MinFreeDisk.share(),
+		KubeletConfig:       options.KubeletConfig,
 		NoProgressTimeout:   options.NoProgressTimeout,
 		MirrorStartTimeout:  mirrorStartTimeout,
 		UserAgent:           userAgent(),

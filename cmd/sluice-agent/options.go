@@ -42,6 +42,7 @@ type Options struct {
 	NoProgressTimeout time.Duration
 	VerifyInterval    time.Duration
 	MinFreeDisk       percentage
+	KubeletConfig     string
 
 	Credentials        credentials.Options
 	CredentialProvider credentialprovider.Options
@@ -93,7 +94,9 @@ func (o *Options) addFlags(flags *pflag.FlagSet) {
 		"hosts to which mirrors may send the agent, for their storage or their tokens, such as storage.example.com:9000")
 	o.MinFreeDisk = 15
 	flags.Var(&o.MinFreeDisk, "min-free-disk",
-		"percentage of containerd's file system that pulls leave free; the kubelet begins to delete images at 15% (imagefs.available, image GC); 0 turns the check off")
+		"percentage of containerd's file systems that pulls leave free; the kubelet begins to delete images at 15% (imagefs.available, image GC); 0 turns the check off")
+	flags.StringVar(&o.KubeletConfig, "kubelet-config", "",
+		"the kubelet's file of the name --config; pulls leave free what it wants free of images' file systems, if that is more; empty reads none")
 	flags.StringVar(&o.Credentials.URL, "credentials-url", "",
 		"https://HOST:PORT of the controller's credential endpoint; empty pulls everything without credentials")
 	flags.StringVar(&o.Credentials.TokenFile, "credentials-token-file", "",
@@ -125,6 +128,7 @@ func (o Options) Validate() error {
 	}
 	reject(o.NodeName == "" && !o.Check, "--node-name or NODE_NAME must be set")
 	reject(!filepath.IsAbs(o.ContainerdAddress), "--containerd-address must be an absolute path, not %q", o.ContainerdAddress)
+	reject(o.KubeletConfig != "" && !filepath.IsAbs(o.KubeletConfig), "--kubelet-config must be an absolute path, not %q", o.KubeletConfig)
 	reject(o.ContainerdNamespace == "", "--containerd-namespace must be set, such as k8s.io")
 	roots := filepath.SplitList(o.RegistryConfigPath)
 	reject(len(roots) == 0 || slices.ContainsFunc(roots, func(root string) bool { return !filepath.IsAbs(root) }),

@@ -32,7 +32,7 @@ func TestDefaultsAreThoseOfContainerdAndTheKubelet(t *testing.T) {
 func TestEachFlagSetsItsOption(t *testing.T) {
 	options, err := parse(strings.Fields("--node-name=n --kubeconfig=/k --containerd-address=/c --containerd-namespace=ns " +
 		"--registry-config-path=/r --scratch-path=/s --upstream-hosts=a,b:5000 --mirror-redirect-hosts=c,d:9000 --max-parallel-pulls=7 --no-progress-timeout=2m --verify-interval=1h " +
-		"--min-free-disk=7.5% --health-probe-bind-address=:1 --metrics-bind-address=:2 --log-format=text -v 2"))
+		"--min-free-disk=7.5% --kubelet-config=/kubelet.yaml --health-probe-bind-address=:1 --metrics-bind-address=:2 --log-format=text -v 2"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestEachFlagSetsItsOption(t *testing.T) {
 		NodeName: "n", Kubeconfig: "/k", ContainerdAddress: "/c", ContainerdNamespace: "ns", RegistryConfigPath: "/r", ScratchPath: "/s", UpstreamHosts: []string{"a", "b:5000"},
 		MirrorRedirectHosts: []string{"c", "d:9000"},
 		MaxParallelPulls:    7, NoProgressTimeout: 2 * time.Minute, VerifyInterval: time.Hour,
-		MinFreeDisk: 7.5, HealthProbeBindAddress: ":1", MetricsBindAddress: ":2",
+		MinFreeDisk: 7.5, KubeletConfig: "/kubelet.yaml", HealthProbeBindAddress: ":1", MetricsBindAddress: ":2",
 		Log: logging.Options{Format: logging.FormatText, Verbosity: 2},
 	}
 	if !reflect.DeepEqual(options, want) {
@@ -74,6 +74,7 @@ func TestWrongOptionsAreRejectedWithWhatToWrite(t *testing.T) {
 			`--containerd-address must be an absolute path, not "unix:///run/c.sock"`,
 		},
 		{"no namespace", "--node-name=n --containerd-namespace=", "--containerd-namespace must be set, such as k8s.io"},
+		{"a file somewhere", "--node-name=n --kubelet-config=config.yaml", `--kubelet-config must be an absolute path, not "config.yaml"`},
 		{"no pulls", "--node-name=n --max-parallel-pulls=0", "--max-parallel-pulls must be 1 or more, not 0"},
 		{
 			"no pull gets anywhere in so short a time", "--node-name=n --no-progress-timeout=10ms",

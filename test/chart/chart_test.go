@@ -88,7 +88,7 @@ func TestOnlyTheAgentSeesTheNode(t *testing.T) {
 		"containerd": "/run/containerd",
 		"certs-d-0":  "/etc/containerd/certs.d",
 		"scratch":    "/run/sluice",
-		"content":    "/var/lib/containerd/io.containerd.content.v1.content",
+		"data":       "/var/lib/containerd",
 		"trust-0":    "/etc/ssl/certs",
 	}
 	if !equality.Semantic.DeepEqual(paths, want) {

@@ -110,8 +110,7 @@ func checkPaths(t *testing.T, rendered manifest, values map[string]any) {
 			t.Errorf("the agent lacks %s: %v", flag, flags)
 		}
 	}
-	content := text("agent", "containerd", "root") + "/io.containerd.content.v1.content"
-	want := slices.Concat([]string{path.Dir(socket), content, "/run/sluice"}, strings.Split(certsDir, ":"), trustDirs)
+	want := slices.Concat([]string{path.Dir(socket), text("agent", "containerd", "root"), "/run/sluice"}, strings.Split(certsDir, ":"), trustDirs)
 	pod := rendered.pods(t)[agentPod].Spec
 	var mounted []string
 	for _, volume := range pod.Volumes {

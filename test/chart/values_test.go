@@ -140,11 +140,8 @@ func TestValues(t *testing.T) {
 		})},
 		{"agent: {containerd: {upstreamHosts: [a, 'b:5000']}}", hasFlag(agentPod, "--upstream-hosts=a,b:5000")},
 		{"agent: {containerd: {mirrorRedirectHosts: [a, 'b:9000']}}", hasFlag(agentPod, "--mirror-redirect-hosts=a,b:9000")},
-		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
-			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
-				return v.HostPath != nil && v.HostPath.Path == "/data/io.containerd.content.v1.content"
-			})
-		})},
+		{"agent: {containerd: {root: /data}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return mounts(p, "/data") })},
+		{"agent: {containerd: {snapshots: /snapshots}}", pod(agentPod, func(p corev1.PodTemplateSpec) bool { return mounts(p, "/snapshots") })},
 		{"agent: {trustDirs: [/etc/pki, /opt/ca]}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
 			return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == "/opt/ca" })
 		})},
@@ -154,6 +151,10 @@ func TestValues(t *testing.T) {
 		{"agent: {maxParallelPulls: 5}", hasFlag(agentPod, "--max-parallel-pulls=5")},
 		{"agent: {noProgressTimeout: 2m}", hasFlag(agentPod, "--no-progress-timeout=2m")},
 		{"agent: {minFreeDisk: 5%}", hasFlag(agentPod, "--min-free-disk=5%")},
+		{"agent: {kubeletConfig: /var/lib/kubelet/config.yaml}", hasFlag(agentPod, "--kubelet-config=/var/lib/kubelet/config.yaml")},
+		{"agent: {kubeletConfig: /var/lib/kubelet/config.yaml}", pod(agentPod, func(p corev1.PodTemplateSpec) bool {
+			return mounts(p, "/var/lib/kubelet/config.yaml")
+		})},
 		{"agent: {ports: {metrics: 19080, probes: 19081}}", func(t *testing.T, m manifest) {
 			hasFlag(agentPod, "--metrics-bind-address=:19080")(t, m)
 			hasFlag(agentPod, "--health-probe-bind-address=:19081")(t, m)
@@ -270,6 +271,8 @@ func TestSchemaRejects(t *testing.T) {
 		"controller: {extraArgs: --v=1}",
 		"agent: {containerd: {socket: run/containerd.sock}}",
 		"agent: {minFreeDisk: 15}",
+		"agent: {kubeletConfig: config.yaml}",
+		"agent: {containerd: {snapshots: snapshots}}",
 		"agent: {credentialProvider: {config: /etc/providers.yaml}}",
 		"agent: {credentialProvider: {binDir: /opt/providers}}",
 		"agent: {credentialProvider: {config: providers.yaml, binDir: /opt/providers}}",
@@ -294,3 +297,11 @@ func TestSchemaRejects(t *testing.T) {
 }
 
 // The API server finds the controllers, and trusts them.
+
+// mounts reports whether a Pod shows a folder or file of its node under the same path, read-only.
+func mounts(p corev1.PodTemplateSpec, path string) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.HostPath != nil && v.HostPath.Path == path &&
+			slices.ContainsFunc(p.Spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name && m.MountPath == path && m.ReadOnly })
+	})
+}
