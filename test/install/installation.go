@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,8 @@ const (
 
 // Options describe a cluster to install Sluice on.
 type Options struct {
-	// Nodes to begin with; three if nil.
+	// Nodes to begin with; three if nil. Each has a disk of its own for containerd, so that the level of
+	// this machine's decides nothing.
 	Nodes []cluster.NodeOptions
 	// UpstreamNames are registry names that nodes and Pods find at the gateway, besides Registry.
 	UpstreamNames []string
@@ -98,7 +100,7 @@ func Start(ctx context.Context, opts Options) (_ *Installation, err error) {
 		return nil, err
 	}
 	i.Cluster, err = cluster.Start(ctx, cluster.Options{
-		Nodes:         opts.Nodes,
+		Nodes:         withDisks(opts.Nodes),
 		Mirror:        mirror,
 		Services:      true,
 		UpstreamNames: append([]string{Registry}, opts.UpstreamNames...),
@@ -201,9 +203,21 @@ func (i *Installation) Install(ctx context.Context, args ...string) (string, err
 	return i.Helm(ctx, append([]string{
 		"upgrade", "--install", Release, i.Chart, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout=3m",
 		"--set", "image.tag=" + Version,
-		// Nodes share this machine's disk, whose level is not theirs to judge.
-		"--set", "agent.minFreeDisk=0%",
 	}, args...)...)
+}
+
+// diskBytes is more than any test writes to a node, and takes only what is written.
+const diskBytes = 20 << 30
+
+func withDisks(nodes []cluster.NodeOptions) []cluster.NodeOptions {
+	if nodes == nil {
+		nodes = cluster.Nodes(3)
+	}
+	nodes = slices.Clone(nodes)
+	for i := range nodes {
+		nodes[i].Disks = append(nodes[i].Disks, cluster.Disk{Path: cluster.ContainerdRoot, Bytes: diskBytes})
+	}
+	return nodes
 }
 
 // InstallCertManager runs cert-manager: its CRDs, roles and Deployments as its chart
