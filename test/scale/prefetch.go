@@ -154,7 +154,7 @@ func (r *rig) hold(ctx context.Context, results *figures.Results, count int) err
 	if missing <= 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, r.opts.bound, fmt.Errorf("it took longer than %v", r.opts.bound))
+	preparing, cancel := context.WithTimeoutCause(ctx, r.opts.bound, fmt.Errorf("it took longer than %v", r.opts.bound))
 	defer cancel()
 	var images []v1alpha1.ImageReference
 	for i := range missing {
@@ -165,11 +165,11 @@ func (r *rig) hold(ctx context.Context, results *figures.Results, count int) err
 		return err
 	}
 	prefetch := newPrefetch(fmt.Sprintf("hold-%d", count), roleMeasured, v1alpha1.ImagePrefetchSpec{}, images...)
-	if err := r.client.Create(ctx, prefetch); err != nil {
+	if err := r.client.Create(preparing, prefetch); err != nil {
 		return err
 	}
 	r.truth.expect(images)
-	group, waiting := errgroup.WithContext(ctx)
+	group, waiting := errgroup.WithContext(preparing)
 	group.SetLimit(concurrentHolds)
 	for _, node := range r.measured {
 		group.Go(func() error {
