@@ -284,8 +284,7 @@ func (c *controllers) killLeader(ctx context.Context) error {
 // controllerUsage is what controllers have used.
 type controllerUsage struct {
 	cpu   time.Duration // of all, those that have ended included
-	rss   float64       // of the largest now, in bytes
-	peak  float64       // its most since the last reset
+	peak  float64       // the most memory of the largest since the last reset, in bytes
 	ended int           // how many have, by themselves
 }
 
@@ -299,7 +298,7 @@ func (c *controllers) usage() controllerUsage {
 			continue // it has just ended
 		}
 		used.cpu += time.Duration(cpu * float64(time.Second))
-		used.rss, used.peak = max(used.rss, float64(status.VmRSS)), max(used.peak, float64(status.VmHWM))
+		used.peak = max(used.peak, float64(status.VmHWM))
 	}
 	return used
 }

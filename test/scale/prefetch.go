@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -183,10 +184,36 @@ func (r *rig) hold(ctx context.Context, results *figures.Results, count int) err
 		return fmt.Errorf("prepare nodes that hold %d images: %w", count, err)
 	}
 	r.held = append(r.held, images...)
+	prepared, err := r.generations(ctx)
+	if err != nil {
+		return err
+	}
 	r.truth.expect(nil) // the nodes reported before there was anybody to know
-	return r.measure(ctx, results, fmt.Sprintf("start_%d", count), func(ctx context.Context) error {
+	if err := r.measure(ctx, results, fmt.Sprintf("start_%d", count), func(ctx context.Context) error {
 		return errors.Join(r.controllers.start(ctx), r.untilReady(ctx, prefetch))
-	})
+	}); err != nil {
+		return err
+	}
+	found, err := r.generations(ctx)
+	if err == nil && !maps.Equal(found, prepared) {
+		err = errors.New("the controllers have changed what was prepared as if by them")
+	}
+	return err
+}
+
+// generations are those of the measured nodes' specs.
+func (r *rig) generations(ctx context.Context) (map[string]int64, error) {
+	var sets v1alpha1.NodeImageSetList
+	if err := r.client.List(ctx, &sets); err != nil {
+		return nil, err
+	}
+	generations := map[string]int64{}
+	for i := range sets.Items {
+		if set := &sets.Items[i]; r.probe.node(set.Name) == nil {
+			generations[set.Name] = set.Generation
+		}
+	}
+	return generations, nil
 }
 
 // ask adds images to what a node is to have.

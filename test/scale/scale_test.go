@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -205,24 +204,5 @@ func TestScale(t *testing.T) {
 		var out strings.Builder
 		_ = results.Print(&out, nil) // three nodes have no aims
 		t.Log(out.String())
-		if written, found := value(t, out.String(), "start_100_spec_writes"); found && written > 0.1 { // the probe's are left out
-			t.Errorf("the controllers have changed what was prepared as theirs, in %v writes a node", written)
-		}
 	}
-}
-
-// value finds a figure in what was printed.
-func value(t *testing.T, printed, name string) (value float64, found bool) {
-	for line := range strings.Lines(printed) {
-		fields := strings.Fields(line)
-		if len(fields) < 3 || fields[1] != name {
-			continue
-		}
-		value, err := strconv.ParseFloat(fields[2], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return value, true
-	}
-	return 0, false
 }
