@@ -326,7 +326,7 @@ var _ = Describe("An installation", Ordered, func() {
 		Expect(held.Labels).NotTo(HaveKey(v1alpha1.HoldLabel))
 		Expect(ours.Spec.Paused).To(BeTrue())
 		// As docs/install.md says, cert-manager leaves these.
-		Eventually(leftovers).WithArguments(ctx).Should(ConsistOf("*v1.Secret sluice-ca", "*v1.Secret sluice-controller-tls", "*v1.Secret "+pullSecret))
+		Eventually(leftovers).WithArguments(ctx).Should(ConsistOf("*v1.Secret sluice-ca", "*v1.Secret sluice-controller-tls"))
 		for _, node := range site.Cluster.Nodes() {
 			out, err := node.Ctr(ctx, "images", "list", "labels.\"io.cri-containerd.pinned\"==pinned", "--quiet")
 			Expect(err).NotTo(HaveOccurred())

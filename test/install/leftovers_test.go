@@ -23,7 +23,7 @@ import (
 	"github.com/sluice-dev/sluice/test/install"
 )
 
-// leftovers are the objects of the installation that are still there.
+// leftovers are the objects of the installation that are still there. The pull secret is no part of it.
 func leftovers(ctx context.Context) (found []string) {
 	GinkgoHelper()
 	for _, list := range []client.ObjectList{
@@ -37,8 +37,9 @@ func leftovers(ctx context.Context) (found []string) {
 		for _, object := range items(list) {
 			// The API server makes these two in every namespace.
 			everywhere := object.GetName() == "default" || object.GetName() == "kube-root-ca.crt"
+			pull := object.GetNamespace() == install.Namespace && object.GetName() == pullSecret
 			ours := object.GetNamespace() == install.Namespace || object.GetNamespace() == "" && strings.HasPrefix(object.GetName(), "sluice")
-			if ours && !everywhere {
+			if ours && !everywhere && !pull {
 				found = append(found, fmt.Sprintf("%T %s", object, object.GetName()))
 			}
 		}
