@@ -221,9 +221,9 @@ func TestValues(t *testing.T) {
 			}
 		}},
 		{"startupCheck: {enabled: false}", absent("Job", "sluice-startup-check")},
-		{"startupCheck: {enabled: true}", hasFlag("Job/sluice-startup-check", "--namespace=sluice-system")},
+		{"startupCheck: {enabled: true}", hasFlag("Job/sluice-startup-check", "--namespace=$(POD_NAMESPACE)")},
 		{"uninstall: {release: false}", absent("Job", "sluice-uninstall")},
-		{"uninstall: {release: true}", hasFlag("Job/sluice-uninstall", "--namespace=sluice-system")},
+		{"uninstall: {release: true}", hasFlag("Job/sluice-uninstall", "--namespace=$(POD_NAMESPACE)")},
 
 		{"metrics: {podMonitor: {enabled: false}}", absent("PodMonitor", "sluice-agent")},
 		{"metrics: {podMonitor: {enabled: true, interval: 10s, labels: {release: prometheus}}}", func(t *testing.T, m manifest) {
