@@ -107,7 +107,7 @@ func TestAPluginThatHungIsLeftAloneForAWhile(t *testing.T) {
 		}
 	}
 	ask(image, hung)
-	slow.plugin.path = "/none" // it cannot run unnoticed
+	slow.plugin.path, slow.plugin.timeout = "/none", time.Minute // it cannot run unnoticed
 	ask(image, hung)
 	ask("registry.example.com/another", hung)
 	if left := time.Until(slow.silent.until); left > 5*time.Minute {
