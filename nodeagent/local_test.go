@@ -71,6 +71,8 @@ func TestWhatANodeHasIsSaidAlsoWhileItsSlotsAreTaken(t *testing.T) {
 		a.runtime.PerBlob = 10 * time.Minute
 		busy := []v1alpha1.NodeImage{peerOf("v1", a.push("v1", a.runtime.Mirror)), peerOf("v2", a.push("v2", a.runtime.Mirror))}
 		third := peerOf("v3", a.push("v3", a.runtime.Mirror))
+		a.apply(busy...)
+		a.advance(moment)
 		a.apply(append(busy, third)...)
 		a.advance(moment)
 		a.state(name("v3"), v1alpha1.ImagePending, "")
